@@ -1,0 +1,90 @@
+// The choice of the instruction set, and each thread's work space.
+#include <cstdlib>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "problem.h"
+
+namespace torchdet {
+namespace {
+
+struct Candidate {
+  const char* name;
+  bool supported;
+  const KernelTable& (*kernels)();
+};
+
+// Fastest first; the last one runs anywhere.
+std::vector<Candidate> candidates() {
+  return {
+#if defined(__x86_64__)
+      {"avx512",
+       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"),
+       avx512_kernels},
+      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2_kernels},
+#endif
+      {"portable", true, portable_kernels},
+  };
+}
+
+const KernelTable& choose_kernels() {
+  const char* forced = std::getenv("TORCHDET_CPU_CAPABILITY");
+  std::string names;
+  for (const Candidate& candidate : candidates()) {
+    const bool wanted = forced == nullptr || *forced == '\0' || std::string(forced) == candidate.name;
+    if (wanted && candidate.supported) {
+      return candidate.kernels();
+    }
+    if (candidate.supported) {
+      names += std::string(names.empty() ? "" : ", ") + candidate.name;
+    }
+  }
+  throw std::runtime_error("torchdet: expected TORCHDET_CPU_CAPABILITY to be one that this processor has (" + names +
+                           "), got " + forced + "; unset it to choose automatically");
+}
+
+class Scratch {
+ public:
+  ~Scratch() { release(); }
+  void* get(size_t bytes) {
+    if (bytes > capacity_) {
+      release();
+      data_ = ::operator new(bytes, kAlignment);
+      capacity_ = bytes;
+    }
+    return data_;
+  }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  void release() {
+    ::operator delete(data_, kAlignment);
+    data_ = nullptr;
+    capacity_ = 0;
+  }
+  void* data_ = nullptr;
+  size_t capacity_ = 0;
+};
+
+}  // namespace
+
+std::vector<const char*> built_instruction_sets() {
+  std::vector<const char*> names;
+  for (const Candidate& candidate : candidates()) {
+    names.push_back(candidate.name);
+  }
+  return names;
+}
+
+const KernelTable& active_kernels() {
+  static const KernelTable& table = choose_kernels();
+  return table;
+}
+
+void* thread_scratch(size_t bytes) {
+  thread_local Scratch scratch;
+  return scratch.get(bytes);
+}
+
+}  // namespace torchdet

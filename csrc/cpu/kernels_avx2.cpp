@@ -1,0 +1,24 @@
+// The kernels for processors with AVX2 and FMA: 8 float or 4 double matrices at a time.
+#if defined(__x86_64__)
+#include "standard_headers.h"
+
+#define TORCHDET_CAPABILITY avx2
+#define TORCHDET_VECTOR_BYTES 32
+#define TORCHDET_HAS_FMA
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+#include "kernel_table.h"
+
+namespace torchdet {
+const KernelTable& avx2_kernels() {
+  static const KernelTable table = make_table("avx2");
+  return table;
+}
+}  // namespace torchdet
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,143 @@
+// Kernels of the classes "unrolled" and "lane": one matrix per SIMD lane.
+//
+// Each kernel reads a tile of W matrices, equilibrates it, runs an algorithm of math/ and puts the exponents back while
+// writing. The tile lives on the stack (unrolled) or in the thread's scratch space, close to the L1 cache.
+#pragma once
+
+#include <cmath>
+#include <numbers>
+
+#include "../math/cofactor.h"
+#include "pack.h"
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+// log(m 2^e), through double for float. m in [1, 2) is moved around 1 so that determinants near 1 do not cancel.
+template <typename T>
+inline T log_scaled(T m, typename Format<T>::Integer e) {
+  double mantissa = m, exponent = static_cast<double>(e);
+  if (mantissa > std::numbers::sqrt2) {
+    mantissa *= 0.5;
+    exponent += 1;
+  }
+  return static_cast<T>(std::log(mantissa) + exponent * std::numbers::ln2);
+}
+
+// sign(m) and log |m 2^e|.
+template <typename T>
+inline void sign_and_log(T m, typename Format<T>::Integer e, T& sign, T& logabs) {
+  sign = m > 0 ? T(1) : m < 0 ? T(-1) : m;
+  logabs = log_scaled(std::abs(m), e);
+}
+template <typename T>
+inline void sign_and_log(Complex<T> m, typename Format<T>::Integer e, Complex<T>& sign, T& logabs) {
+  const T size = std::hypot(m.re, m.im);
+  sign = size == 0 ? Complex<T>(T(0)) : Complex<T>(m.re / size, m.im / size);
+  logabs = log_scaled(size, e);
+}
+
+template <typename R>
+TORCHDET_LANE R reciprocal(R x) {
+  return R(ScalarOf<R>(1)) / x;
+}
+template <typename R>
+TORCHDET_LANE Complex<R> reciprocal(Complex<R> x) {
+  const R inverse_square = R(ScalarOf<R>(1)) / fma(x.re, x.re, x.im * x.im);
+  return {x.re * inverse_square, -x.im * inverse_square};
+}
+
+template <typename V, int N>
+struct LaneKernels {
+  using T = ScalarOf<V>;
+  using R = RealOf<V>;
+  using I = IntegerOf<V>;
+  using Io = Tile<V>;
+  using Number = std::conditional_t<kIsComplex<V>, Complex<T>, T>;
+  static constexpr int W = LaneTraits<V>::kWidth;
+  static constexpr int kOrder = N > 0 ? N : kMaxLaneOrder;
+
+  // Work space of `Tiles` tiles: automatic where n is known and small, else the thread's scratch.
+  template <int Tiles>
+  struct Space {
+    V storage[N > 0 ? Tiles * N * N : 1];
+    V* tile[Tiles];
+    explicit Space(int n) {
+      V* base = N > 0 ? storage : static_cast<V*>(thread_scratch(sizeof(V) * Tiles * n * n));
+      for (int t = 0; t < Tiles; ++t) {
+        tile[t] = base + t * n * n;
+      }
+    }
+  };
+
+  // kDet and kSlogdet.
+  static void determinants(const Problem& p, int64_t begin, int64_t end) {
+    const int n = N > 0 ? N : static_cast<int>(p.n);
+    const Space<1> space(n);
+    V* a = space.tile[0];
+    I row_exponent[kOrder], column_exponent[kOrder];
+    for (int64_t first = begin; first < end; first += W) {
+      const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
+      Io::read(p.A, first, lanes, n, a);
+      const Equilibration<V> eq = equilibrate<N>(a, n, row_exponent, column_exponent);
+      Scaled<V> d = determinant<N>(a, n);
+      d.exponent = d.exponent + eq.total;
+      if (p.op == Op::kDet) {
+        Io::write_numbers(p.out, first, lanes, add_poison(scale_pow2(d.mantissa, d.exponent), eq.poison));
+        continue;
+      }
+      Number mantissa[W];
+      Io::write_numbers(mantissa, 0, W, add_poison(d.mantissa, eq.poison));
+      for (int lane = 0; lane < lanes; ++lane) {
+        sign_and_log(mantissa[lane], d.exponent[lane], static_cast<Number*>(p.out)[first + lane],
+                     static_cast<T*>(p.logabsdet)[first + lane]);
+      }
+    }
+  }
+
+  // kCofactor: C(A). kDetBackward: grad conj(C(A)). kSlogdetBackward: grad conj(A^-T), with A^-T = C(A) / det(A).
+  static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
+    const int n = N > 0 ? N : static_cast<int>(p.n);
+    const Space<2> space(n);
+    V* a = space.tile[0];
+    V* y = space.tile[1];
+    I row_exponent[kOrder], row_index[kOrder], column[kOrder], column_exponent[kOrder];
+    for (int64_t first = begin; first < end; first += W) {
+      const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
+      Io::read(p.A, first, lanes, n, a);
+      const Equilibration<V> eq = equilibrate<N>(a, n, row_exponent, column);
+      const Scaled<V> d = cofactors<N>(a, n, {row_index, row_exponent}, y, column_exponent);
+      // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and conj(grad), since
+      // grad conj(C) = conj(conj(grad) C).
+      Scaled<V> factor = {one<V>(), eq.total};
+      if (p.op != Op::kCofactor) {
+        factor = normalise(conj(Io::read_numbers(p.other, first, lanes)), eq.total);
+      }
+      if (p.op == Op::kSlogdetBackward) {
+        factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
+        factor.exponent = factor.exponent - d.exponent - eq.total;
+      }
+      const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
+      for (int j = 0; j < n; ++j) {
+        column_exponent[j] = column_exponent[j] + factor.exponent - column[j];
+      }
+      for (int i = 0; i < n; ++i) {
+        for (int j = 0; j < n; ++j) {
+          V x = scale_pow2(y[i * n + j] * factor.mantissa, column_exponent[j] - row_exponent[i]);
+          if constexpr (kIsComplex<V>) {
+            x.im = x.im * imaginary_sign;
+          }
+          y[i * n + j] = add_poison(x, eq.poison);
+        }
+      }
+      if constexpr (N > 0 && N <= 3) {
+        Io::write_whole(p.out, first, lanes, n, y);
+      } else {
+        Io::write_rows(p.out, first, lanes, n, y, row_index);
+      }
+    }
+  }
+};
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet

@@ -1,0 +1,190 @@
+// Vec<T, W>: a SIMD pack of W numbers with the lane operations of math/lane.h.
+//
+// Built on the compiler's vector extension, which maps to the instruction set the translation unit is compiled for
+// and works on any processor. Intrinsics appear only where the extension has no word for an instruction: fused
+// multiply-add, and the mask registers of AVX-512.
+#pragma once
+
+#include "../math/lane.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+#ifndef TORCHDET_VECTOR_BYTES
+#define TORCHDET_VECTOR_BYTES 16  // SSE2, NEON: what every 64-bit processor has
+#endif
+constexpr int kVectorBytes = TORCHDET_VECTOR_BYTES;
+
+template <typename T, int W>
+struct RawVector {
+  typedef T Type __attribute__((vector_size(W * sizeof(T))));
+};
+
+template <typename T, int W>
+struct Vec {
+  using Raw = typename RawVector<T, W>::Type;
+  Raw raw;
+  Vec() = default;
+  TORCHDET_LANE Vec(Raw r) : raw(r) {}
+  TORCHDET_LANE explicit Vec(T x) {
+    for (int i = 0; i < W; ++i) {
+      raw[i] = x;
+    }
+  }
+  TORCHDET_LANE T operator[](int lane) const { return raw[lane]; }
+};
+
+template <typename T, int W>
+struct LaneTraits<Vec<T, W>> {
+  using Real = Vec<T, W>;
+  using Integer = Vec<typename Format<T>::Integer, W>;
+  using Scalar = T;
+  static constexpr int kWidth = W;
+  static constexpr bool kIsComplex = false;
+};
+
+// One bit per matrix: a mask register where there is one, else a pack of integers 0 / -1.
+template <int Bytes, int W>
+struct Mask {
+  using Word = std::conditional_t<Bytes / W == 4, int32_t, int64_t>;
+  using Raw = typename RawVector<Word, W>::Type;
+  Raw raw;
+};
+template <typename T, int W>
+using MaskOf = Mask<W * sizeof(T), W>;
+
+#define TORCHDET_VEC template <typename T, int W> TORCHDET_LANE
+
+// clang-format off
+TORCHDET_VEC Vec<T, W> operator+(Vec<T, W> a, Vec<T, W> b) { return a.raw + b.raw; }
+TORCHDET_VEC Vec<T, W> operator-(Vec<T, W> a, Vec<T, W> b) { return a.raw - b.raw; }
+TORCHDET_VEC Vec<T, W> operator*(Vec<T, W> a, Vec<T, W> b) { return a.raw * b.raw; }
+TORCHDET_VEC Vec<T, W> operator/(Vec<T, W> a, Vec<T, W> b) { return a.raw / b.raw; }
+TORCHDET_VEC Vec<T, W> operator-(Vec<T, W> a) { return -a.raw; }
+TORCHDET_VEC Vec<T, W> operator<<(Vec<T, W> a, int s) { return a.raw << s; }
+TORCHDET_VEC Vec<T, W> operator>>(Vec<T, W> a, int s) { return a.raw >> s; }
+// clang-format on
+
+template <int W>
+TORCHDET_LANE Vec<int32_t, W> bits_of(Vec<float, W> x) {
+  return reinterpret_cast<typename Vec<int32_t, W>::Raw>(x.raw);
+}
+template <int W>
+TORCHDET_LANE Vec<int64_t, W> bits_of(Vec<double, W> x) {
+  return reinterpret_cast<typename Vec<int64_t, W>::Raw>(x.raw);
+}
+template <int W>
+TORCHDET_LANE Vec<float, W> from_bits(Vec<int32_t, W> x) {
+  return reinterpret_cast<typename Vec<float, W>::Raw>(x.raw);
+}
+template <int W>
+TORCHDET_LANE Vec<double, W> from_bits(Vec<int64_t, W> x) {
+  return reinterpret_cast<typename Vec<double, W>::Raw>(x.raw);
+}
+
+TORCHDET_VEC Vec<T, W> abs(Vec<T, W> x) {
+  using I = typename Format<T>::Integer;
+  return from_bits(Vec<I, W>(bits_of(x).raw & std::numeric_limits<I>::max()));
+}
+
+// ---- masks without mask registers ----
+
+template <int B, int W>
+TORCHDET_LANE Mask<B, W> mask_or(Mask<B, W> a, Mask<B, W> b) {
+  return {a.raw | b.raw};
+}
+TORCHDET_VEC MaskOf<T, W> greater(Vec<T, W> a, Vec<T, W> b) {
+  return {reinterpret_cast<typename MaskOf<T, W>::Raw>(a.raw > b.raw)};
+}
+TORCHDET_VEC MaskOf<T, W> equal(Vec<T, W> a, Vec<T, W> b) {
+  return {reinterpret_cast<typename MaskOf<T, W>::Raw>(a.raw == b.raw)};
+}
+TORCHDET_VEC Vec<T, W> select(MaskOf<T, W> mask, Vec<T, W> a, Vec<T, W> b) {
+  return mask.raw ? a.raw : b.raw;
+}
+TORCHDET_VEC bool all_equal(Vec<T, W> a, Vec<T, W> b) {
+  const auto differs = a.raw != b.raw;
+  typename MaskOf<T, W>::Word any = 0;
+  for (int i = 0; i < W; ++i) {
+    any |= differs[i];
+  }
+  return any == 0;
+}
+
+// ---- masks in mask registers ----
+
+#if TORCHDET_VECTOR_BYTES == 64
+template <>
+struct Mask<64, 16> {
+  __mmask16 raw;
+};
+template <>
+struct Mask<64, 8> {
+  __mmask8 raw;
+};
+using F16 = Vec<float, 16>;
+using D8 = Vec<double, 8>;
+using I16 = Vec<int32_t, 16>;
+using L8 = Vec<int64_t, 8>;
+
+// clang-format off
+TORCHDET_LANE Mask<64, 16> mask_or(Mask<64, 16> a, Mask<64, 16> b) { return {static_cast<__mmask16>(a.raw | b.raw)}; }
+TORCHDET_LANE Mask<64, 8> mask_or(Mask<64, 8> a, Mask<64, 8> b) { return {static_cast<__mmask8>(a.raw | b.raw)}; }
+TORCHDET_LANE Mask<64, 16> greater(F16 a, F16 b) { return {_mm512_cmp_ps_mask((__m512)a.raw, (__m512)b.raw, _CMP_GT_OQ)}; }
+TORCHDET_LANE Mask<64, 8> greater(D8 a, D8 b) { return {_mm512_cmp_pd_mask((__m512d)a.raw, (__m512d)b.raw, _CMP_GT_OQ)}; }
+TORCHDET_LANE Mask<64, 16> greater(I16 a, I16 b) { return {_mm512_cmpgt_epi32_mask((__m512i)a.raw, (__m512i)b.raw)}; }
+TORCHDET_LANE Mask<64, 8> greater(L8 a, L8 b) { return {_mm512_cmpgt_epi64_mask((__m512i)a.raw, (__m512i)b.raw)}; }
+TORCHDET_LANE Mask<64, 16> equal(F16 a, F16 b) { return {_mm512_cmp_ps_mask((__m512)a.raw, (__m512)b.raw, _CMP_EQ_OQ)}; }
+TORCHDET_LANE Mask<64, 8> equal(D8 a, D8 b) { return {_mm512_cmp_pd_mask((__m512d)a.raw, (__m512d)b.raw, _CMP_EQ_OQ)}; }
+TORCHDET_LANE Mask<64, 16> equal(I16 a, I16 b) { return {_mm512_cmpeq_epi32_mask((__m512i)a.raw, (__m512i)b.raw)}; }
+TORCHDET_LANE Mask<64, 8> equal(L8 a, L8 b) { return {_mm512_cmpeq_epi64_mask((__m512i)a.raw, (__m512i)b.raw)}; }
+TORCHDET_LANE F16 select(Mask<64, 16> m, F16 a, F16 b) { return F16((F16::Raw)_mm512_mask_blend_ps(m.raw, (__m512)b.raw, (__m512)a.raw)); }
+TORCHDET_LANE D8 select(Mask<64, 8> m, D8 a, D8 b) { return D8((D8::Raw)_mm512_mask_blend_pd(m.raw, (__m512d)b.raw, (__m512d)a.raw)); }
+TORCHDET_LANE I16 select(Mask<64, 16> m, I16 a, I16 b) { return I16((I16::Raw)_mm512_mask_blend_epi32(m.raw, (__m512i)b.raw, (__m512i)a.raw)); }
+TORCHDET_LANE L8 select(Mask<64, 8> m, L8 a, L8 b) { return L8((L8::Raw)_mm512_mask_blend_epi64(m.raw, (__m512i)b.raw, (__m512i)a.raw)); }
+TORCHDET_LANE bool all_equal(I16 a, I16 b) { return _mm512_cmpneq_epi32_mask((__m512i)a.raw, (__m512i)b.raw) == 0; }
+TORCHDET_LANE bool all_equal(L8 a, L8 b) { return _mm512_cmpneq_epi64_mask((__m512i)a.raw, (__m512i)b.raw) == 0; }
+// clang-format on
+#endif
+
+TORCHDET_VEC Vec<T, W> maximum(Vec<T, W> a, Vec<T, W> b) {
+  return select(greater(a, b), a, b);
+}
+TORCHDET_VEC Vec<T, W> minimum(Vec<T, W> a, Vec<T, W> b) {
+  return select(greater(b, a), a, b);
+}
+
+// ---- fused multiply-add ----
+
+// clang-format off
+#if TORCHDET_VECTOR_BYTES == 64
+TORCHDET_LANE F16 fma(F16 a, F16 b, F16 c) { return F16((F16::Raw)_mm512_fmadd_ps((__m512)a.raw, (__m512)b.raw, (__m512)c.raw)); }
+TORCHDET_LANE D8 fma(D8 a, D8 b, D8 c) { return D8((D8::Raw)_mm512_fmadd_pd((__m512d)a.raw, (__m512d)b.raw, (__m512d)c.raw)); }
+TORCHDET_LANE F16 fnma(F16 a, F16 b, F16 c) { return F16((F16::Raw)_mm512_fnmadd_ps((__m512)a.raw, (__m512)b.raw, (__m512)c.raw)); }
+TORCHDET_LANE D8 fnma(D8 a, D8 b, D8 c) { return D8((D8::Raw)_mm512_fnmadd_pd((__m512d)a.raw, (__m512d)b.raw, (__m512d)c.raw)); }
+#elif TORCHDET_VECTOR_BYTES == 32
+using F8 = Vec<float, 8>;
+using D4 = Vec<double, 4>;
+TORCHDET_LANE F8 fma(F8 a, F8 b, F8 c) { return F8((F8::Raw)_mm256_fmadd_ps((__m256)a.raw, (__m256)b.raw, (__m256)c.raw)); }
+TORCHDET_LANE D4 fma(D4 a, D4 b, D4 c) { return D4((D4::Raw)_mm256_fmadd_pd((__m256d)a.raw, (__m256d)b.raw, (__m256d)c.raw)); }
+TORCHDET_LANE F8 fnma(F8 a, F8 b, F8 c) { return F8((F8::Raw)_mm256_fnmadd_ps((__m256)a.raw, (__m256)b.raw, (__m256)c.raw)); }
+TORCHDET_LANE D4 fnma(D4 a, D4 b, D4 c) { return D4((D4::Raw)_mm256_fnmadd_pd((__m256d)a.raw, (__m256d)b.raw, (__m256d)c.raw)); }
+#else
+// Lane by lane, so that packs fuse exactly where numbers do (math/lane.h); compilers turn the loop into one instruction.
+TORCHDET_VEC Vec<T, W> fma(Vec<T, W> a, Vec<T, W> b, Vec<T, W> c) {
+  Vec<T, W> r;
+  for (int i = 0; i < W; ++i) r.raw[i] = fma(a.raw[i], b.raw[i], c.raw[i]);
+  return r;
+}
+TORCHDET_VEC Vec<T, W> fnma(Vec<T, W> a, Vec<T, W> b, Vec<T, W> c) { return fma(-a, b, c); }
+#endif
+// clang-format on
+
+#undef TORCHDET_VEC
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet

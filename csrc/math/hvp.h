@@ -1,0 +1,114 @@
+// Second derivative of det: H[Z], the derivative of the cofactor matrix in direction Z, exact at every rank.
+//
+// With P B Q = L D U, G = L^-1 P and F = Q U^-1 make G B F = D diagonal and det G det F = s = +-1. Since
+// det(B + Z) = s det(D + W) with W = G Z F, every derivative at B is the derivative at the diagonal D carried back:
+//     H[Z] = s G^T K F^T,   K_ij = -rho_ij W_ji  (i != j),   K_ii = sum_{k != i} rho_ik W_kk,                      (1)
+//     rho_ij = prod_{k != i,j} d_k.
+// The exclusive products come from the two smallest pivots d_p, d_q (|d_p| <= |d_q|): with m = prod_{k != p,q} d_k,
+// x_i = d_q / d_i and y_i = d_p / d_i for the others and x = y = 1 for p and q themselves,
+//     rho_ij = m x_j y_i  if i = p or j = q,   m x_i y_j  otherwise.                                               (2)
+// Every quotient has modulus at most 1, and 0 / 0 counts as 0: then d_p = 0 too and the product is exactly 0. There is
+// no threshold on the rank and no division by a small pivot.
+#pragma once
+
+#include "ldu.h"
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+template <typename V>
+struct ExclusivePairProducts {
+  Scaled<V> common;                          // m
+  V x[kMaxLaneOrder], y[kMaxLaneOrder];      // of (2)
+  IntegerOf<V> smallest, second_smallest;    // p, q
+
+  TORCHDET_LANE ExclusivePairProducts(const V* ldu, int n) {
+    using R = RealOf<V>;
+    using I = IntegerOf<V>;
+    const auto pivot = [&](int k) { return ldu[k * n + k]; };
+    const R infinity = R(std::numeric_limits<ScalarOf<V>>::infinity());
+    R p_size = infinity, q_size = infinity;
+    V p_value = one<V>(), q_value = one<V>();
+    smallest = second_smallest = I(-1);
+    for (int k = 0; k < n; ++k) {
+      const R size = pivot_size(pivot(k));
+      const auto below_p = greater(p_size, size);
+      const auto below_q = greater(q_size, size);
+      // A new smallest pivot pushes the old one to second place.
+      q_value = select(below_p, p_value, select(below_q, pivot(k), q_value));
+      second_smallest = select(below_p, smallest, select(below_q, I(k), second_smallest));
+      q_size = select(below_p, p_size, select(below_q, size, q_size));
+      p_value = select(below_p, pivot(k), p_value);
+      smallest = select(below_p, I(k), smallest);
+      p_size = select(below_p, size, p_size);
+    }
+    common = scaled_one<V>();
+    for (int k = 0; k < n; ++k) {
+      const auto is_pq = mask_or(equal(smallest, I(k)), equal(second_smallest, I(k)));
+      common = common * select(is_pq, one<V>(), pivot(k));
+      const PivotQuotient<V> quotient(pivot(k));
+      x[k] = select(is_pq, one<V>(), quotient(q_value));
+      y[k] = select(is_pq, one<V>(), quotient(p_value));
+    }
+  }
+
+  // rho_ij / m of (2).
+  TORCHDET_LANE V operator()(int i, int j) const {
+    using I = IntegerOf<V>;
+    const auto swapped = mask_or(equal(smallest, I(i)), equal(second_smallest, I(j)));
+    return select(swapped, x[j], x[i]) * select(swapped, y[i], y[j]);
+  }
+};
+
+// row_to -= factor * row_from, entries [begin, end).
+template <typename V>
+TORCHDET_LANE void subtract_multiple(V* to, const V* from, V factor, int begin, int end) {
+  for (int j = begin; j < end; ++j) {
+    to[j] = fnma(factor, from[j], to[j]);
+  }
+}
+
+// Takes w = P Z Q and the factors of factor_ldu; leaves P^T-and-Q^T-ordered H[Z] / s 2^-e in k, e returned.
+// w is overwritten.
+template <typename V>
+TORCHDET_LANE IntegerOf<V> cofactor_derivative(const V* ldu, int n, V* w, V* k) {
+  for (int r = 0; r < n; ++r) {  // W = L^-1 (P Z Q) U^-1
+    for (int i = r + 1; i < n; ++i) {
+      subtract_multiple(w + i * n, w + r * n, ldu[i * n + r], 0, n);
+    }
+  }
+  for (int i = 0; i < n; ++i) {
+    for (int r = 0; r < n; ++r) {
+      subtract_multiple(w + i * n, ldu + r * n, w[i * n + r], r + 1, n);
+    }
+  }
+  const ExclusivePairProducts<V> rho(ldu, n);
+  for (int i = 0; i < n; ++i) {  // (1)
+    V diagonal = zero<V>();
+    for (int j = 0; j < n; ++j) {
+      if (j != i) {
+        const V product = rho(i, j);
+        k[i * n + j] = -(product * w[j * n + i]) * rho.common.mantissa;
+        diagonal = fma(product, w[j * n + j], diagonal);
+      }
+    }
+    k[i * n + i] = diagonal * rho.common.mantissa;
+  }
+  for (int r = n - 1; r > 0; --r) {  // L^-T K U^-T
+    for (int i = 0; i < r; ++i) {
+      subtract_multiple(k + i * n, k + r * n, ldu[r * n + i], 0, n);
+    }
+  }
+  for (int i = 0; i < n; ++i) {
+    for (int r = n - 1; r > 0; --r) {
+      const V factor = k[i * n + r];
+      for (int j = 0; j < r; ++j) {
+        k[i * n + j] = fnma(factor, ldu[j * n + r], k[i * n + j]);
+      }
+    }
+  }
+  return rho.common.exponent;
+}
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet
