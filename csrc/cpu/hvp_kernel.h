@@ -34,27 +34,30 @@ struct HvpKernel {
       I z = I(kZeroExponent);
       for (int i = 0; i < n; ++i) {
         for (int j = 0; j < n; ++j) {
-          z = maximum(z, entry_exponent(w[i * n + j]) - row_exponent[i] - column_exponent[j]);
+          z = maximum(z, entry_exponent(w[i * n + j]) + row_exponent[i] + column_exponent[j]);
         }
       }
       z = select(greater(I(kZeroExponentBound), z), I(0), z);
-      for (int i = 0; i < n; ++i) {
-        for (int j = 0; j < n; ++j) {
-          w[i * n + j] = scale_pow2(w[i * n + j], -(row_exponent[i] + column_exponent[j] + z));
-        }
-      }
-      const I exponent = cofactor_derivative(a, n, w, k) + eq.total + z;
-      for (int i = 0; i < n; ++i) {
-        for (int j = 0; j < n; ++j) {
-          const V x = scale_pow2(k[i * n + j] * sign, exponent - row_exponent[i] - column_exponent[j]);
-          k[i * n + j] = add_poison(x, eq.poison);
-        }
-      }
+      shift(column_exponent, n, -z);
+      PairScaling<V>(row_exponent, column_exponent, n).for_entries(n, [&](int i, int j, auto scale) {
+        w[i * n + j] = scale(w[i * n + j]);
+      });
+      const I exponent = cofactor_derivative(a, n, w, k) + eq.total;
+      shift(column_exponent, n, exponent + z + z);
+      PairScaling<V>(row_exponent, column_exponent, n).for_entries(n, [&](int i, int j, auto scale) {
+        k[i * n + j] = add_poison(scale(k[i * n + j] * sign), eq.poison);
+      });
       scatter(p.out, first, lanes, n, row_index, column_index, k);
     }
   }
 
  private:
+  static void shift(I* exponents, int n, I by) {
+    for (int j = 0; j < n; ++j) {
+      exponents[j] = exponents[j] + by;
+    }
+  }
+
   static void gather(const BatchView& view, int64_t first, int lanes, int n, const I* rows, const I* columns, V* tile) {
     for (int lane = 0; lane < W; ++lane) {
       const T* from =

@@ -5,6 +5,7 @@
 
 #include "hvp_kernel.h"
 #include "lane_kernels.h"
+#include "row_kernels.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
@@ -25,6 +26,8 @@ void set_dtype(KernelTable& table, Dtype dtype, std::integer_sequence<int, N...>
   const int d = static_cast<int>(dtype);
   ((table.unrolled[d][N + 1] = lane_kernels<V, N + 1>()), ...);
   table.lane[d] = lane_kernels<V, 0>();
+  using K = RowKernels<V>;
+  table.rows[d] = {K::determinants, K::cofactor_matrices, K::det_hvp};
 }
 
 inline KernelTable make_table(const char* name) {

@@ -4,48 +4,12 @@
 // writing. The tile lives on the stack (unrolled) or in the thread's scratch space, close to the L1 cache.
 #pragma once
 
-#include <cmath>
-#include <numbers>
-
 #include "../math/cofactor.h"
 #include "pack.h"
+#include "sign_and_log.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
-
-// log(m 2^e), through double for float. m in [1, 2) is moved around 1 so that determinants near 1 do not cancel.
-template <typename T>
-inline T log_scaled(T m, typename Format<T>::Integer e) {
-  double mantissa = m, exponent = static_cast<double>(e);
-  if (mantissa > std::numbers::sqrt2) {
-    mantissa *= 0.5;
-    exponent += 1;
-  }
-  return static_cast<T>(std::log(mantissa) + exponent * std::numbers::ln2);
-}
-
-// sign(m) and log |m 2^e|.
-template <typename T>
-inline void sign_and_log(T m, typename Format<T>::Integer e, T& sign, T& logabs) {
-  sign = m > 0 ? T(1) : m < 0 ? T(-1) : m;
-  logabs = log_scaled(std::abs(m), e);
-}
-template <typename T>
-inline void sign_and_log(Complex<T> m, typename Format<T>::Integer e, Complex<T>& sign, T& logabs) {
-  const T size = std::hypot(m.re, m.im);
-  sign = size == 0 ? Complex<T>(T(0)) : Complex<T>(m.re / size, m.im / size);
-  logabs = log_scaled(size, e);
-}
-
-template <typename R>
-TORCHDET_LANE R reciprocal(R x) {
-  return R(ScalarOf<R>(1)) / x;
-}
-template <typename R>
-TORCHDET_LANE Complex<R> reciprocal(Complex<R> x) {
-  const R inverse_square = R(ScalarOf<R>(1)) / fma(x.re, x.re, x.im * x.im);
-  return {x.re * inverse_square, -x.im * inverse_square};
-}
 
 template <typename V, int N>
 struct LaneKernels {
@@ -117,19 +81,17 @@ struct LaneKernels {
         factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
         factor.exponent = factor.exponent - d.exponent - eq.total;
       }
-      const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
       for (int j = 0; j < n; ++j) {
-        column_exponent[j] = column_exponent[j] + factor.exponent - column[j];
+        column_exponent[j] = column_exponent[j] + factor.exponent + column[j];
       }
-      for (int i = 0; i < n; ++i) {
-        for (int j = 0; j < n; ++j) {
-          V x = scale_pow2(y[i * n + j] * factor.mantissa, column_exponent[j] - row_exponent[i]);
-          if constexpr (kIsComplex<V>) {
-            x.im = x.im * imaginary_sign;
-          }
-          y[i * n + j] = add_poison(x, eq.poison);
+      const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
+      PairScaling<V>(row_exponent, column_exponent, n).for_entries(n, [&](int i, int j, auto scale) {
+        V x = scale(y[i * n + j] * factor.mantissa);
+        if constexpr (kIsComplex<V>) {
+          x.im = x.im * imaginary_sign;
         }
-      }
+        y[i * n + j] = add_poison(x, eq.poison);
+      });
       if constexpr (N > 0 && N <= 3) {
         Io::write_whole(p.out, first, lanes, n, y);
       } else {

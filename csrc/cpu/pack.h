@@ -1,7 +1,7 @@
 // Between memory, where a matrix is contiguous (or strided), and a tile, where entry (i, j) of W matrices is one pack.
 //
 // Matrices are read along their unit-stride direction in runs of W numbers, W matrices at a time, and transposed in
-// registers. Short runs go through a small buffer, so that no byte outside a matrix is touched.
+// registers. No byte outside a matrix is touched.
 #pragma once
 
 #include <algorithm>
@@ -36,33 +36,6 @@ TORCHDET_LANE void transpose(Vec<T, W> (&rows)[W]) {
   transpose_step<1>(rows);
 }
 
-// Copies count < 16 numbers with at most two fixed-size moves per power of two.
-template <typename T>
-TORCHDET_LANE void copy_short(T* to, const T* from, int count) {
-  if (count >= 8) {
-    std::memmove(to, from, 8 * sizeof(T));
-    std::memmove(to + count - 8, from + count - 8, 8 * sizeof(T));
-  } else if (count >= 4) {
-    std::memmove(to, from, 4 * sizeof(T));
-    std::memmove(to + count - 4, from + count - 4, 4 * sizeof(T));
-  } else {
-    for (int i = 0; i < count; ++i) {
-      to[i] = from[i];
-    }
-  }
-}
-
-template <typename T, int W>
-TORCHDET_LANE Vec<T, W> load(const T* from) {
-  Vec<T, W> x;
-  std::memcpy(&x.raw, from, sizeof(x.raw));
-  return x;
-}
-template <typename T, int W>
-TORCHDET_LANE void store(T* to, Vec<T, W> x) {
-  std::memcpy(to, &x.raw, sizeof(x.raw));
-}
-
 // Calls body(offset, count) for runs that cover [0, length): whole packs, the last one overlapping its neighbour where
 // the length allows it.
 template <int W, typename Body>
@@ -95,13 +68,7 @@ struct Tile {
       R rows[W];
       for (int lane = 0; lane < W; ++lane) {
         const T* source = from[lane] + offset + start;
-        if (count == W) {
-          rows[lane] = load<T, W>(source);
-        } else {
-          alignas(64) T buffer[W] = {};
-          copy_short(buffer, source, count);
-          rows[lane] = load<T, W>(buffer);
-        }
+        rows[lane] = count == W ? load<T, W>(source) : load_first<T, W>(source, count);
       }
       transpose(rows);
       for (int t = 0; t < count; ++t) {
@@ -123,9 +90,7 @@ struct Tile {
         if (count == W) {
           store(to[lane] + start, rows[lane]);
         } else {
-          alignas(64) T buffer[W];
-          store(buffer, rows[lane]);
-          copy_short(to[lane] + start, buffer, count);
+          store_first(to[lane] + start, rows[lane], count);
         }
       }
     });

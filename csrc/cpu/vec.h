@@ -30,11 +30,8 @@ struct Vec {
   Raw raw;
   Vec() = default;
   TORCHDET_LANE Vec(Raw r) : raw(r) {}
-  TORCHDET_LANE explicit Vec(T x) {
-    for (int i = 0; i < W; ++i) {
-      raw[i] = x;
-    }
-  }
+  // A broadcast: x - 0 is x for every x, -0.0 included, and compilers know it.
+  TORCHDET_LANE explicit Vec(T x) : raw(x - Raw{}) {}
   TORCHDET_LANE T operator[](int lane) const { return raw[lane]; }
 };
 
@@ -45,6 +42,15 @@ struct LaneTraits<Vec<T, W>> {
   using Scalar = T;
   static constexpr int kWidth = W;
   static constexpr bool kIsComplex = false;
+};
+
+template <int W>
+struct LaneTraits<Vec<int32_t, W>> {
+  using Scalar = int32_t;
+};
+template <int W>
+struct LaneTraits<Vec<int64_t, W>> {
+  using Scalar = int64_t;
 };
 
 // One bit per matrix: a mask register where there is one, else a pack of integers 0 / -1.
@@ -106,13 +112,16 @@ TORCHDET_VEC MaskOf<T, W> equal(Vec<T, W> a, Vec<T, W> b) {
 TORCHDET_VEC Vec<T, W> select(MaskOf<T, W> mask, Vec<T, W> a, Vec<T, W> b) {
   return mask.raw ? a.raw : b.raw;
 }
-TORCHDET_VEC bool all_equal(Vec<T, W> a, Vec<T, W> b) {
-  const auto differs = a.raw != b.raw;
-  typename MaskOf<T, W>::Word any = 0;
+template <int B, int W>
+TORCHDET_LANE bool any(Mask<B, W> mask) {
+  typename Mask<B, W>::Word any = 0;
   for (int i = 0; i < W; ++i) {
-    any |= differs[i];
+    any |= mask.raw[i];
   }
-  return any == 0;
+  return any != 0;
+}
+TORCHDET_VEC bool all_equal(Vec<T, W> a, Vec<T, W> b) {
+  return !any(MaskOf<T, W>{reinterpret_cast<typename MaskOf<T, W>::Raw>(a.raw != b.raw)});
 }
 
 // ---- masks in mask registers ----
@@ -146,10 +155,14 @@ TORCHDET_LANE F16 select(Mask<64, 16> m, F16 a, F16 b) { return F16((F16::Raw)_m
 TORCHDET_LANE D8 select(Mask<64, 8> m, D8 a, D8 b) { return D8((D8::Raw)_mm512_mask_blend_pd(m.raw, (__m512d)b.raw, (__m512d)a.raw)); }
 TORCHDET_LANE I16 select(Mask<64, 16> m, I16 a, I16 b) { return I16((I16::Raw)_mm512_mask_blend_epi32(m.raw, (__m512i)b.raw, (__m512i)a.raw)); }
 TORCHDET_LANE L8 select(Mask<64, 8> m, L8 a, L8 b) { return L8((L8::Raw)_mm512_mask_blend_epi64(m.raw, (__m512i)b.raw, (__m512i)a.raw)); }
+TORCHDET_LANE bool any(Mask<64, 16> mask) { return mask.raw != 0; }
+TORCHDET_LANE bool any(Mask<64, 8> mask) { return mask.raw != 0; }
 TORCHDET_LANE bool all_equal(I16 a, I16 b) { return _mm512_cmpneq_epi32_mask((__m512i)a.raw, (__m512i)b.raw) == 0; }
 TORCHDET_LANE bool all_equal(L8 a, L8 b) { return _mm512_cmpneq_epi64_mask((__m512i)a.raw, (__m512i)b.raw) == 0; }
 // clang-format on
 #endif
+
+// ---- maximum and minimum: a > b ? a : b, one instruction where there is one ----
 
 TORCHDET_VEC Vec<T, W> maximum(Vec<T, W> a, Vec<T, W> b) {
   return select(greater(a, b), a, b);
@@ -157,6 +170,24 @@ TORCHDET_VEC Vec<T, W> maximum(Vec<T, W> a, Vec<T, W> b) {
 TORCHDET_VEC Vec<T, W> minimum(Vec<T, W> a, Vec<T, W> b) {
   return select(greater(b, a), a, b);
 }
+// clang-format off
+#if TORCHDET_VECTOR_BYTES == 64
+TORCHDET_LANE F16 maximum(F16 a, F16 b) { return F16((F16::Raw)_mm512_max_ps((__m512)a.raw, (__m512)b.raw)); }
+TORCHDET_LANE D8 maximum(D8 a, D8 b) { return D8((D8::Raw)_mm512_max_pd((__m512d)a.raw, (__m512d)b.raw)); }
+TORCHDET_LANE I16 maximum(I16 a, I16 b) { return I16((I16::Raw)_mm512_max_epi32((__m512i)a.raw, (__m512i)b.raw)); }
+TORCHDET_LANE L8 maximum(L8 a, L8 b) { return L8((L8::Raw)_mm512_max_epi64((__m512i)a.raw, (__m512i)b.raw)); }
+TORCHDET_LANE I16 minimum(I16 a, I16 b) { return I16((I16::Raw)_mm512_min_epi32((__m512i)a.raw, (__m512i)b.raw)); }
+TORCHDET_LANE L8 minimum(L8 a, L8 b) { return L8((L8::Raw)_mm512_min_epi64((__m512i)a.raw, (__m512i)b.raw)); }
+#elif TORCHDET_VECTOR_BYTES == 32
+using F8 = Vec<float, 8>;
+using D4 = Vec<double, 4>;
+using I8 = Vec<int32_t, 8>;
+TORCHDET_LANE F8 maximum(F8 a, F8 b) { return F8((F8::Raw)_mm256_max_ps((__m256)a.raw, (__m256)b.raw)); }
+TORCHDET_LANE D4 maximum(D4 a, D4 b) { return D4((D4::Raw)_mm256_max_pd((__m256d)a.raw, (__m256d)b.raw)); }
+TORCHDET_LANE I8 maximum(I8 a, I8 b) { return I8((I8::Raw)_mm256_max_epi32((__m256i)a.raw, (__m256i)b.raw)); }
+TORCHDET_LANE I8 minimum(I8 a, I8 b) { return I8((I8::Raw)_mm256_min_epi32((__m256i)a.raw, (__m256i)b.raw)); }
+#endif
+// clang-format on
 
 // ---- fused multiply-add ----
 
@@ -167,8 +198,6 @@ TORCHDET_LANE D8 fma(D8 a, D8 b, D8 c) { return D8((D8::Raw)_mm512_fmadd_pd((__m
 TORCHDET_LANE F16 fnma(F16 a, F16 b, F16 c) { return F16((F16::Raw)_mm512_fnmadd_ps((__m512)a.raw, (__m512)b.raw, (__m512)c.raw)); }
 TORCHDET_LANE D8 fnma(D8 a, D8 b, D8 c) { return D8((D8::Raw)_mm512_fnmadd_pd((__m512d)a.raw, (__m512d)b.raw, (__m512d)c.raw)); }
 #elif TORCHDET_VECTOR_BYTES == 32
-using F8 = Vec<float, 8>;
-using D4 = Vec<double, 4>;
 TORCHDET_LANE F8 fma(F8 a, F8 b, F8 c) { return F8((F8::Raw)_mm256_fmadd_ps((__m256)a.raw, (__m256)b.raw, (__m256)c.raw)); }
 TORCHDET_LANE D4 fma(D4 a, D4 b, D4 c) { return D4((D4::Raw)_mm256_fmadd_pd((__m256d)a.raw, (__m256d)b.raw, (__m256d)c.raw)); }
 TORCHDET_LANE F8 fnma(F8 a, F8 b, F8 c) { return F8((F8::Raw)_mm256_fnmadd_ps((__m256)a.raw, (__m256)b.raw, (__m256)c.raw)); }
@@ -183,6 +212,62 @@ TORCHDET_VEC Vec<T, W> fma(Vec<T, W> a, Vec<T, W> b, Vec<T, W> c) {
 TORCHDET_VEC Vec<T, W> fnma(Vec<T, W> a, Vec<T, W> b, Vec<T, W> c) { return fma(-a, b, c); }
 #endif
 // clang-format on
+
+// ---- memory ----
+
+TORCHDET_VEC Vec<T, W> load(const T* from) {
+  Vec<T, W> x;
+  std::memcpy(&x.raw, from, sizeof(x.raw));
+  return x;
+}
+TORCHDET_VEC void store(T* to, Vec<T, W> x) { std::memcpy(to, &x.raw, sizeof(x.raw)); }
+
+// The first count < W numbers, zeros after them; nothing beyond them is touched.
+TORCHDET_VEC Vec<T, W> load_first(const T* from, int count) {
+#if TORCHDET_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) {
+    return Vec<T, W>((typename Vec<T, W>::Raw)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from));
+  } else {
+    return Vec<T, W>((typename Vec<T, W>::Raw)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from));
+  }
+#elif TORCHDET_VECTOR_BYTES == 32
+  alignas(32) static constexpr typename Format<T>::Integer kMask[2 * W] = {
+      -1, -1, -1, -1, W == 8 ? -1 : 0, W == 8 ? -1 : 0, W == 8 ? -1 : 0, W == 8 ? -1 : 0};
+  const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask + W - count));
+  if constexpr (sizeof(T) == 4) {
+    return Vec<T, W>((typename Vec<T, W>::Raw)_mm256_maskload_ps(from, mask));
+  } else {
+    return Vec<T, W>((typename Vec<T, W>::Raw)_mm256_maskload_pd(from, mask));
+  }
+#else
+  alignas(16) T buffer[W] = {};
+  for (int i = 0; i < count; ++i) {
+    buffer[i] = from[i];
+  }
+  return load<T, W>(buffer);
+#endif
+}
+
+TORCHDET_VEC void store_first(T* to, Vec<T, W> x, int count) {
+#if TORCHDET_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)x.raw);
+  } else {
+    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << count) - 1), (__m512d)x.raw);
+  }
+#else  // two overlapping moves of a power of two: masked stores are slow on some processors with AVX2
+  alignas(32) T buffer[W];
+  store(buffer, x);
+  if (W > 4 && count >= 4) {
+    std::memcpy(to, buffer, 4 * sizeof(T));
+    std::memcpy(to + count - 4, buffer + count - 4, 4 * sizeof(T));
+  } else {
+    for (int i = 0; i < count; ++i) {
+      to[i] = buffer[i];
+    }
+  }
+#endif
+}
 
 #undef TORCHDET_VEC
 

@@ -9,9 +9,9 @@
 // and from j to j + 1 every t_r is multiplied by -u_j while t_j = h_ij joins. No step divides by u_k, so a zero or
 // tiny pivot needs no branch and no threshold wherever it falls, and every rank comes out right.
 //
-// Range: column i carries one exponent for all its t_r, chosen anew at every j from the bound
-// M <- max(M |u_j|, |h_ij|); the power of two rides on the factor -u_j and costs nothing. pre and suf are mantissa and
-// exponent. The column is brought to one common exponent before the solve with L^T, whose entries are at most 1.
+// Range: column i carries one exponent for all its t_r, corrected when the bound M <- max(M |u_j|, |h_ij|) leaves the
+// middle of the format; the power of two rides on the factor -u_j. pre and suf are mantissa and exponent. The column is
+// brought to one common exponent before the solve with L^T, whose entries are at most 1.
 #pragma once
 
 #include "lu.h"
@@ -25,13 +25,31 @@ struct ProductChain {
   Scaled<V> after[kMaxLaneOrder];   // suf_j
 };
 
+// Where the bound of the terms t_r lies outside [2^-30, 2^30], brings it to [1, 2): scales the factor that the old terms
+// are multiplied by next and the newest term, and keeps account in the exponent.
+template <typename V>
+TORCHDET_LANE void recentre(RealOf<V>& bound, V& factor, V& newest, IntegerOf<V>& exponent) {
+  using R = RealOf<V>;
+  using I = IntegerOf<V>;
+  using F = Format<ScalarOf<V>>;
+  const I e = exponent_of(bound);
+  const auto outside = mask_or(greater(e, I(29)), greater(I(-30), e));
+  const I wanted = select(outside, select(equal(bound, R(ScalarOf<V>(0))), I(0), -e), I(0));
+  const I shift = maximum(minimum(wanted, I(F::kMaxExponent)), I(F::kMinExponent));
+  const R power = exact_pow2<R>(shift);
+  bound = bound * power;
+  factor = factor * power;
+  newest = newest * power;
+  exponent = exponent - shift;
+}
+
 // K columns of C(U), starting at column `first`, times L^-T: K columns of y = sgn L^-T C(U) 2^-column_exponent.
 template <int K, int N, typename V>
 TORCHDET_LANE void solve_columns(const V* lu, int n_runtime, const ProductChain<V>& chain, int first, V* y,
                                  IntegerOf<V>* column_exponent) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
-  using F = Format<ScalarOf<V>>;
+  constexpr ScalarOf<V> kCentre = ScalarOf<V>(1 << 30);
   const int n = N > 0 ? N : n_runtime;
   const R zero_real = R(ScalarOf<V>(0));
   V t[kMaxLaneOrder][K];
@@ -41,7 +59,8 @@ TORCHDET_LANE void solve_columns(const V* lu, int n_runtime, const ProductChain<
   R bound[K];
   I exponent[K], common[K];
   for (int q = 0; q < K; ++q) {
-    bound[q] = zero_real;
+    factor[q] = one<V>();
+    bound[q] = R(ScalarOf<V>(1));
     exponent[q] = I(0);
     common[q] = I(kZeroExponent);
   }
@@ -65,20 +84,23 @@ TORCHDET_LANE void solve_columns(const V* lu, int n_runtime, const ProductChain<
     }
     const V pivot = lu[j * n + j];
     const R pivot_magnitude = component_size(pivot);
+    R largest = zero_real, smallest = R(kCentre);
     for (int q = 0; q < K; ++q) {
       h[j][q] = sum[q] * chain.after[j].mantissa;
       h_exponent[j][q] = exponent[q] + chain.after[j].exponent;
-      const R size = component_size(h[j][q]);
-      const I top = select(equal(size, zero_real), I(kZeroExponent), exponent_of(size) + h_exponent[j][q]);
-      common[q] = maximum(common[q], top);
+      // For a subnormal h this is an upper bound, which serves as well.
+      const I e = exponent_of<true>(component_size(h[j][q]));
+      common[q] = maximum(common[q], e + h_exponent[j][q]);
       bound[q] = maximum(bound[q] * pivot_magnitude, component_size(sum[q]));
-      const I e = select(equal(bound[q], zero_real), I(0), exponent_of(bound[q]));
-      const I shift = maximum(minimum(-e, I(F::kMaxExponent - 1)), I(F::kMinExponent));
-      const R power = exact_pow2<R>(shift);
-      bound[q] = bound[q] * power;
-      exponent[q] = exponent[q] - shift;
-      factor[q] = -(pivot * power);
-      t[j][q] = sum[q] * power;
+      largest = maximum(largest, bound[q]);
+      smallest = minimum(smallest, bound[q]);
+      factor[q] = -pivot;
+      t[j][q] = sum[q];
+    }
+    if (any(mask_or(greater(largest, R(kCentre)), greater(R(1 / kCentre), smallest)))) {
+      for (int q = 0; q < K; ++q) {
+        recentre(bound[q], factor[q], t[j][q], exponent[q]);
+      }
     }
   }
   for (int q = 0; q < K; ++q) {

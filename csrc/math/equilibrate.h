@@ -12,13 +12,13 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-template <typename R>
+template <bool kNormal = false, typename R>
 TORCHDET_LANE IntegerOf<R> entry_exponent(R x) {
-  return exponent_of(x);
+  return exponent_of<kNormal>(x);
 }
-template <typename R>
+template <bool kNormal = false, typename R>
 TORCHDET_LANE IntegerOf<R> entry_exponent(Complex<R> x) {
-  return maximum(exponent_of(x.re), exponent_of(x.im));
+  return maximum(exponent_of<kNormal>(x.re), exponent_of<kNormal>(x.im));
 }
 
 // Exponents below this belong to zeros (kZeroExponent plus or minus any true exponent).
@@ -30,39 +30,110 @@ struct Equilibration {
   RealOf<V> poison;    // NaN if an entry of A is infinite or NaN, else 0: added to results, which need not depend on it
 };
 
-// Scales a (n x n, row-major) in place; r and c receive the exponents. N is n where it is known at compile time, or 0.
-template <int N, typename V>
-TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* r, IntegerOf<V>* c) {
+// 2^(row[i] + column[j]) as a factor for entry (i, j), where every exponent of the tile is small enough for it.
+template <typename V>
+class PairScaling {
+ public:
   using R = RealOf<V>;
   using I = IntegerOf<V>;
-  using F = Format<ScalarOf<V>>;
-  const int n = N > 0 ? N : n_runtime;
-  const I none = I(kZeroExponentBound);
-  I largest = I(kZeroExponent);
-  I total = I(0);
-  for (int i = 0; i < n; ++i) {
-    I e = I(kZeroExponent);
-    for (int j = 0; j < n; ++j) {
-      e = maximum(e, entry_exponent(a[i * n + j]));
+  TORCHDET_LANE PairScaling(const I* row, const I* column, int n) : row_(row), column_(column) {
+    I largest = maximum(row[0], -row[0]);
+    for (int i = 0; i < n; ++i) {
+      largest = maximum(largest, maximum(row[i], -row[i]));
+      largest = maximum(largest, maximum(column[i], -column[i]));
     }
-    largest = maximum(largest, e);
-    r[i] = select(greater(none, e), I(0), e);
-    total = total + r[i];
+    fits_ = !any(greater(largest, I(kPairExponent<R>)));
   }
+  // f(i, j, scale) for all entries of an n x n matrix, with scale(x) = x * 2^(row[i] + column[j]).
+  template <typename Body>
+  TORCHDET_LANE void for_entries(int n, Body body) const {
+    if (fits_) {
+      R column_factor[kMaxLaneOrder];
+      for (int j = 0; j < n; ++j) {
+        column_factor[j] = exact_pow2<R>(column_[j]);
+      }
+      for (int i = 0; i < n; ++i) {
+        const R row_factor = exact_pow2<R>(row_[i]);
+        for (int j = 0; j < n; ++j) {
+          body(i, j, [&](V x) { return x * (row_factor * column_factor[j]); });
+        }
+      }
+    } else {
+      for (int i = 0; i < n; ++i) {
+        for (int j = 0; j < n; ++j) {
+          body(i, j, [&](V x) { return scale_pow2(x, row_[i] + column_[j]); });
+        }
+      }
+    }
+  }
+
+ private:
+  const I* row_;
+  const I* column_;
+  bool fits_;
+};
+
+// The largest and the smallest nonzero of the numbers seen, as bit patterns, which order like the numbers.
+template <typename R>
+struct MagnitudeRange {
+  using I = IntegerOf<R>;
+  I largest, smallest;
+  TORCHDET_LANE MagnitudeRange() : largest(I(0)), smallest(I(std::numeric_limits<ScalarOf<I>>::max())) {}
+  TORCHDET_LANE void include(R x) {
+    const I bits = bits_of(abs(x));
+    largest = maximum(largest, bits);
+    smallest = select(equal(bits, I(0)), smallest, minimum(smallest, bits));
+  }
+  TORCHDET_LANE void include(Complex<R> x) {
+    include(x.re);
+    include(x.im);
+  }
+};
+
+// column[j] = -max_i (exponent of a_ij - r_i).
+template <bool kNormal, typename V>
+TORCHDET_LANE void column_exponents(const V* a, int n, const IntegerOf<V>* row, IntegerOf<V>* column) {
+  using I = IntegerOf<V>;
   for (int j = 0; j < n; ++j) {
     I e = I(kZeroExponent);
     for (int i = 0; i < n; ++i) {
-      e = maximum(e, entry_exponent(a[i * n + j]) - r[i]);
+      e = maximum(e, entry_exponent<kNormal>(a[i * n + j]) + row[i]);
     }
-    c[j] = select(greater(none, e), I(0), e);
-    total = total + c[j];
-    for (int i = 0; i < n; ++i) {
-      a[i * n + j] = scale_pow2(a[i * n + j], -(r[i] + c[j]));
-    }
+    column[j] = select(greater(I(kZeroExponentBound), e), I(0), -e);
   }
-  const R nan = R(std::numeric_limits<ScalarOf<V>>::quiet_NaN());
-  const R poison = select(greater(largest, I(F::kMaxExponent)), nan, R(ScalarOf<V>(0)));
-  return {total, poison};
+}
+
+// Scales a (n x n, row-major) in place; row and column receive the exponents -r and -c. N is n where it is known at
+// compile time, or 0.
+template <int N, typename V>
+TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* row, IntegerOf<V>* column) {
+  using R = RealOf<V>;
+  using I = IntegerOf<V>;
+  using T = ScalarOf<V>;
+  const int n = N > 0 ? N : n_runtime;
+  MagnitudeRange<R> range;
+  I total = I(0);
+  for (int i = 0; i < n; ++i) {
+    const I largest = range.largest;
+    range.largest = I(0);
+    for (int j = 0; j < n; ++j) {
+      range.include(a[i * n + j]);
+    }
+    row[i] = select(equal(range.largest, I(0)), I(0), -exponent_of(from_bits(range.largest)));
+    total = total - row[i];
+    range.largest = maximum(range.largest, largest);
+  }
+  if (any(greater(bits_of(R(std::numeric_limits<T>::min())), range.smallest))) {
+    column_exponents<false>(a, n, row, column);
+  } else {
+    column_exponents<true>(a, n, row, column);
+  }
+  for (int j = 0; j < n; ++j) {
+    total = total - column[j];
+  }
+  PairScaling<V>(row, column, n).for_entries(n, [&](int i, int j, auto scale) { a[i * n + j] = scale(a[i * n + j]); });
+  const auto non_finite = greater(range.largest, bits_of(R(std::numeric_limits<T>::max())));
+  return {total, select(non_finite, R(std::numeric_limits<T>::quiet_NaN()), R(T(0)))};
 }
 
 template <typename R>

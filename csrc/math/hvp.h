@@ -16,35 +16,35 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
+// x and y are caller's storage for n numbers each; pivot(k) is d_k.
 template <typename V>
-struct ExclusivePairProducts {
-  Scaled<V> common;                          // m
-  V x[kMaxLaneOrder], y[kMaxLaneOrder];      // of (2)
-  IntegerOf<V> smallest, second_smallest;    // p, q
+class ExclusivePairProducts {
+ public:
+  Scaled<V> common;  // m
 
-  TORCHDET_LANE ExclusivePairProducts(const V* ldu, int n) {
+  template <typename Pivot>
+  TORCHDET_LANE ExclusivePairProducts(Pivot pivot, int64_t n, V* x, V* y) : x_(x), y_(y) {
     using R = RealOf<V>;
     using I = IntegerOf<V>;
-    const auto pivot = [&](int k) { return ldu[k * n + k]; };
     const R infinity = R(std::numeric_limits<ScalarOf<V>>::infinity());
     R p_size = infinity, q_size = infinity;
     V p_value = one<V>(), q_value = one<V>();
-    smallest = second_smallest = I(-1);
-    for (int k = 0; k < n; ++k) {
+    smallest_ = second_smallest_ = I(-1);
+    for (int64_t k = 0; k < n; ++k) {
       const R size = pivot_size(pivot(k));
       const auto below_p = greater(p_size, size);
       const auto below_q = greater(q_size, size);
       // A new smallest pivot pushes the old one to second place.
       q_value = select(below_p, p_value, select(below_q, pivot(k), q_value));
-      second_smallest = select(below_p, smallest, select(below_q, I(k), second_smallest));
+      second_smallest_ = select(below_p, smallest_, select(below_q, I(k), second_smallest_));
       q_size = select(below_p, p_size, select(below_q, size, q_size));
       p_value = select(below_p, pivot(k), p_value);
-      smallest = select(below_p, I(k), smallest);
+      smallest_ = select(below_p, I(k), smallest_);
       p_size = select(below_p, size, p_size);
     }
     common = scaled_one<V>();
-    for (int k = 0; k < n; ++k) {
-      const auto is_pq = mask_or(equal(smallest, I(k)), equal(second_smallest, I(k)));
+    for (int64_t k = 0; k < n; ++k) {
+      const auto is_pq = mask_or(equal(smallest_, I(k)), equal(second_smallest_, I(k)));
       common = common * select(is_pq, one<V>(), pivot(k));
       const PivotQuotient<V> quotient(pivot(k));
       x[k] = select(is_pq, one<V>(), quotient(q_value));
@@ -53,11 +53,16 @@ struct ExclusivePairProducts {
   }
 
   // rho_ij / m of (2).
-  TORCHDET_LANE V operator()(int i, int j) const {
+  TORCHDET_LANE V operator()(int64_t i, int64_t j) const {
     using I = IntegerOf<V>;
-    const auto swapped = mask_or(equal(smallest, I(i)), equal(second_smallest, I(j)));
-    return select(swapped, x[j], x[i]) * select(swapped, y[i], y[j]);
+    const auto swapped = mask_or(equal(smallest_, I(i)), equal(second_smallest_, I(j)));
+    return select(swapped, x_[j], x_[i]) * select(swapped, y_[i], y_[j]);
   }
+
+ private:
+  const V* x_;
+  const V* y_;
+  IntegerOf<V> smallest_, second_smallest_;  // p, q
 };
 
 // row_to -= factor * row_from, entries [begin, end).
@@ -82,7 +87,8 @@ TORCHDET_LANE IntegerOf<V> cofactor_derivative(const V* ldu, int n, V* w, V* k) 
       subtract_multiple(w + i * n, ldu + r * n, w[i * n + r], r + 1, n);
     }
   }
-  const ExclusivePairProducts<V> rho(ldu, n);
+  V x[kMaxLaneOrder], y[kMaxLaneOrder];
+  const ExclusivePairProducts<V> rho([&](int64_t i) { return ldu[i * n + i]; }, n, x, y);
   for (int i = 0; i < n; ++i) {  // (1)
     V diagonal = zero<V>();
     for (int j = 0; j < n; ++j) {

@@ -58,6 +58,10 @@ struct LaneTraits {
   static constexpr int kWidth = 1;
   static constexpr bool kIsComplex = false;
 };
+template <std::integral T>
+struct LaneTraits<T> {
+  using Scalar = T;
+};
 template <typename V>
 using RealOf = typename LaneTraits<V>::Real;
 template <typename V>
@@ -91,6 +95,7 @@ template <Plain T>
 TORCHDET_LANE bool all_equal(T a, T b) {
   return a == b;
 }
+TORCHDET_LANE bool any(bool mask) { return mask; }
 template <Plain T>
 TORCHDET_LANE T maximum(T a, T b) {
   return a > b ? a : b;
@@ -149,19 +154,30 @@ TORCHDET_LANE R exact_pow2(IntegerOf<R> e) {
   return from_bits((e + IntegerOf<R>(F::kMaxExponent)) << F::kFractionBits);
 }
 
-// floor(log2 |x|), right for subnormal x too; kZeroExponent for 0, kMaxExponent + 1 for infinity and NaN.
-template <typename R>
+// floor(log2 |x|); kZeroExponent for 0, kMaxExponent + 1 for infinity and NaN. kNormal promises that x is not subnormal.
+template <bool kNormal = false, typename R>
 TORCHDET_LANE IntegerOf<R> exponent_of(R x) {
   using T = ScalarOf<R>;
   using F = Format<T>;
   using I = IntegerOf<R>;
-  constexpr int kLift = F::kFractionBits + 1;  // 2^kLift makes every subnormal number normal
   const R magnitude = abs(x);
-  const auto tiny = greater(R(std::numeric_limits<T>::min()), magnitude);
-  const R lifted = select(tiny, magnitude * R(T(int64_t(1) << kLift)), magnitude);
-  const I e = (bits_of(lifted) >> F::kFractionBits) - I(F::kMaxExponent) - select(tiny, I(kLift), I(0));
-  return select(equal(magnitude, R(T(0))), I(kZeroExponent), e);
+  I e;
+  if constexpr (kNormal) {
+    e = (bits_of(magnitude) >> F::kFractionBits) - I(F::kMaxExponent);
+  } else {
+    constexpr int kLift = F::kFractionBits + 1;  // 2^kLift makes every subnormal number normal
+    const auto tiny = greater(R(std::numeric_limits<T>::min()), magnitude);
+    const R lifted = select(tiny, magnitude * R(T(int64_t(1) << kLift)), magnitude);
+    e = (bits_of(lifted) >> F::kFractionBits) - I(F::kMaxExponent) - select(tiny, I(kLift), I(0));
+  }
+  return select(equal(bits_of(magnitude), I(0)), I(kZeroExponent), e);
 }
+
+// Exponents of at most this size can be summed in pairs and still be applied by one factor exact_pow2: the fast way to
+// scale a whole tile, taken when all its exponents allow it. It rounds as scale_pow2 does, so the choice, which depends
+// on all matrices of a tile, cannot be seen in the result of any of them.
+template <typename R>
+constexpr int kPairExponent = Format<ScalarOf<R>>::kMaxExponent / 2;
 
 // x * 2^e for any e: three factors cover the distance between the smallest subnormal and the largest number. The
 // first factor carries everything where e is within the format, so a neighbour's exponent cannot change a rounding.

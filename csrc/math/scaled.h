@@ -38,6 +38,17 @@ TORCHDET_LANE Scaled<V> operator*(Scaled<V> a, V b) {
   return normalise(a.mantissa * factor.mantissa, factor.exponent);
 }
 
+template <typename R>
+TORCHDET_LANE R reciprocal(R x) {
+  return R(ScalarOf<R>(1)) / x;
+}
+// For x whose square is within range.
+template <typename R>
+TORCHDET_LANE Complex<R> reciprocal(Complex<R> x) {
+  const R inverse_square = R(ScalarOf<R>(1)) / fma(x.re, x.re, x.im * x.im);
+  return {x.re * inverse_square, -x.im * inverse_square};
+}
+
 // Quotients a / pivot for many a with |a| <= |pivot| (in pivot_size). Both sides are lifted to the pivot's exponent
 // first, because 1 / pivot overflows for a subnormal one. A zero pivot gives quotients 0: its column is zero.
 template <typename V>
@@ -52,7 +63,7 @@ class PivotQuotient {
     const I e = maximum(minimum(-exponent_of(size), I(kReach)), I(-kReach));
     lift_ = exact_pow2<R>(e);
     pivot_ = pivot * lift_;
-    inverse_ = invert(select(is_zero_, one<V>(), pivot_));
+    inverse_ = reciprocal(select(is_zero_, one<V>(), pivot_));
   }
   // One Newton correction of a * inverse: the quotient of equal numbers is exactly 1, so that equal rows eliminate
   // to exactly 0, as with a true division.
@@ -64,16 +75,6 @@ class PivotQuotient {
   }
 
  private:
-  template <typename R>
-  TORCHDET_LANE static R invert(R x) {
-    return R(ScalarOf<R>(1)) / x;
-  }
-  template <typename R>
-  TORCHDET_LANE static Complex<R> invert(Complex<R> x) {
-    const R inverse_square = R(ScalarOf<R>(1)) / fma(x.re, x.re, x.im * x.im);
-    return {x.re * inverse_square, -x.im * inverse_square};
-  }
-
   decltype(equal(RealOf<V>(), RealOf<V>())) is_zero_;
   RealOf<V> lift_;
   V pivot_, inverse_;

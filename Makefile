@@ -1,0 +1,117 @@
+# The front door. Every target first sets up .venv (torch, the extension, the tools) where it is missing or out of date,
+# so on a fresh machine `make demo` and `make test` are all there is to know. It needs python3 >= 3.10; with a C++
+# compiler the extension is built, without one the plain PyTorch implementation serves.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+# A pinned torch: on Linux the newest one from PyPI also brings some GB of CUDA libraries. Other choices:
+#   make test TORCH=torch==2.10.0        make test TORCH="torch --index-url URL_OF_A_PYTORCH_WHEEL_INDEX"
+TORCH ?= torch==2.13.0
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' 2>/dev/null)
+PY_SOURCES := setup.py torchdet tests bench examples
+MAX_LINES := 400
+
+.PHONY: help setup demo test test-reference lint lint-python lint-cpp lint-types lint-length format \
+        bench exactness wheel-check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- environment -------------------------------------------------------------------------------
+
+setup: $(VENV)/.installed ## make .venv with torch, torchdet and the tools
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "torchdet needs Python 3.10 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "python3 cannot make virtual environments here; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet numpy ninja pybind11 'setuptools>=77' wheel
+	@touch $@
+
+# Editable, so Python sources are always current; only what is compiled, or names a requirement, calls for another run.
+# The extension is built when there are a compiler and Python's headers; TORCHDET_EXTENSION=0 in the environment says no.
+$(VENV)/.installed: $(VENV)/.created pyproject.toml setup.py $(CXX_SOURCES)
+	@if ! command -v "$${CXX:-c++}" >/dev/null; then \
+	  echo "No C++ compiler found: torchdet is installed without its extension."; export TORCHDET_EXTENSION=0; \
+	elif ! $(RUN) -c 'import os, sys, sysconfig; \
+	    sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))'; then \
+	  echo "Python.h not found (on Debian or Ubuntu: apt install python3-dev):" \
+	       "torchdet is installed without its extension."; export TORCHDET_EXTENSION=0; \
+	fi; \
+	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} \
+	  $(BIN)/pip install --quiet --no-build-isolation -e '.[test,examples,dev]' \
+	  || { echo "If the extension does not compile here: TORCHDET_EXTENSION=0 make ..."; exit 1; }
+	@touch $@
+
+# --- what users run ----------------------------------------------------------------------------
+
+demo: $(VENV)/.installed ## the two original examples and a normalizing flow; figures go to docs/images
+	$(RUN) examples/determinant_squared.py $(DEMO_ARGS)
+	$(RUN) examples/digits_flow.py $(DEMO_ARGS)
+
+exactness: $(VENV)/.installed ## the README's table: torch's answer, torchdet's answer, the truth
+	$(RUN) examples/exactness.py
+
+# One torch thread in each worker, or the workers would fight for the cores; tests of threading set their own number.
+test: $(VENV)/.installed ## the test suite
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
+	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed ## timings against torch.linalg; wants an idle machine; BENCH_ARGS="--help" for the choices
+	$(RUN) -m bench $(BENCH_ARGS)
+
+# --- checks ------------------------------------------------------------------------------------
+
+lint: lint-python lint-cpp lint-types lint-length ## ruff, clang-format, mypy, length of files
+
+lint-python: $(VENV)/.installed
+	$(BIN)/ruff check $(PY_SOURCES)
+	$(BIN)/ruff format --check $(PY_SOURCES)
+
+lint-cpp: $(VENV)/.installed
+	$(if $(CXX_SOURCES),$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES))
+
+lint-types: $(VENV)/.installed
+	$(BIN)/mypy
+
+lint-length:
+	@find $(PY_SOURCES) csrc \( -name '*.py' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) \
+	  -exec awk -v most=$(MAX_LINES) 'END {if (NR > most) print FILENAME ": " NR " lines, at most " most}' {} \; \
+	  | { ! grep .; }
+
+format: $(VENV)/.installed ## apply ruff and clang-format
+	$(BIN)/ruff check --fix $(PY_SOURCES)
+	$(BIN)/ruff format $(PY_SOURCES)
+	$(if $(CXX_SOURCES),$(BIN)/clang-format -i $(CXX_SOURCES))
+
+# The wheel is built from the source archive and used where neither the sources nor the editable install can stand in
+# for a file that it lacks, nor .venv for a requirement that it does not name.
+wheel-check: $(VENV)/.installed ## build a wheel, install it in a new environment, import it and run its check there
+	rm -rf build/wheel-check && mkdir -p build/wheel-check/empty
+	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} \
+	  $(RUN) -m build --no-isolation --outdir build/wheel-check/dist . >build/wheel-check/build.log \
+	  || { tail -n 50 build/wheel-check/build.log; exit 1; }
+	@ls -lh build/wheel-check/dist
+	$(RUN) -m venv build/wheel-check/venv
+	build/wheel-check/venv/bin/pip install --quiet $(TORCH) build/wheel-check/dist/*.whl
+	cd build/wheel-check/empty && ../venv/bin/python -m torchdet && ../venv/bin/python -m torchdet check
+
+clean: ## remove what is built, but not .venv
+	rm -rf build dist *.egg-info torchdet/*.so $(VENV)/.installed
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Timings of torchdet against its peers; see ``python -m bench --help``."""

@@ -1,0 +1,69 @@
+"""Devices, seeds, the hypothesis profile, and the backend and GPU lines of the report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+import torch
+
+from cases import EXTENSION
+
+NO_CUDA = "no CUDA device"
+
+hypothesis.settings.register_profile(
+    "torchdet", derandomize=True, deadline=None, database=None, max_examples=30
+)
+hypothesis.settings.load_profile("torchdet")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores; tests about threads set their own number.
+    torch.set_num_threads(1)
+
+
+def pytest_report_header() -> str:
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    backend = "extension" if EXTENSION else "reference (extension not built or switched off)"
+    return f"torchdet backend: {backend}, torch {torch.__version__}, CUDA device: {cuda}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum(NO_CUDA in str(report.longrepr) for report in skipped)
+    if count:
+        terminalreporter.write_line(f"{count} GPU cases skipped: {NO_CUDA}")
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
+        ),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=[torch.float32, torch.float64, torch.complex64, torch.complex128],
+                ids=["float32", "float64", "complex64", "complex128"])  # fmt: skip
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
+@pytest.fixture(params=[torch.float64, torch.complex128], ids=["float64", "complex128"])
+def wide_dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> Iterator[None]:
+    """Every test begins with the same seed and leaves the thread count as it was."""
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)

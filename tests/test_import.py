@@ -1,0 +1,127 @@
+"""Importing, the choice between extension and reference, and the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import torchdet
+
+LIMIT = 180
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    env = {k: v for k, v in os.environ.items() if k not in ("TORCHDET_EXTENSION", "PYTHONWARNINGS")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True, text=True, timeout=LIMIT, check=False, env={**env, **environment},
+    )  # fmt: skip
+
+
+CHECK = """
+import torch, torchdet
+A = torch.tensor([[1.0, 2.0], [2.0, 4.0]], requires_grad=True)
+torchdet.det(A).backward()
+assert A.grad.tolist() == [[4.0, -2.0], [-2.0, 1.0]]
+"""
+# None in sys.modules makes the import of that name fail, as in an install without a compiler.
+WITHOUT_EXTENSION = """
+import sys, warnings
+sys.modules["torchdet._C"] = None
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import torchdet, torch
+    torchdet.det(torch.eye(3)); torchdet.det(torch.eye(4)); import torchdet.linalg
+mine = [w for w in caught if "torchdet" in str(w.message)]
+assert len(mine) == 1, [str(w.message) for w in caught]
+assert "extension" in str(mine[0].message)
+"""
+
+
+def test_the_public_names_are_those_documented():
+    assert sorted(torchdet.__all__) == ["adjugate", "cofactor", "det", "logdet", "slogdet"]
+    assert torchdet.__version__ == "0.1.0"
+    assert all(getattr(torchdet, name).__doc__ for name in torchdet.__all__)
+
+
+def test_switching_the_extension_off_is_silent_and_right():
+    done = python("-W", "error:.*torchdet", "-c", CHECK, TORCHDET_EXTENSION="0")
+    assert done.returncode == 0, done.stderr
+    assert "torchdet" not in done.stderr
+
+
+def test_switching_the_extension_off_leaves_it_unloaded():
+    code = "import sys, torchdet; assert 'torchdet._C' not in sys.modules"
+    assert python("-c", code, TORCHDET_EXTENSION="0").returncode == 0
+
+
+def test_a_missing_extension_is_announced_exactly_once():
+    done = python("-c", WITHOUT_EXTENSION)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_extension_still_computes():
+    done = python("-c", 'import sys; sys.modules["torchdet._C"] = None\n' + CHECK)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("extension") >= 1
+
+
+def test_a_plain_import_computes():
+    done = python("-c", CHECK)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_needs_no_other_package_than_torch():
+    """Neither a test package nor a compiler front end is pulled in by the import itself."""
+    code = (
+        "import torch, sys; before = set(sys.modules); import torchdet\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(*sorted(new & {'numpy', 'scipy', 'hypothesis', 'pytest', 'mpmath', 'matplotlib'}))"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0 and not done.stdout.strip(), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("extension", ("", "0"), ids=("default", "reference"))
+def test_the_module_prints_its_build(extension):
+    environment = {"TORCHDET_EXTENSION": extension} if extension else {}
+    done = python("-m", "torchdet", **environment)
+    assert done.returncode == 0, done.stderr
+    assert torchdet.__version__ in done.stdout
+    assert "torch" in done.stdout
+    if extension == "0":
+        assert "reference" in done.stdout.lower() or "plain pytorch" in done.stdout.lower()
+
+
+@pytest.mark.parametrize("extension", ("", "0"), ids=("default", "reference"))
+def test_the_check_of_the_installed_build_succeeds(extension):
+    environment = {"TORCHDET_EXTENSION": extension} if extension else {}
+    done = python("-m", "torchdet", "check", **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for dtype in ("float32", "float64", "complex64", "complex128"):
+        assert dtype in done.stdout, done.stdout
+
+
+def test_the_check_fails_when_a_gradient_is_wrong():
+    code = """
+import runpy, sys, torch
+import torchdet._autograd as autograd
+import torchdet._ops as ops
+wrong = lambda grad, A: 2 * torch.ops.torchdet.det_backward(grad, A)
+ops.det_backward = wrong
+if hasattr(autograd, "det_backward"):
+    autograd.det_backward = wrong
+sys.argv = ["torchdet", "check"]
+runpy.run_module("torchdet", run_name="__main__")
+"""
+    done = python("-c", code)
+    assert done.returncode != 0, done.stdout
+
+
+def test_an_unknown_command_is_refused():
+    done = python("-m", "torchdet", "no-such-command")
+    assert done.returncode not in (0, None)
+    assert "check" in done.stderr + done.stdout

@@ -1,0 +1,147 @@
+"""torch.func over the public functions and over the operators: any in_dims, nested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, grad_and_value, jacfwd, jacrev, jvp, linearize, vmap
+
+import torchdet
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "det": torchdet.det,
+    "slogdet": lambda A: torch.stack([x.real for x in torchdet.slogdet(A)]),
+    "logdet": lambda A: torchdet.logdet(A).real,
+    "cofactor": torchdet.cofactor,
+    "adjugate": torchdet.adjugate,
+}
+OPS = torch.ops.torchdet
+
+
+def close(left: Tensor, right: Tensor, factor: float = 64) -> None:
+    """Equal to some roundings of the largest entry."""
+    assert left.shape == right.shape
+    eps = torch.finfo(left.dtype).eps
+    scale = float(right.abs().nan_to_num().max())
+    assert torch.allclose(left, right, rtol=factor * eps, atol=factor * eps * scale, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("in_dim", (0, 1, 2, -1))
+def test_vmap_over_any_dimension_is_a_loop(name, in_dim, dtype, device):
+    A = torch.randn(4, 3, 3, dtype=dtype, device=device) + 2 * torch.eye(3, device=device)
+    f = FUNCTIONS[name]
+    expected = torch.stack([f(a) for a in A])
+    close(vmap(f, in_dims=in_dim)(A.movedim(0, in_dim)), expected)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_nested_vmap_is_a_nested_loop(name, device):
+    A = torch.randn(2, 4, 3, 5, 5, device=device).double() + 3 * torch.eye(5, device=device)
+    f = FUNCTIONS[name]
+    expected = torch.stack(
+        [torch.stack([torch.stack([f(a) for a in row]) for row in block]) for block in A]
+    )
+    close(vmap(vmap(vmap(f), in_dims=1), out_dims=0)(A), expected.transpose(1, 2))
+    close(vmap(vmap(vmap(f)))(A), expected)
+    close(vmap(vmap(vmap(f)), chunk_size=1)(A), expected)
+
+
+@pytest.mark.parametrize("in_dims", ((0, 0), (None, 0), (0, None), (1, 2), (2, None)), ids=str)
+def test_vmap_of_the_hessian_product_broadcasts_what_is_not_mapped(in_dims, wide_dtype, device):
+    A = torch.randn(3, 4, 4, dtype=wide_dtype, device=device)
+    Z = torch.randn(3, 4, 4, dtype=wide_dtype, device=device)
+    dims_A, dims_Z = in_dims
+    As = A if dims_A is not None else A[:1].expand(3, 4, 4)
+    Zs = Z if dims_Z is not None else Z[:1].expand(3, 4, 4)
+    expected = torch.stack([OPS.det_hvp(a, z) for a, z in zip(As, Zs, strict=True)])
+    left = A.movedim(0, dims_A) if dims_A is not None else A[0]
+    right = Z.movedim(0, dims_Z) if dims_Z is not None else Z[0]
+    close(vmap(OPS.det_hvp, in_dims=in_dims)(left, right), expected)
+
+
+@pytest.mark.parametrize("op", ("det_backward", "slogdet_backward"))
+@pytest.mark.parametrize("in_dims", ((0, 0), (None, 0), (0, None)), ids=str)
+def test_vmap_of_a_backward_operator_broadcasts_what_is_not_mapped(op, in_dims, device):
+    A = torch.randn(3, 2, 4, 4, dtype=torch.float64, device=device)
+    g = torch.randn(3, 2, dtype=torch.float64, device=device)
+    f = getattr(OPS, op)
+    gs = g if in_dims[0] == 0 else g[:1].expand(3, 2)
+    As = A if in_dims[1] == 0 else A[:1].expand(3, 2, 4, 4)
+    expected = torch.stack([f(x, a) for x, a in zip(gs, As, strict=True)])
+    got = vmap(f, in_dims=in_dims)(g if in_dims[0] == 0 else g[0], A if in_dims[1] == 0 else A[0])
+    close(got, expected)
+
+
+@pytest.mark.parametrize("name", ("det", "logdet"))
+def test_per_sample_gradients_agree_by_every_route(name, wide_dtype, device):
+    A = torch.randn(5, 4, 4, dtype=wide_dtype, device=device)
+    A = A @ A.mH + torch.eye(4, device=device)  # a positive determinant: logdet is defined
+
+    def f(X: Tensor) -> Tensor:
+        return FUNCTIONS[name](X).real
+
+    leaf = A.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(f(leaf).sum(), leaf)
+    close(vmap(grad(f))(A), expected)
+    close(grad(lambda X: vmap(f)(X).sum())(A), expected)
+    gradients, values = vmap(grad_and_value(f))(A)
+    close(gradients, expected)
+    close(values, f(A))
+    if not wide_dtype.is_complex:
+        close(vmap(jacrev(f))(A), expected)
+        close(vmap(jacfwd(f))(A), expected)
+        full = jacrev(f)(A)
+        close(full[range(5), range(5)], expected)
+        assert full.sum() == pytest.approx(expected.sum().item(), rel=1e-12), "blocks off diagonal"
+
+
+def test_a_jvp_and_its_linearisation_agree(wide_dtype, device):
+    A = torch.randn(3, 4, 4, dtype=wide_dtype, device=device)
+    Z = torch.randn(3, 4, 4, dtype=wide_dtype, device=device)
+    value, tangent = jvp(torchdet.det, (A,), (Z,))
+    close(value, torchdet.det(A))
+    close(tangent, (torchdet.cofactor(A) * Z).sum((-2, -1)))
+    output, push = linearize(torchdet.det, A)
+    close(output, value)
+    close(push(Z), tangent)
+
+
+def test_a_directional_derivative_of_a_batch_with_one_shared_direction(device):
+    A = torch.randn(6, 3, 3, dtype=torch.float64, device=device)
+    Z = torch.randn(3, 3, dtype=torch.float64, device=device)
+    got = vmap(lambda a, z: jvp(torchdet.det, (a,), (z,))[1], in_dims=(0, None))(A, Z)
+    close(got, (torchdet.cofactor(A) * Z).sum((-2, -1)))
+    got = vmap(lambda a, z: jvp(torchdet.det, (a,), (z,))[1], in_dims=(None, 0))(Z, A)
+    close(got, (torchdet.cofactor(Z) * A).sum((-2, -1)))
+
+
+def test_a_module_is_differentiated_in_its_parameters(device):
+    class Volume(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randn(3, 3, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torchdet.det(self.weight * x)
+
+    module = Volume().to(device)
+    parameters = {k: v.detach() for k, v in module.named_parameters()}
+    x = torch.randn(4, dtype=torch.float64, device=device)
+    per_sample = vmap(grad(lambda p, t: functional_call(module, p, (t,))), in_dims=(None, 0))
+    got = per_sample(parameters, x)["weight"]
+    close(got, x[:, None, None] ** 3 * torchdet.cofactor(parameters["weight"]))
+
+
+def test_jacobians_of_an_unbatched_matrix_factor_it_for_many_directions(device):
+    """jacrev and jacfwd of C at one matrix are the same fourth-order tensor, the Hessian of det."""
+    A = torch.randn(5, 5, dtype=torch.float64, device=device)
+    rev, fwd = jacrev(torchdet.cofactor)(A), jacfwd(torchdet.cofactor)(A)
+    close(rev, fwd)
+    close(rev, rev.permute(2, 3, 0, 1))
+    # C_00 does not depend on row 0 or column 0 (to rounding).
+    own = torch.cat([rev[0, 0, 0], rev[0, 0, :, 0]]).abs().max()
+    assert own <= 64 * torch.finfo(A.dtype).eps * rev.abs().max()

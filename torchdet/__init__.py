@@ -1,0 +1,7 @@
+"""Determinants of batches of matrices, with derivatives that are exact at every matrix."""
+
+from .linalg import adjugate, cofactor, det, logdet, slogdet
+
+__version__ = "0.1.0"
+
+__all__ = ["adjugate", "cofactor", "det", "logdet", "slogdet"]

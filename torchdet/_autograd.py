@@ -1,0 +1,317 @@
+r"""Derivatives: one torch.autograd.Function for each operator, and every gradient formula.
+
+Write C(A) for the cofactor matrix, H(A)[Z] = D C(A)[Z] for its derivative in direction Z, and
+X = A^-T. All of them are holomorphic in A. In torch's convention, where the gradient G of a real
+loss means dloss = Re sum(conj(G) * dA):
+
+    d det A = sum(C(A) * dA),  so grad_A = grad conj(C(A))                                       (1)
+    d log|det A| = Re t,  d sign = i sign Im t,  t = sum(X * dA)                                 (2)
+    d D^m C(A)[Z_1..Z_m] = D^(m+1) C(A)[Z_1..Z_m, dA] + sum_i D^m C(A)[.., dZ_i, ..]             (3)
+    d X = -X dA^T X                                                                              (4)
+
+In (3), sum(V * D^m C(A)[Z_1..Z_m]) is symmetric in V and the Z_i, since it is a derivative of det;
+so a cotangent V is one more direction.
+
+The Functions form a family closed under (1) to (4): backward and jvp of each are made of calls of
+others. Derivatives of all orders exist, therefore, and a backward that is itself recorded
+(create_graph=True) computes the same numbers as one that is not. The operators, which is what
+torch.compile records, get the same formulas at the end of this file.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _ops, _torch_internals
+
+Context = Any
+Gradient = Tensor | None
+Rule = Callable[[Context, Sequence[Tensor], Sequence[Gradient]], Any]
+
+
+def forward_rule(rule: Rule) -> Callable[..., Any]:
+    """Turn rule(ctx, saved, tangents) into a jvp that can itself be differentiated forward.
+
+    torch switches forward mode off around a jvp, so that the tangents of an enclosing forward-mode
+    level get lost and jvp of jvp is silently zero (pytorch issue 197867). Here it is on again. The
+    saved tensors must then shed their tangents of the level that is being differentiated just now;
+    the tangents of enclosing levels lie below those and stay.
+    """
+
+    @functools.wraps(rule)
+    def jvp(ctx: Context, *tangents: Gradient) -> Any:
+        saved = [_torch_internals.without_tangent(x) for x in ctx.saved_tensors]
+        with _torch_internals.enable_forward_ad(True):
+            return rule(ctx, saved, tangents)
+
+    return jvp
+
+
+class _Operator(torch.autograd.Function):
+    """What the Functions share: how they are called, what they save, how they are batched."""
+
+    operator: str
+    out_dims: int | tuple[int, ...] = 0
+
+    @classmethod
+    def call(cls, *args: Tensor) -> Any:
+        """Apply the Function, with no more machinery than the derivatives being taken need."""
+        if _torch_internals.needs_no_derivative(args):
+            return cls.forward(*args)
+        return _torch_internals.apply_function(cls, args)
+
+    @staticmethod
+    def setup_context(ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
+        return cls.call(*_ops.batch_first(info, in_dims, args)), cls.out_dims
+
+
+class Det(_Operator):
+    """det A, with (1)."""
+
+    operator = "det"
+
+    @staticmethod
+    def forward(A: Tensor) -> Tensor:
+        return _ops.det(A)
+
+    @staticmethod
+    def backward(ctx: Context, grad: Gradient) -> Gradient:
+        (A,) = ctx.saved_tensors
+        return None if grad is None else DetBackward.call(grad, A)
+
+    @staticmethod
+    @forward_rule
+    def jvp(ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
+        (A,), (dA,) = saved, tangents
+        return None if dA is None else _inner(Cofactor.call(A), dA)
+
+
+class DetBackward(_Operator):
+    """g conj(C(A)), one number g for each matrix."""
+
+    operator = "det_backward"
+
+    @staticmethod
+    def forward(grad: Tensor, A: Tensor) -> Tensor:
+        return _ops.det_backward(grad, A)
+
+    @staticmethod
+    def backward(ctx: Context, V: Gradient) -> tuple[Gradient, Gradient]:
+        grad, A = ctx.saved_tensors
+        if V is None:
+            return None, None
+        for_grad, for_A = ctx.needs_input_grad
+        return (
+            _inner(V, Cofactor.call(A)) if for_grad else None,
+            DetHvp.call(A, _times(grad.conj(), V)).conj() if for_A else None,
+        )
+
+    @staticmethod
+    @forward_rule
+    def jvp(ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
+        (grad, A), (dgrad, dA) = saved, tangents
+        return _sum(
+            None if dgrad is None else DetBackward.call(dgrad, A),
+            None if dA is None else _times(grad, DetHvp.call(A, dA).conj()),
+        )
+
+
+class _CofactorDerivative(_Operator):
+    """D^m C(A)[Z_1..Z_m], with (3). The subclasses differ in how they are given the directions."""
+
+    @staticmethod
+    def backward(ctx: Context, V: Gradient) -> tuple[Gradient, ...]:
+        A, *given = ctx.saved_tensors
+        if V is None:
+            return (None,) * (1 + len(given))
+        for_A, *for_given = ctx.needs_input_grad
+        V, Z = V.conj(), _directions(A, given)
+        grad_A = cofactor_derivative(A, *Z, V).conj() if for_A else None
+        if not any(for_given):
+            return (grad_A, *(None for _ in given))
+        replaced = ((*Z[:i], V, *Z[i + 1 :]) for i in range(len(Z)))
+        return grad_A, *_stack([cofactor_derivative(A, *z).conj() for z in replaced])
+
+    @staticmethod
+    @forward_rule
+    def jvp(ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
+        (A, *given), (dA, *dgiven) = saved, tangents
+        Z = _directions(A, given)
+        dZ = _directions(A, [x for x in dgiven if x is not None])
+        return _sum(
+            None if dA is None else cofactor_derivative(A, *Z, dA),
+            *(cofactor_derivative(A, *Z[:i], dz, *Z[i + 1 :]) for i, dz in enumerate(dZ)),
+        )
+
+
+class Cofactor(_CofactorDerivative):
+    """C(A)."""
+
+    operator = "cofactor"
+
+    @staticmethod
+    def forward(A: Tensor) -> Tensor:
+        return _ops.cofactor(A)
+
+
+class DetHvp(_CofactorDerivative):
+    """H(A)[Z] = D C(A)[Z]."""
+
+    operator = "det_hvp"
+
+    @staticmethod
+    def forward(A: Tensor, Z: Tensor) -> Tensor:
+        return _ops.det_hvp(A, Z)
+
+
+class HigherCofactorDerivative(_CofactorDerivative):
+    """D^m C(A)[Z_1..Z_m] for m >= 2, with the directions stacked in Z of shape (*, m, n, n)."""
+
+    operator = "_cofactor_derivative"
+
+    @staticmethod
+    def forward(A: Tensor, Z: Tensor) -> Tensor:
+        return _ops.cofactor_derivative(A, Z)
+
+
+def cofactor_derivative(A: Tensor, *Z: Tensor) -> Tensor:
+    """D^m C(A)[Z_1..Z_m] for any number m of directions, differentiable to any order."""
+    functions = (Cofactor, DetHvp, HigherCofactorDerivative)
+    return functions[min(len(Z), 2)].call(A, *_stack(Z))
+
+
+def _stack(Z: Sequence[Tensor]) -> Sequence[Tensor]:
+    return Z if len(Z) < 2 else (torch.stack(Z, -3),)  # type: ignore[arg-type]
+
+
+def _directions(A: Tensor, given: Sequence[Tensor]) -> Sequence[Tensor]:
+    return given[0].unbind(-3) if given and given[0].dim() > A.dim() else given
+
+
+class Slogdet(_Operator):
+    """Sign and log|det A|, with (2). The sign is constant, not differentiable, where A is real."""
+
+    operator = "slogdet"
+    out_dims = (0, 0)
+
+    @staticmethod
+    def forward(A: Tensor) -> tuple[Tensor, Tensor]:
+        return _ops.slogdet(A)
+
+    @staticmethod
+    def setup_context(ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
+        (A,), (sign, _) = inputs, output
+        if A.is_complex():
+            inputs = (A, sign)
+        else:
+            ctx.mark_non_differentiable(sign)
+        _Operator.setup_context(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Context, grad_sign: Gradient, grad_log: Gradient) -> Gradient:
+        # dloss = Re(conj(g) t) with g = grad_log - i Im(conj(grad_sign) sign), from (2)
+        A, *sign = ctx.saved_tensors
+        phase = (grad_sign.conj() * sign[0]).imag if sign and grad_sign is not None else None
+        if phase is not None:
+            grad = torch.complex(torch.zeros_like(phase) if grad_log is None else grad_log, -phase)
+        elif grad_log is not None:
+            grad = grad_log.to(A.dtype)
+        else:
+            return None
+        return SlogdetBackward.call(grad, A)
+
+    @staticmethod
+    @forward_rule
+    def jvp(
+        ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]
+    ) -> tuple[Gradient, Gradient]:
+        (A, *sign), (dA,) = saved, tangents
+        if dA is None:
+            return None, None
+        t = _inner(_inverse_transpose(A), dA)
+        return (1j * sign[0] * t.imag, t.real) if sign else (None, t)
+
+
+class SlogdetBackward(_Operator):
+    """g conj(X), one number g for each matrix, with (4)."""
+
+    operator = "slogdet_backward"
+
+    @staticmethod
+    def forward(grad: Tensor, A: Tensor) -> Tensor:
+        return _ops.slogdet_backward(grad, A)
+
+    @staticmethod
+    def backward(ctx: Context, V: Gradient) -> tuple[Gradient, Gradient]:
+        # Re sum(conj(V) g conj(-X dA^T X)) = Re sum(-X M^T X * dA) with M = conj(g) V
+        grad, A = ctx.saved_tensors
+        if V is None:
+            return None, None
+        for_grad, for_A = ctx.needs_input_grad
+        X = _inverse_transpose(A)
+        return (
+            _inner(V, X) if for_grad else None,
+            -_sandwich(X, _times(grad.conj(), V)).conj() if for_A else None,
+        )
+
+    @staticmethod
+    @forward_rule
+    def jvp(ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
+        (grad, A), (dgrad, dA) = saved, tangents
+        return _sum(
+            None if dgrad is None else SlogdetBackward.call(dgrad, A),
+            None if dA is None else -_times(grad, _sandwich(_inverse_transpose(A), dA).conj()),
+        )
+
+
+# ---- terms of the formulas
+
+
+def _times(g: Tensor, X: Tensor) -> Tensor:
+    return g[..., None, None] * X
+
+
+def _inner(X: Tensor, Y: Tensor) -> Tensor:
+    return (X * Y).sum((-2, -1))
+
+
+def _sum(*terms: Gradient) -> Gradient:
+    return functools.reduce(torch.add, (x for x in terms if x is not None))
+
+
+def _inverse_transpose(A: Tensor) -> Tensor:
+    return SlogdetBackward.call(A.new_ones(()).expand(A.shape[:-2]), A).conj()
+
+
+def _sandwich(X: Tensor, Y: Tensor) -> Tensor:
+    # X Y^T X. Under autocast it would run in half precision, unlike everything else here.
+    device = X.device.type
+    autocast: AbstractContextManager[Any] = nullcontext()
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        autocast = torch.autocast(device, enabled=False)
+    with autocast:
+        return X @ Y.mT @ X
+
+
+# ---- the same gradients for the operators
+
+for _function in (
+    Det,
+    DetBackward,
+    Cofactor,
+    DetHvp,
+    HigherCofactorDerivative,
+    Slogdet,
+    SlogdetBackward,
+):
+    _torch_internals.register_autograd(_function, _ops.library)

@@ -1,0 +1,172 @@
+"""The operators torch.ops.torchdet.*: where their kernels come from, what torch must know of them.
+
+The compiled extension registers the schemas and its CPU kernels when it is imported. Here every
+operator gets
+- its plain PyTorch implementation, for all devices without a kernel of their own, and for every
+  device when the extension is missing or switched off by TORCHDET_EXTENSION=0 in the environment;
+- a fake kernel: shape and dtype of the result (torch.compile, torch.export, FakeTensor);
+- a batching rule (torch.vmap).
+Gradients are registered in _autograd.py, where the formulas are.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _higher_order, _reference, _torch_internals
+
+_SCHEMAS = (
+    "det(Tensor A) -> Tensor",
+    "slogdet(Tensor A) -> (Tensor sign, Tensor logabsdet)",
+    "cofactor(Tensor A) -> Tensor",
+    "det_backward(Tensor grad, Tensor A) -> Tensor",
+    "slogdet_backward(Tensor grad, Tensor A) -> Tensor",
+    "det_hvp(Tensor A, Tensor Z) -> Tensor",
+)
+# In PyTorch only: D^m C(A)[Z_1..Z_m] for m >= 2, the directions stacked in Z of shape (*, m, n, n).
+# It is an operator all the same, so that is_grads_batched=True and torch.compile need not look in.
+_SCHEMA_HIGHER_ORDER = "_cofactor_derivative(Tensor A, Tensor Z) -> Tensor"
+
+
+def _load_extension() -> bool:
+    if os.environ.get("TORCHDET_EXTENSION") == "0":
+        return False
+    try:
+        from . import _C  # noqa: F401  registers the schemas and the CPU kernels
+    except ImportError as error:
+        warnings.warn(
+            f"torchdet: the compiled extension torchdet._C cannot be loaded ({error}), so the "
+            "operators run in plain PyTorch: results are right, but slower. To build it, reinstall "
+            "torchdet with a C++ compiler at hand, e.g. pip install --no-build-isolation -e . in "
+            "its source folder. TORCHDET_EXTENSION=0 in the environment silences this warning.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+HAS_EXTENSION = _load_extension()
+
+# Registrations live as long as this object does.
+library = torch.library.Library("torchdet", "FRAGMENT")
+if not HAS_EXTENSION:
+    for _schema in _SCHEMAS:
+        library.define(_schema)
+library.define(_SCHEMA_HIGHER_ORDER)
+
+
+def _cofactor_derivative(A: Tensor, Z: Tensor) -> Tensor:
+    return _higher_order.cofactor_derivative(A, Z.unbind(-3))
+
+
+# ---- kernels in plain PyTorch
+
+_KERNELS: dict[str, Callable[..., Any]] = {
+    "det": _reference.det,
+    "slogdet": _reference.slogdet,
+    "cofactor": _reference.cofactor,
+    "det_backward": _reference.det_backward,
+    "slogdet_backward": _reference.slogdet_backward,
+    "det_hvp": _reference.det_hvp,
+    "_cofactor_derivative": _cofactor_derivative,
+}
+
+# ---- fake kernels: the checks of the reference and empty outputs
+
+
+def _fake_det(A: Tensor) -> Tensor:
+    _reference.check_square("det", A)
+    return A.new_empty(A.shape[:-2])
+
+
+def _fake_slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
+    _reference.check_square("slogdet", A)
+    batch = A.shape[:-2]
+    return A.new_empty(batch), A.new_empty(batch, dtype=_reference.real_dtype(A))
+
+
+def _fake_cofactor(A: Tensor) -> Tensor:
+    _reference.check_square("cofactor", A)
+    return A.new_empty(A.shape)
+
+
+def _fake_det_backward(grad: Tensor, A: Tensor) -> Tensor:
+    _reference.check_square("det_backward", A)
+    _reference.check_same("det_backward", "grad", grad, A, A.shape[:-2])
+    return A.new_empty(A.shape)
+
+
+def _fake_slogdet_backward(grad: Tensor, A: Tensor) -> Tensor:
+    _reference.check_square("slogdet_backward", A)
+    _reference.check_same("slogdet_backward", "grad", grad, A, A.shape[:-2])
+    return A.new_empty(A.shape)
+
+
+def _fake_det_hvp(A: Tensor, Z: Tensor) -> Tensor:
+    _reference.check_square("det_hvp", A)
+    _reference.check_same("det_hvp", "Z", Z, A)
+    return A.new_empty(A.shape)
+
+
+def _fake_cofactor_derivative(A: Tensor, Z: Tensor) -> Tensor:
+    return A.new_empty(A.shape)
+
+
+_FAKE_KERNELS: dict[str, Callable[..., Any]] = {
+    "det": _fake_det,
+    "slogdet": _fake_slogdet,
+    "cofactor": _fake_cofactor,
+    "det_backward": _fake_det_backward,
+    "slogdet_backward": _fake_slogdet_backward,
+    "det_hvp": _fake_det_hvp,
+    "_cofactor_derivative": _fake_cofactor_derivative,
+}
+
+
+# ---- batching
+
+
+def batch_first(info: Any, in_dims: Sequence[int | None], args: Sequence[Tensor]) -> list[Tensor]:
+    """The arguments of a vmapped call with the mapped dimension in front, as a batch dimension.
+
+    All operators take any batch shape, so this is the whole batching rule. A tensor that is not
+    mapped is expanded, not copied: kernels can see by its stride 0 that one matrix serves many.
+    """
+    return [
+        x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        for x, dim in zip(args, in_dims, strict=True)
+    ]
+
+
+def _register(name: str) -> None:
+    op = getattr(torch.ops.torchdet, name).default
+    out_dims = (0, 0) if len(op._schema.returns) == 2 else 0
+
+    def vmap(info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
+        return op(*batch_first(info, in_dims, args)), out_dims
+
+    library.impl(name, _KERNELS[name], "CompositeExplicitAutograd")
+    torch.library.register_fake(f"torchdet::{name}", _FAKE_KERNELS[name], lib=library)
+    torch.library.register_vmap(f"torchdet::{name}", vmap, lib=library)
+
+
+for _name in _KERNELS:
+    _register(_name)
+
+
+# ---- the kernels alone, for _autograd.py, which looks after derivatives itself
+
+det = _torch_internals.below_autograd(torch.ops.torchdet.det.default)
+slogdet = _torch_internals.below_autograd(torch.ops.torchdet.slogdet.default)
+cofactor = _torch_internals.below_autograd(torch.ops.torchdet.cofactor.default)
+det_backward = _torch_internals.below_autograd(torch.ops.torchdet.det_backward.default)
+slogdet_backward = _torch_internals.below_autograd(torch.ops.torchdet.slogdet_backward.default)
+det_hvp = _torch_internals.below_autograd(torch.ops.torchdet.det_hvp.default)
+cofactor_derivative = _torch_internals.below_autograd(
+    torch.ops.torchdet._cofactor_derivative.default
+)

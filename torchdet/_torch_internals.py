@@ -1,0 +1,124 @@
+"""Everything torchdet takes from torch that torch does not document, in one place.
+
+Where a name only buys speed, a torch without it gets a slower, documented way. The one name that
+results depend on is imported without a net: a torch without it fails here, not by wrong numbers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+# Second forward-mode derivatives are silently zero without it (_autograd.forward_rule).
+from torch.autograd.forward_ad import _set_fwd_grad_enabled as enable_forward_ad
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+__all__ = [
+    "apply_function",
+    "below_autograd",
+    "enable_forward_ad",
+    "handle_torch_function",
+    "has_torch_function_unary",
+    "needs_no_derivative",
+    "register_autograd",
+    "without_tangent",
+]
+
+
+def without_tangent(x: Tensor) -> Tensor:
+    """X without its tangent of the current forward-mode level, but with those of other levels."""
+    return forward_ad.unpack_dual(x, level=0).primal
+
+
+try:
+    from torch._C import (
+        DispatchKey,
+        _any_requires_grad,
+        _are_functorch_transforms_active,
+        _dispatch_tls_is_dispatch_key_excluded,
+    )
+    from torch._C import _AutoDispatchBelowAutograd as _BelowAutograd
+    from torch._functorch.utils import enable_single_level_autograd_function, unwrap_dead_wrappers
+    from torch.autograd.function import _SingleLevelFunction
+
+    assert isinstance(forward_ad._current_level, int)
+except (ImportError, AttributeError, AssertionError):
+
+    def needs_no_derivative(args: tuple[Tensor, ...]) -> bool:
+        """Whether no derivative of any kind is being taken; False where torch does not tell."""
+        return False
+
+    def apply_function(cls: Any, args: tuple[Tensor, ...]) -> Any:
+        """cls.apply(*args)."""
+        return cls.apply(*args)
+
+    def below_autograd(op: Any) -> Callable[..., Any]:
+        """The operator without its autograd kernel or, as here, with it: slower, same result."""
+        return op
+
+    def register_autograd(cls: Any, library: Any) -> None:
+        """Give an operator the derivatives of its Function, the documented way: reverse only."""
+        torch.library.register_autograd(
+            f"torchdet::{cls.operator}", cls.backward, setup_context=cls.setup_context, lib=library
+        )
+
+else:
+
+    def needs_no_derivative(args: tuple[Tensor, ...]) -> bool:
+        """Whether no derivative is taken: no torch.func transform, no dual level, no graph."""
+        return not (
+            _are_functorch_transforms_active()
+            or forward_ad._current_level >= 0
+            or (torch.is_grad_enabled() and _any_requires_grad(*args))
+        )
+
+    def apply_function(cls: Any, args: tuple[Tensor, ...]) -> Any:
+        """cls.apply(*args) without the 30 microseconds it spends in inspect.signature.
+
+        Function.apply looks for default arguments, which the Functions here do not have, and
+        then, where no torch.func transform is active, does what stands here.
+        """
+        if not _are_functorch_transforms_active():
+            return super(torch.autograd.Function, cls).apply(*unwrap_dead_wrappers(args))
+        if _dispatch_tls_is_dispatch_key_excluded(DispatchKey.FuncTorchDynamicLayerFrontMode):
+            # In the jvp of an operator torch is at one of its levels and takes operators only.
+            return getattr(torch.ops.torchdet, cls.operator)(*args)
+        return cls.apply(*args)
+
+    def below_autograd(op: Any) -> Callable[..., Any]:
+        """The operator without its autograd kernel: that is Python, dearer than a small matrix."""
+        call = getattr(op, "_op", op)
+
+        def kernel(*args: Tensor) -> Any:
+            with _BelowAutograd():
+                return call(*args)
+
+        return kernel
+
+    def register_autograd(cls: Any, library: Any) -> None:
+        """Give an operator the derivatives of its Function: reverse and forward mode, torch.func.
+
+        torch.library.register_autograd knows no jvp: forward mode through its operators is silently
+        zero, and torch.func.grad raises. This registers the operator the way torch's own are, one
+        torch.func level at a time: the levels below take their turn when forward calls it.
+        """
+
+        def forward(*args: Tensor) -> Any:
+            # A Function switches derivatives off for its forward; the levels below need them on.
+            with torch.enable_grad(), enable_forward_ad(True):
+                return cls.forward(*args)
+
+        members = {"forward": forward, "setup_context": cls.setup_context}
+        members |= {"backward": cls.backward, "jvp": cls.jvp}
+        statics = {key: staticmethod(member) for key, member in members.items()}
+        function: Any = type(f"{cls.__name__}Operator", (_SingleLevelFunction,), statics)
+
+        def autograd_kernel(*args: Tensor) -> Any:
+            if needs_no_derivative(args):
+                return cls.forward(*args)
+            with enable_single_level_autograd_function():
+                return function.apply(*args)
+
+        library.impl(cls.operator, autograd_kernel, "Autograd")

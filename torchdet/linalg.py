@@ -1,0 +1,277 @@
+"""The public functions: determinants, cofactors, and how they behave at singular matrices."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import _autograd
+from ._torch_internals import handle_torch_function, has_torch_function_unary
+
+if TYPE_CHECKING:
+
+    class LinalgSlogdet(tuple[Tensor, Tensor]):
+        """torch.return_types.linalg_slogdet, of which torch's type stubs do not know."""
+
+        @property
+        def sign(self) -> Tensor: ...
+        @property
+        def logabsdet(self) -> Tensor: ...
+else:
+    LinalgSlogdet = torch.return_types.linalg_slogdet
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def det(A: Tensor, *, out: Tensor | None = None) -> Tensor:
+    r"""Determinant of every matrix in a batch.
+
+    Args:
+        A: (*, n, n), float16, bfloat16, float32, float64, complex64 or complex128, any strides.
+            n = 0 gives 1. float16 and bfloat16 compute in float32; under autocast they return it.
+        out: Written to and returned, if given: (*) or empty (then resized), dtype and device of
+            the result. Cannot be combined with gradients.
+
+    Returns:
+        (*), dtype and device of A.
+
+    Gradient:
+        grad[..., None, None] * conj(C) with the cofactor matrix C, defined for every A: of rank
+        one where A has rank n-1, zero (to rounding) where the rank is lower. It is not
+        det(A) * inv(A).mT, which fails there. Derivatives of every order exist, in forward and
+        reverse mode, with the same accuracy.
+
+    Accuracy:
+        det(A + E) for some E with \|E\| about n * eps * \|L\| \|U\| (backward error of LU with
+        pivoting: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., ch. 9 and 14).
+        It overflows or underflows only where the true determinant does.
+
+    Singular matrices:
+        The determinant is zero to rounding. A matrix with NaN or inf gives NaN, for it alone.
+
+    Raises:
+        RuntimeError: "det: expected A of shape (*, n, n), got (3, 4, 5)"; likewise for dtype,
+            layout, and the shape, dtype and device of out.
+        TypeError: A is not a Tensor.
+
+    Reference:
+        Jacobi's formula: Giles, An extended collection of matrix derivative results for forward
+        and reverse mode algorithmic differentiation (2008), section 2.2.4, with C in place of
+        det(A) * inv(A).mT.
+
+    Example:
+        >>> A = torch.tensor([[1.0, 2.0], [2.0, 4.0]], requires_grad=True)  # singular
+        >>> torchdet.det(A).backward()
+        >>> A.grad
+        tensor([[ 4., -2.],
+                [-2.,  1.]])
+    """
+    if has_torch_function_unary(A):
+        return handle_torch_function(det, (A,), A, out=out)
+    A = _argument("det", A)
+    result = torch.ops.torchdet.det(A) if torch.compiler.is_compiling() else _autograd.Det.call(A)
+    return result if out is None else _write("det", "out", A, result, out)
+
+
+def slogdet(A: Tensor, *, out: tuple[Tensor, Tensor] | None = None) -> LinalgSlogdet:
+    r"""Sign and logarithm of the modulus of the determinant of every matrix in a batch.
+
+    det(A) = sign * exp(logabsdet), also where det(A) itself is out of range.
+
+    Args:
+        A: (*, n, n), dtypes and strides as for `det`. n = 0 gives (1, 0).
+        out: A pair (sign, logabsdet) to be written to and returned, as for `det`.
+
+    Returns:
+        Named tuple (sign, logabsdet), each (*): sign in the dtype of A (for complex A a number of
+        modulus 1), logabsdet real.
+
+    Gradient:
+        Of logabsdet: grad[..., None, None] * conj(inv(A).mT). Of sign: none for real A, where it
+        is constant; for complex A it turns with the imaginary part of trace(inv(A) dA).
+        Derivatives of every order exist at nonsingular A.
+
+    Accuracy:
+        logabsdet to a few eps * max(1, \|logabsdet\|) beyond the backward error of LU.
+
+    Singular matrices:
+        (0, -inf). There is no gradient: it comes out as inf or NaN, never as a finite number. Use
+        `det` where matrices may be singular. A matrix with NaN or inf gives NaN, for it alone.
+
+    Raises:
+        RuntimeError: "slogdet: expected A of shape (*, n, n), got (3, 4, 5)"; likewise for dtype,
+            layout, and the shape, dtype and device of out.
+        TypeError: A is not a Tensor.
+
+    Reference:
+        Giles (2008), section 2.2.4, divided by the determinant.
+
+    Example:
+        >>> torchdet.slogdet(-1e30 * torch.eye(3))
+        torch.return_types.linalg_slogdet(
+        sign=tensor(-1.),
+        logabsdet=tensor(207.2327))
+    """
+    if has_torch_function_unary(A):
+        return handle_torch_function(slogdet, (A,), A, out=out)
+    A = _argument("slogdet", A)
+    compiling = torch.compiler.is_compiling()
+    result = torch.ops.torchdet.slogdet(A) if compiling else _autograd.Slogdet.call(A)
+    if out is not None:
+        if not isinstance(out, (tuple, list)) or len(out) != 2:
+            raise TypeError("slogdet: expected out to be a pair of Tensors (sign, logabsdet)")
+        result = tuple(
+            _write("slogdet", name, A, x, y)
+            for name, x, y in zip(("out[0]", "out[1]"), result, out, strict=True)
+        )
+    return LinalgSlogdet(result)
+
+
+def logdet(A: Tensor) -> Tensor:
+    r"""Logarithm of the determinant of every matrix in a batch.
+
+    Args:
+        A: (*, n, n), dtypes and strides as for `det`. n = 0 gives 0.
+
+    Returns:
+        (*), dtype of A: log(det(A)) for a positive determinant, NaN for a negative one, -inf for
+        zero; the principal value for complex A.
+
+    Gradient:
+        grad[..., None, None] * conj(inv(A).mT), with derivatives of every order, at nonsingular
+        A; zero where the result is NaN because the determinant is negative (as torch.logdet).
+
+    Accuracy:
+        That of `slogdet`.
+
+    Singular matrices:
+        -inf, with a gradient that is not finite.
+
+    Raises:
+        RuntimeError, TypeError: As `slogdet`, in its name.
+
+    Example:
+        >>> torchdet.logdet(2 * torch.eye(3))
+        tensor(2.0794)
+    """
+    if has_torch_function_unary(A):
+        return handle_torch_function(logdet, (A,), A)
+    sign, logabsdet = slogdet(A)
+    if sign.is_complex():
+        return sign.log() + logabsdet
+    return logabsdet.masked_fill(sign < 0, math.nan)
+
+
+def cofactor(A: Tensor) -> Tensor:
+    r"""Cofactor matrix of every matrix in a batch: the gradient of the determinant.
+
+    Entry (i, j) is (-1)^(i+j) times the determinant of A without row i and column j; for
+    invertible A that is det(A) * inv(A).mT.
+
+    Args:
+        A: (*, n, n), dtypes and strides as for `det`. n = 1 gives 1.
+
+    Returns:
+        (*, n, n), dtype and device of A, contiguous.
+
+    Gradient:
+        conj(H[conj(grad)]) with the second derivative H of the determinant, defined for every A.
+        Derivatives of every order exist.
+
+    Accuracy:
+        The cofactors of A + E for some E of about n * eps, row and column scales of A respected,
+        at matrices of every rank. No entry is divided by a pivot.
+
+    Singular matrices:
+        Of rank one where A has rank n-1, zero (to rounding) below. A matrix with NaN or inf gives
+        NaN, for it alone.
+
+    Raises:
+        RuntimeError: "cofactor: expected A of shape (*, n, n), got (3, 4, 5)"; likewise for dtype
+            and layout.
+        TypeError: A is not a Tensor.
+
+    Example:
+        >>> torchdet.cofactor(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        tensor([[ 4., -3.],
+                [-2.,  1.]])
+    """
+    if has_torch_function_unary(A):
+        return handle_torch_function(cofactor, (A,), A)
+    A = _argument("cofactor", A)
+    if torch.compiler.is_compiling():
+        return torch.ops.torchdet.cofactor(A)
+    return _autograd.Cofactor.call(A)
+
+
+def adjugate(A: Tensor) -> Tensor:
+    r"""Adjugate of every matrix in a batch: adj(A) @ A = A @ adj(A) = det(A) * I for every A.
+
+    Args:
+        A: (*, n, n), dtypes and strides as for `det`.
+
+    Returns:
+        (*, n, n), dtype and device of A: a transposed view of cofactor(A).
+
+    Gradient, accuracy, singular matrices:
+        Those of `cofactor`.
+
+    Raises:
+        RuntimeError, TypeError: As `cofactor`, in its name.
+
+    Example:
+        >>> torchdet.adjugate(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        tensor([[ 4., -2.],
+                [-3.,  1.]])
+    """
+    if has_torch_function_unary(A):
+        return handle_torch_function(adjugate, (A,), A)
+    return cofactor(A).mT
+
+
+def _argument(op: str, A: Tensor) -> Tensor:
+    # Autocast runs determinants in float32, as it runs torch's.
+    if not isinstance(A, Tensor):
+        raise TypeError(
+            f"{op}: expected A to be a Tensor, got {type(A).__name__}; "
+            "convert it first, e.g. torch.as_tensor(A)"
+        )
+    if A.dtype in _HALF and torch.is_autocast_enabled(A.device.type):
+        return A.to(torch.float32)
+    return A
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _write(op: str, name: str, A: Tensor, result: Tensor, out: Any) -> Tensor:
+    # torch.linalg would cast to a wider dtype and resize (with a warning) an out of a wrong shape.
+    if not isinstance(out, Tensor):
+        raise TypeError(f"{op}: expected {name} to be a Tensor, got {type(out).__name__}")
+    if torch.is_grad_enabled() and (A.requires_grad or out.requires_grad):
+        raise RuntimeError(
+            f"{op}: functions with out= do not support automatic differentiation, but A or {name} "
+            "requires grad; call without out=, or under torch.no_grad()"
+        )
+    if out.dtype != result.dtype:
+        expected, got = _name(result.dtype), _name(out.dtype)
+        raise RuntimeError(
+            f"{op}: expected {name} of dtype {expected}, got {got}; allocate it with "
+            f"dtype=torch.{expected}, or call without out="
+        )
+    if out.device != result.device:
+        raise RuntimeError(
+            f"{op}: expected {name} on the device of A, {result.device}, got {out.device}; "
+            f"allocate it with device='{result.device}', or call without out="
+        )
+    if out.shape != result.shape:
+        if out.numel() != 0:
+            raise RuntimeError(
+                f"{op}: expected {name} of shape {tuple(result.shape)} or empty, "
+                f"got {tuple(out.shape)}; allocate it with torch.empty({tuple(result.shape)}), "
+                "or call without out="
+            )
+        out.resize_(result.shape)
+    return out.copy_(result)
