@@ -15,6 +15,8 @@ SOURCES = ["csrc/ops.cpp", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "cs
 CXX_FLAGS = [
     "-std=c++20",
     "-O3",
+    # Python's own flags may ask for debug symbols, which would be nine tenths of the library.
+    "-g0",
     # Packs and single numbers must round alike, so fusing is written out (math/lane.h), never left to the compiler.
     "-ffp-contract=off",
     "-fno-math-errno",

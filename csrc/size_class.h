@@ -14,7 +14,7 @@ struct SizeClass {
 };
 
 constexpr SizeClass kCpuSizeClasses[] = {
-    {"unrolled", 4, "one matrix per SIMD lane, order known at compile time"},
+    {"unrolled", 8, "one matrix per SIMD lane, order known at compile time"},
     {"lane", 32, "one matrix per SIMD lane"},
     {"rows", std::numeric_limits<int64_t>::max(), "one matrix per thread, rows in SIMD packs, blocked"},
 };

@@ -310,6 +310,17 @@ def directions(A: Tensor, seed: int) -> Tensor:
     return out
 
 
+def skip_complex_reference(dtype: torch.dtype) -> None:
+    """Leave out a comparison bit for bit that torch's own complex products do not allow.
+
+    torch rounds a complex product in the vector loop otherwise than in the scalar rest of the loop,
+    so the plain PyTorch implementation depends on the place in memory by a rounding. The kernels do
+    not.
+    """
+    if dtype.is_complex and not EXTENSION:
+        pytest.skip("plain PyTorch rounds complex products by their place in memory")
+
+
 def name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 

@@ -210,14 +210,17 @@ def test_large_normal_matrices_agree_with_long_double_elimination(n, dtype, devi
          "diagonal_huge_and_tiny", "denormal", "orthogonal", "near_singular"]),
 )  # fmt: skip
 def test_slogdet_backward_is_the_conjugate_inverse_transpose(family, n, dtype, device):
-    """To first order X(B + E) - X(B) = -X E^T X, of norm n eps s_1 |X|_2 |X|_F at most."""
+    """To first order X(B + E) - X(B) = -X E^T X, of norm n eps s_1 |X|_2 |X|_F at most.
+
+    Division by the determinant and multiplication by grad round 4 times more in complex numbers.
+    """
     A = cases.matrices(family, n, dtype)
     grad = torch.full(A.shape[:1], 1.5, dtype=dtype, device=device)
     got = torch.ops.torchdet.slogdet_backward(grad, A.to(device)).cpu()
     info = torch.finfo(dtype)
     for k, a in enumerate(A):
         kappa = units.condition(a)
-        relative = n * info.eps * kappa
+        relative = n * info.eps * kappa + 4 * info.eps
         if relative > 0.25:
             continue  # the unit says nothing about an inverse without a correct digit
         rows, cols = units.frame_exponents(a)

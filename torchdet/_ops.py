@@ -9,6 +9,7 @@ operator gets
 Gradients are registered in _autograd.py, where the formulas are.
 """
 
+import importlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ def _load_extension() -> bool:
     if os.environ.get("TORCHDET_EXTENSION") == "0":
         return False
     try:
-        from . import _C  # noqa: F401  registers the schemas and the CPU kernels
+        importlib.import_module("torchdet._C")  # registers the schemas and the CPU kernels
     except ImportError as error:
         warnings.warn(
             f"torchdet: the compiled extension torchdet._C cannot be loaded ({error}), so the "

@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     class LinalgSlogdet(tuple[Tensor, Tensor]):
         """torch.return_types.linalg_slogdet, of which torch's type stubs do not know."""
 
-        @property
-        def sign(self) -> Tensor: ...
-        @property
-        def logabsdet(self) -> Tensor: ...
+        sign: Tensor
+        logabsdet: Tensor
 else:
     LinalgSlogdet = torch.return_types.linalg_slogdet
 

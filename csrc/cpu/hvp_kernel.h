@@ -19,9 +19,10 @@ struct HvpKernel {
 
   static void det_hvp(const Problem& p, int64_t begin, int64_t end) {
     const int n = static_cast<int>(p.n);
-    V* a = static_cast<V*>(thread_scratch(sizeof(V) * 3 * n * n));
-    V* w = a + n * n;
-    V* k = w + n * n;
+    const int s = tile_stride(n);
+    V* a = static_cast<V*>(thread_scratch(sizeof(V) * 3 * n * s));
+    V* w = a + n * s;
+    V* k = w + n * s;
     I row_index[kMaxLaneOrder], row_exponent[kMaxLaneOrder], column_index[kMaxLaneOrder],
         column_exponent[kMaxLaneOrder];
     for (int64_t first = begin; first < end; first += W) {
@@ -34,18 +35,18 @@ struct HvpKernel {
       I z = I(kZeroExponent);
       for (int i = 0; i < n; ++i) {
         for (int j = 0; j < n; ++j) {
-          z = maximum(z, entry_exponent(w[i * n + j]) + row_exponent[i] + column_exponent[j]);
+          z = maximum(z, entry_exponent(w[i * s + j]) + row_exponent[i] + column_exponent[j]);
         }
       }
       z = select(greater(I(kZeroExponentBound), z), I(0), z);
       shift(column_exponent, n, -z);
       PairScaling<V>(row_exponent, column_exponent, n).for_entries(n, [&](int i, int j, auto scale) {
-        w[i * n + j] = scale(w[i * n + j]);
+        w[i * s + j] = scale(w[i * s + j]);
       });
       const I exponent = cofactor_derivative(a, n, w, k) + eq.total;
       shift(column_exponent, n, exponent + z + z);
       PairScaling<V>(row_exponent, column_exponent, n).for_entries(n, [&](int i, int j, auto scale) {
-        k[i * n + j] = add_poison(scale(k[i * n + j] * sign), eq.poison);
+        k[i * s + j] = add_poison(scale(k[i * s + j] * sign), eq.poison);
       });
       scatter(p.out, first, lanes, n, row_index, column_index, k);
     }
@@ -65,7 +66,7 @@ struct HvpKernel {
       for (int i = 0; i < n; ++i) {
         for (int j = 0; j < n; ++j) {
           const int64_t offset = rows[i][lane] * view.row_stride + columns[j][lane] * view.column_stride;
-          T* parts = reinterpret_cast<T*>(tile + i * n + j) + lane;
+          T* parts = reinterpret_cast<T*>(tile + i * tile_stride(n) + j) + lane;
           for (int part = 0; part < kParts; ++part) {
             parts[part * W] = from[offset * kParts + part];
           }
@@ -79,7 +80,7 @@ struct HvpKernel {
       T* to = static_cast<T*>(out) + (first + lane) * n * n * kParts;
       for (int i = 0; i < n; ++i) {
         for (int j = 0; j < n; ++j) {
-          const T* parts = reinterpret_cast<const T*>(tile + i * n + j) + lane;
+          const T* parts = reinterpret_cast<const T*>(tile + i * tile_stride(n) + j) + lane;
           for (int part = 0; part < kParts; ++part) {
             to[(rows[i][lane] * n + columns[j][lane]) * kParts + part] = parts[part * W];
           }

@@ -27,9 +27,9 @@ struct LaneKernels {
     V storage[N > 0 ? Tiles * N * N : 1];
     V* tile[Tiles];
     explicit Space(int n) {
-      V* base = N > 0 ? storage : static_cast<V*>(thread_scratch(sizeof(V) * Tiles * n * n));
+      V* base = N > 0 ? storage : static_cast<V*>(thread_scratch(sizeof(V) * Tiles * n * tile_stride(n)));
       for (int t = 0; t < Tiles; ++t) {
-        tile[t] = base + t * n * n;
+        tile[t] = base + t * n * tile_stride(n);
       }
     }
   };
@@ -62,6 +62,7 @@ struct LaneKernels {
   // kCofactor: C(A). kDetBackward: grad conj(C(A)). kSlogdetBackward: grad conj(A^-T), with A^-T = C(A) / det(A).
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     const int n = N > 0 ? N : static_cast<int>(p.n);
+    const int s = tile_stride(n);
     const Space<2> space(n);
     V* a = space.tile[0];
     V* y = space.tile[1];
@@ -86,11 +87,11 @@ struct LaneKernels {
       }
       const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
       PairScaling<V>(row_exponent, column_exponent, n).for_entries(n, [&](int i, int j, auto scale) {
-        V x = scale(y[i * n + j] * factor.mantissa);
+        V x = scale(y[i * s + j] * factor.mantissa);
         if constexpr (kIsComplex<V>) {
           x.im = x.im * imaginary_sign;
         }
-        y[i * n + j] = add_poison(x, eq.poison);
+        y[i * s + j] = add_poison(x, eq.poison);
       });
       if constexpr (N > 0 && N <= 3) {
         Io::write_whole(p.out, first, lanes, n, y);

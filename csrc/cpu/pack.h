@@ -103,15 +103,15 @@ struct Tile {
     for (int lane = 0; lane < W; ++lane) {
       from[lane] = data + view.offset(first + std::min(lane, lanes - 1)) * kParts;
     }
-    if (view.column_stride == 1 && view.row_stride == n) {
+    if (view.column_stride == 1 && view.row_stride == n && tile_stride(n) == n) {
       read_run(from, 0, n * n * kParts, tile, 1);
     } else if (view.column_stride == 1) {
       for (int i = 0; i < n; ++i) {
-        read_run(from, i * view.row_stride * kParts, n * kParts, tile + i * n, 1);
+        read_run(from, i * view.row_stride * kParts, n * kParts, tile + i * tile_stride(n), 1);
       }
     } else if (view.row_stride == 1) {
       for (int j = 0; j < n; ++j) {
-        read_run(from, j * view.column_stride * kParts, n * kParts, tile + j, n);
+        read_run(from, j * view.column_stride * kParts, n * kParts, tile + j, tile_stride(n));
       }
     } else {
       read_strided(from, view, n, tile);
@@ -126,7 +126,7 @@ struct Tile {
       for (int lane = 0; lane < lanes; ++lane) {
         to[lane] = static_cast<T*>(out) + ((first + lane) * n + index[i][lane]) * n * kParts;
       }
-      write_run(to, lanes, tile + i * n, n * kParts);
+      write_run(to, lanes, tile + i * tile_stride(n), n * kParts);
     }
   }
 
@@ -166,7 +166,7 @@ struct Tile {
     for (int i = 0; i < n; ++i) {
       for (int j = 0; j < n; ++j) {
         const int64_t offset = (i * view.row_stride + j * view.column_stride) * kParts;
-        T* parts = reinterpret_cast<T*>(tile + i * n + j);
+        T* parts = reinterpret_cast<T*>(tile + i * tile_stride(n) + j);
         for (int lane = 0; lane < W; ++lane) {
           for (int part = 0; part < kParts; ++part) {
             parts[part * W + lane] = from[lane][offset + part];

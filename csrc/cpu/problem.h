@@ -61,14 +61,17 @@ struct Kernels {
   Kernel determinants, cofactors, hvp;
 };
 
-// unrolled[n] for n of the first size class (unrolled[0] is empty), lane and rows for the others.
+// unrolled[n] for n of the first size class, where lane also serves the orders left empty; lane and rows for the others.
 struct KernelTable {
   const char* name;
   Kernels unrolled[kDtypes][kLargestUnrolled + 1], lane[kDtypes], rows[kDtypes];
 
   const Kernels& select(Dtype dtype, int64_t n) const {
     const int d = static_cast<int>(dtype);
-    return n <= kLargestUnrolled ? unrolled[d][n] : n <= kLargestLane ? lane[d] : rows[d];
+    if (n <= kLargestUnrolled && unrolled[d][n].determinants != nullptr) {
+      return unrolled[d][n];
+    }
+    return n <= kLargestLane ? lane[d] : rows[d];
   }
 };
 

@@ -43,7 +43,8 @@ TORCHDET_LANE void recentre(RealOf<V>& bound, V& factor, V& newest, IntegerOf<V>
   exponent = exponent - shift;
 }
 
-// K columns of C(U), starting at column `first`, times L^-T: K columns of y = sgn L^-T C(U) 2^-column_exponent.
+// K columns of C(U), starting at column `first`, times L^-T: K columns of y = sgn L^-T C(U) 2^-column_exponent. The
+// columns of y hold first h, then the solution: the fewer arrays, the more of the tile stays in the L1 cache.
 template <int K, int N, typename V>
 TORCHDET_LANE void solve_columns(const V* lu, int n_runtime, const ProductChain<V>& chain, int first, V* y,
                                  IntegerOf<V>* column_exponent) {
@@ -51,9 +52,9 @@ TORCHDET_LANE void solve_columns(const V* lu, int n_runtime, const ProductChain<
   using I = IntegerOf<V>;
   constexpr ScalarOf<V> kCentre = ScalarOf<V>(1 << 30);
   const int n = N > 0 ? N : n_runtime;
+  const int s = tile_stride(n);
   const R zero_real = R(ScalarOf<V>(0));
   V t[kMaxLaneOrder][K];
-  V h[kMaxLaneOrder][K];
   I h_exponent[kMaxLaneOrder][K];
   V factor[K];
   R bound[K];
@@ -67,29 +68,35 @@ TORCHDET_LANE void solve_columns(const V* lu, int n_runtime, const ProductChain<
   for (int j = first; j < n; ++j) {
     V sum[K];
     for (int q = 0; q < K; ++q) {
-      sum[q] = j == first + q ? one<V>() : zero<V>();
+      sum[q] = zero<V>();
+      if (j == first + q) {  // h_ii = 1 starts the column; what bound and exponent say of its zero terms is void
+        sum[q] = one<V>();
+        bound[q] = zero_real;
+        exponent[q] = I(0);
+      }
     }
     if (j > first) {  // (3); factors of step j - 1 are applied as the terms are read
       for (int r = first; r < j - 1; ++r) {
-        const V u = lu[r * n + j];
+        const V u = lu[r * s + j];
         for (int q = 0; q < K; ++q) {
           t[r][q] = t[r][q] * factor[q];
           sum[q] = fma(u, t[r][q], sum[q]);
         }
       }
-      const V u = lu[(j - 1) * n + j];
+      const V u = lu[(j - 1) * s + j];
       for (int q = 0; q < K; ++q) {
         sum[q] = fma(u, t[j - 1][q], sum[q]);
       }
     }
-    const V pivot = lu[j * n + j];
+    const V pivot = lu[j * s + j];
     const R pivot_magnitude = component_size(pivot);
     R largest = zero_real, smallest = R(kCentre);
     for (int q = 0; q < K; ++q) {
-      h[j][q] = sum[q] * chain.after[j].mantissa;
+      const V h = sum[q] * chain.after[j].mantissa;
+      y[j * s + first + q] = h;
       h_exponent[j][q] = exponent[q] + chain.after[j].exponent;
       // For a subnormal h this is an upper bound, which serves as well.
-      const I e = exponent_of<true>(component_size(h[j][q]));
+      const I e = exponent_of<true>(component_size(h));
       common[q] = maximum(common[q], e + h_exponent[j][q]);
       bound[q] = maximum(bound[q] * pivot_magnitude, component_size(sum[q]));
       largest = maximum(largest, bound[q]);
@@ -107,23 +114,24 @@ TORCHDET_LANE void solve_columns(const V* lu, int n_runtime, const ProductChain<
     common[q] = select(greater(I(kZeroExponentBound), common[q]), I(0), common[q]);
     column_exponent[first + q] = common[q] + chain.before[first + q].exponent;
   }
-  V x[kMaxLaneOrder][K];
   for (int r = n - 1; r >= 0; --r) {  // (1): x = L^-T c, from the last row up
+    V x[K];
     for (int q = 0; q < K; ++q) {
-      x[r][q] = zero<V>();
+      x[q] = zero<V>();
       if (r >= first + q) {
-        const V signed_h = (r - first - q) % 2 == 0 ? h[r][q] : -h[r][q];
-        x[r][q] = scale_pow2(signed_h, h_exponent[r][q] - common[q]) * chain.before[first + q].mantissa;
+        const V h = y[r * s + first + q];
+        const V signed_h = (r - first - q) % 2 == 0 ? h : -h;
+        x[q] = scale_pow2(signed_h, h_exponent[r][q] - common[q]) * chain.before[first + q].mantissa;
       }
     }
     for (int k = r + 1; k < n; ++k) {
-      const V l = lu[k * n + r];
+      const V l = lu[k * s + r];
       for (int q = 0; q < K; ++q) {
-        x[r][q] = fnma(l, x[k][q], x[r][q]);
+        x[q] = fnma(l, y[k * s + first + q], x[q]);
       }
     }
     for (int q = 0; q < K; ++q) {
-      y[r * n + first + q] = x[r][q];
+      y[r * s + first + q] = x[q];
     }
   }
 }
@@ -165,14 +173,15 @@ TORCHDET_LANE Scaled<V> cofactors(V* a, int n_runtime, RowLabels<V> rows, V* y, 
     }
     return determinant<N>(a, n);
   } else {
+    const int s = tile_stride(n);
     const RealOf<V> sign = factor_lu<N, true>(a, n, rows);
     ProductChain<V> chain;
     chain.before[0] = scaled_one<V>();
     chain.before[0].mantissa = chain.before[0].mantissa * sign;
     chain.after[n - 1] = scaled_one<V>();
     for (int k = 1; k < n; ++k) {
-      chain.before[k] = chain.before[k - 1] * a[(k - 1) * n + k - 1];
-      chain.after[n - 1 - k] = chain.after[n - k] * a[(n - k) * n + n - k];
+      chain.before[k] = chain.before[k - 1] * a[(k - 1) * s + k - 1];
+      chain.after[n - 1 - k] = chain.after[n - k] * a[(n - k) * s + n - k];
     }
     constexpr int kColumns = kIsComplex<V> ? 2 : 4;
     int i = 0;
@@ -182,7 +191,7 @@ TORCHDET_LANE Scaled<V> cofactors(V* a, int n_runtime, RowLabels<V> rows, V* y, 
     for (; i < n; ++i) {
       solve_columns<1, N>(a, n, chain, i, y, column_exponent);
     }
-    return chain.before[n - 1] * a[n * n - 1];
+    return chain.before[n - 1] * a[(n - 1) * (s + 1)];
   }
 }
 

@@ -94,10 +94,11 @@ struct MagnitudeRange {
 template <bool kNormal, typename V>
 TORCHDET_LANE void column_exponents(const V* a, int n, const IntegerOf<V>* row, IntegerOf<V>* column) {
   using I = IntegerOf<V>;
+  const int s = tile_stride(n);
   for (int j = 0; j < n; ++j) {
     I e = I(kZeroExponent);
     for (int i = 0; i < n; ++i) {
-      e = maximum(e, entry_exponent<kNormal>(a[i * n + j]) + row[i]);
+      e = maximum(e, entry_exponent<kNormal>(a[i * s + j]) + row[i]);
     }
     column[j] = select(greater(I(kZeroExponentBound), e), I(0), -e);
   }
@@ -111,13 +112,14 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
   using I = IntegerOf<V>;
   using T = ScalarOf<V>;
   const int n = N > 0 ? N : n_runtime;
+  const int s = tile_stride(n);
   MagnitudeRange<R> range;
   I total = I(0);
   for (int i = 0; i < n; ++i) {
     const I largest = range.largest;
     range.largest = I(0);
     for (int j = 0; j < n; ++j) {
-      range.include(a[i * n + j]);
+      range.include(a[i * s + j]);
     }
     row[i] = select(equal(range.largest, I(0)), I(0), -exponent_of(from_bits(range.largest)));
     total = total - row[i];
@@ -131,7 +133,7 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
   for (int j = 0; j < n; ++j) {
     total = total - column[j];
   }
-  PairScaling<V>(row, column, n).for_entries(n, [&](int i, int j, auto scale) { a[i * n + j] = scale(a[i * n + j]); });
+  PairScaling<V>(row, column, n).for_entries(n, [&](int i, int j, auto scale) { a[i * s + j] = scale(a[i * s + j]); });
   const auto non_finite = greater(range.largest, bits_of(R(std::numeric_limits<T>::max())));
   return {total, select(non_finite, R(std::numeric_limits<T>::quiet_NaN()), R(T(0)))};
 }

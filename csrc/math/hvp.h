@@ -77,39 +77,40 @@ TORCHDET_LANE void subtract_multiple(V* to, const V* from, V factor, int begin, 
 // w is overwritten.
 template <typename V>
 TORCHDET_LANE IntegerOf<V> cofactor_derivative(const V* ldu, int n, V* w, V* k) {
+  const int s = tile_stride(n);
   for (int r = 0; r < n; ++r) {  // W = L^-1 (P Z Q) U^-1
     for (int i = r + 1; i < n; ++i) {
-      subtract_multiple(w + i * n, w + r * n, ldu[i * n + r], 0, n);
+      subtract_multiple(w + i * s, w + r * s, ldu[i * s + r], 0, n);
     }
   }
   for (int i = 0; i < n; ++i) {
     for (int r = 0; r < n; ++r) {
-      subtract_multiple(w + i * n, ldu + r * n, w[i * n + r], r + 1, n);
+      subtract_multiple(w + i * s, ldu + r * s, w[i * s + r], r + 1, n);
     }
   }
   V x[kMaxLaneOrder], y[kMaxLaneOrder];
-  const ExclusivePairProducts<V> rho([&](int64_t i) { return ldu[i * n + i]; }, n, x, y);
+  const ExclusivePairProducts<V> rho([&](int64_t i) { return ldu[i * s + i]; }, n, x, y);
   for (int i = 0; i < n; ++i) {  // (1)
     V diagonal = zero<V>();
     for (int j = 0; j < n; ++j) {
       if (j != i) {
         const V product = rho(i, j);
-        k[i * n + j] = -(product * w[j * n + i]) * rho.common.mantissa;
-        diagonal = fma(product, w[j * n + j], diagonal);
+        k[i * s + j] = -(product * w[j * s + i]) * rho.common.mantissa;
+        diagonal = fma(product, w[j * s + j], diagonal);
       }
     }
-    k[i * n + i] = diagonal * rho.common.mantissa;
+    k[i * s + i] = diagonal * rho.common.mantissa;
   }
   for (int r = n - 1; r > 0; --r) {  // L^-T K U^-T
     for (int i = 0; i < r; ++i) {
-      subtract_multiple(k + i * n, k + r * n, ldu[r * n + i], 0, n);
+      subtract_multiple(k + i * s, k + r * s, ldu[r * s + i], 0, n);
     }
   }
   for (int i = 0; i < n; ++i) {
     for (int r = n - 1; r > 0; --r) {
-      const V factor = k[i * n + r];
+      const V factor = k[i * s + r];
       for (int j = 0; j < r; ++j) {
-        k[i * n + j] = fnma(factor, ldu[j * n + r], k[i * n + j]);
+        k[i * s + j] = fnma(factor, ldu[j * s + r], k[i * s + j]);
       }
     }
   }

@@ -49,6 +49,10 @@ constexpr int kZeroExponent = -(1 << 24);
 // Largest n for which per-matrix vectors are kept in arrays of fixed size; size_class.h has the table of classes.
 constexpr int kMaxLaneOrder = 32;
 
+// Entry (i, j) of a tile is number i * tile_stride(n) + j. From n = 16 on the stride is odd: columns then spread over all
+// sets of the L1 cache, where a power of two would map them to a few.
+constexpr int tile_stride(int n) { return n < 16 ? n : n | 1; }
+
 // The types that belong to a lane type: its real part, its pack of integers, the scalar it is made of.
 template <typename V>
 struct LaneTraits {

@@ -14,7 +14,7 @@ template <typename V>
 TORCHDET_LANE void exchange_columns(V* a, int n, int k, IntegerOf<V> pivot) {
   using I = IntegerOf<V>;
   for (int i = 0; i < n; ++i) {
-    V* row = a + i * n;
+    V* row = a + i * tile_stride(n);
     const V old = row[k];
     V top = old;
     for (int j = k + 1; j < n; ++j) {
@@ -32,16 +32,17 @@ template <typename V>
 TORCHDET_LANE RealOf<V> factor_ldu(V* a, int n, RowLabels<V> rows, RowLabels<V> columns) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
+  const int s = tile_stride(n);
   R sign = R(ScalarOf<V>(1));
   for (int i = 0; i < n; ++i) {
     rows.index[i] = columns.index[i] = I(i);
   }
   for (int k = 0; k < n; ++k) {
-    R best = pivot_size(a[k * n + k]);
+    R best = pivot_size(a[k * s + k]);
     I pivot_row = I(k), pivot_column = I(k);
     for (int i = k; i < n; ++i) {
       for (int j = k; j < n; ++j) {
-        const R size = pivot_size(a[i * n + j]);
+        const R size = pivot_size(a[i * s + j]);
         const auto larger = greater(size, best);
         best = select(larger, size, best);
         pivot_row = select(larger, I(i), pivot_row);
@@ -56,13 +57,13 @@ TORCHDET_LANE RealOf<V> factor_ldu(V* a, int n, RowLabels<V> rows, RowLabels<V> 
     exchange(rows.index, n, k, pivot_row);
     exchange(rows.exponent, n, k, pivot_row);
     exchange_and_update_range<false>(a, n, k, 0, k + 1, pivot_row);
-    const PivotQuotient<V> quotient(a[k * n + k]);
+    const PivotQuotient<V> quotient(a[k * s + k]);
     for (int i = k + 1; i < n; ++i) {
-      a[i * n + k] = quotient(a[i * n + k]);
+      a[i * s + k] = quotient(a[i * s + k]);
     }
     exchange_and_update_range<true>(a, n, k, k + 1, n, pivot_row);
     for (int j = k + 1; j < n; ++j) {
-      a[k * n + j] = quotient(a[k * n + j]);
+      a[k * s + j] = quotient(a[k * s + j]);
     }
   }
   return sign;

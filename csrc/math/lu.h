@@ -24,7 +24,8 @@ struct RowLabels {
 template <int J, bool kUpdate, typename V>
 TORCHDET_LANE void exchange_and_update(V* a, int n, int k, int j, IntegerOf<V> pivot) {
   using I = IntegerOf<V>;
-  V* top = a + k * n + j;
+  const int s = tile_stride(n);
+  V* top = a + k * s + j;
   V old[J], u[J];
   for (int t = 0; t < J; ++t) {
     old[t] = u[t] = top[t];
@@ -32,7 +33,7 @@ TORCHDET_LANE void exchange_and_update(V* a, int n, int k, int j, IntegerOf<V> p
   for (int i = k + 1; i < n; ++i) {
     const auto chosen = equal(pivot, I(i));
     for (int t = 0; t < J; ++t) {
-      u[t] = select(chosen, a[i * n + j + t], u[t]);
+      u[t] = select(chosen, a[i * s + j + t], u[t]);
     }
   }
   for (int t = 0; t < J; ++t) {
@@ -40,10 +41,10 @@ TORCHDET_LANE void exchange_and_update(V* a, int n, int k, int j, IntegerOf<V> p
   }
   for (int i = k + 1; i < n; ++i) {
     const auto chosen = equal(pivot, I(i));
-    V* row = a + i * n + j;
+    V* row = a + i * s + j;
     for (int t = 0; t < J; ++t) {
       const V x = select(chosen, old[t], row[t]);
-      row[t] = kUpdate ? fnma(a[i * n + k], u[t], x) : x;
+      row[t] = kUpdate ? fnma(a[i * s + k], u[t], x) : x;
     }
   }
 }
@@ -89,6 +90,7 @@ TORCHDET_LANE RealOf<V> factor_lu(V* a, int n_runtime, RowLabels<V> rows) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   const int n = N > 0 ? N : n_runtime;
+  const int s = tile_stride(n);
   R sign = R(ScalarOf<V>(1));
   if constexpr (kKeepL) {
     for (int i = 0; i < n; ++i) {
@@ -96,19 +98,19 @@ TORCHDET_LANE RealOf<V> factor_lu(V* a, int n_runtime, RowLabels<V> rows) {
     }
   }
   for (int k = 0; k + 1 < n; ++k) {
-    R best = pivot_size(a[k * n + k]);
+    R best = pivot_size(a[k * s + k]);
     I pivot = I(k);
     for (int i = k + 1; i < n; ++i) {
-      const R size = pivot_size(a[i * n + k]);
+      const R size = pivot_size(a[i * s + k]);
       const auto larger = greater(size, best);
       best = select(larger, size, best);
       pivot = select(larger, I(i), pivot);
     }
     sign = select(equal(pivot, I(k)), sign, -sign);
     exchange_and_update<1, false>(a, n, k, k, pivot);
-    const PivotQuotient<V> quotient(a[k * n + k]);
+    const PivotQuotient<V> quotient(a[k * s + k]);
     for (int i = k + 1; i < n; ++i) {
-      a[i * n + k] = quotient(a[i * n + k]);
+      a[i * s + k] = quotient(a[i * s + k]);
     }
     exchange_and_update_range<true>(a, n, k, k + 1, n, pivot);
     if constexpr (kKeepL) {
@@ -124,9 +126,10 @@ TORCHDET_LANE RealOf<V> factor_lu(V* a, int n_runtime, RowLabels<V> rows) {
 template <int N, typename V>
 TORCHDET_LANE Scaled<V> diagonal_product(const V* a, int n_runtime, RealOf<V> sign) {
   const int n = N > 0 ? N : n_runtime;
+  const int s = tile_stride(n);
   Scaled<V> product = scaled_one<V>();
   for (int k = 0; k < n; ++k) {
-    product = product * a[k * n + k];
+    product = product * a[k * s + k];
   }
   product.mantissa = product.mantissa * sign;
   return product;
