@@ -10,7 +10,10 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).parent
-SOURCES = ["csrc/ops.cpp", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/cpu").glob("*.cpp"))]
+SOURCES = [
+    "csrc/ops.cpp",
+    *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/cpu").glob("*.cpp")),
+]
 
 CXX_FLAGS = [
     "-std=c++20",
@@ -20,11 +23,13 @@ CXX_FLAGS = [
     # Packs and single numbers must round alike, so fusing is written out (math/lane.h), never left to the compiler.
     "-ffp-contract=off",
     "-fno-math-errno",
-    # Nothing but PyInit__C is exported, and no template instance is shared with another library of the process.
+    # Nothing but PyInit__C is exported, and no template instance is shared with another library
+    # of the process.
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",
-    # 64-byte packs are passed between inlined functions only, so the ABI note of older compilers is moot.
+    # 64-byte packs are passed between inlined functions only, so the ABI note of older compilers
+    # is moot.
     "-Wno-psabi",
     # False alarms of GCC 12 inside its own AVX-512 header.
     "-Wno-maybe-uninitialized",
@@ -52,7 +57,8 @@ def extension_arguments() -> dict:
         extra_compile_args={"cxx": flags},
         py_limited_api=False,
     )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension.with_options(use_ninja=True)}}
+    build_ext = BuildExtension.with_options(use_ninja=True)
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": build_ext}}
 
 
 setup(**extension_arguments())

@@ -1,5 +1,5 @@
-// Every argument check of the operators and its error text, used by all backends. A message names the operator, what
-// was expected, what came and, where there is one, the remedy.
+// Every argument check of the operators and its error text, used by all backends. A message names
+// the operator, what was expected, what came and, where there is one, the remedy.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -34,43 +34,64 @@ inline std::string shape_text(const Tensor& x) {
 
 inline const char* dtype_text(ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::Bool: return "bool";
-    case ScalarType::Byte: return "uint8";
-    case ScalarType::Char: return "int8";
-    case ScalarType::Short: return "int16";
-    case ScalarType::Int: return "int32";
-    case ScalarType::Long: return "int64";
-    case ScalarType::Half: return "float16";
-    case ScalarType::BFloat16: return "bfloat16";
-    case ScalarType::Float: return "float32";
-    case ScalarType::Double: return "float64";
-    case ScalarType::ComplexHalf: return "complex32";
-    case ScalarType::ComplexFloat: return "complex64";
-    case ScalarType::ComplexDouble: return "complex128";
-    default: return "another dtype";
+    case ScalarType::Bool:
+      return "bool";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::ComplexHalf:
+      return "complex32";
+    case ScalarType::ComplexFloat:
+      return "complex64";
+    case ScalarType::ComplexDouble:
+      return "complex128";
+    default:
+      return "another dtype";
   }
 }
 
-inline bool is_half(ScalarType dtype) { return dtype == ScalarType::Half || dtype == ScalarType::BFloat16; }
-
-inline void check_matrices(const char* op, const char* name, const Tensor& A) {
-  check(A.dim() >= 2 && A.size(-1) == A.size(-2), op, ": expected ", name, " of shape (*, n, n), got ", shape_text(A));
-  const ScalarType dtype = A.scalar_type();
-  const bool supported = is_half(dtype) || dtype == ScalarType::Float || dtype == ScalarType::Double ||
-                         dtype == ScalarType::ComplexFloat || dtype == ScalarType::ComplexDouble;
-  check(supported, op, ": expected ", name,
-        " of dtype float16, bfloat16, float32, float64, complex64 or complex128, got ", dtype_text(dtype),
-        "; convert it first, e.g. A.to(torch.float64)");
+inline bool is_half(ScalarType dtype) {
+  return dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
 }
 
-// X (grad or Z) must go with A: same dtype and device, and the shape of A without its last `dropped` dimensions.
-inline void check_matches(const char* op, const char* name, const Tensor& X, const Tensor& A, int64_t dropped) {
+inline void check_matrices(const char* op, const char* name, const Tensor& A) {
+  check(A.dim() >= 2 && A.size(-1) == A.size(-2), op, ": expected ", name,
+        " of shape (*, n, n), got ", shape_text(A));
+  const ScalarType dtype = A.scalar_type();
+  const bool supported = is_half(dtype) || dtype == ScalarType::Float ||
+                         dtype == ScalarType::Double || dtype == ScalarType::ComplexFloat ||
+                         dtype == ScalarType::ComplexDouble;
+  check(supported, op, ": expected ", name,
+        " of dtype float16, bfloat16, float32, float64, complex64 or complex128, got ",
+        dtype_text(dtype), "; convert it first, e.g. A.to(torch.float64)");
+}
+
+// X (grad or Z) must go with A: same dtype and device, and the shape of A without its last
+// `dropped` dimensions.
+inline void check_matches(const char* op, const char* name, const Tensor& X, const Tensor& A,
+                          int64_t dropped) {
   bool same = X.dim() == A.dim() - dropped;
   for (int64_t d = 0; same && d < X.dim(); ++d) {
     same = X.size(d) == A.size(d);
   }
-  check(same, op, ": expected ", name, dropped > 0 ? " of the batch shape of A " : " of the shape of A ", shape_text(A),
-        ", got ", shape_text(X), "; expand it first");
+  check(same, op, ": expected ", name,
+        dropped > 0 ? " of the batch shape of A " : " of the shape of A ", shape_text(A), ", got ",
+        shape_text(X), "; expand it first");
   check(X.scalar_type() == A.scalar_type(), op, ": expected ", name, " of the dtype of A, ",
         dtype_text(A.scalar_type()), ", got ", dtype_text(X.scalar_type()));
   check(X.device() == A.device(), op, ": expected A and ", name, " on the same device");

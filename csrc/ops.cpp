@@ -1,6 +1,8 @@
-// Table of contents: the operators' schemas, and the Python module with the facts of the build. No computation.
+// Table of contents: the operators' schemas, and the Python module with the facts of the build. No
+// computation.
 //
-// The schemas are registered through LibTorch's stable ABI, so that one build serves every torch from 2.10 on.
+// The schemas are registered through LibTorch's stable ABI, so that one build serves every torch
+// from 2.10 on.
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
 
@@ -46,6 +48,8 @@ pybind11::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Determinant kernels; importing this module registers the operators torch.ops.torchdet.*";
-  m.def("build_info", &build_info, "Facts of this build: compiler, instruction sets, size classes.");
+  m.doc() =
+      "Determinant kernels; importing this module registers the operators torch.ops.torchdet.*";
+  m.def("build_info", &build_info,
+        "Facts of this build: compiler, instruction sets, size classes.");
 }

@@ -16,7 +16,8 @@ struct SizeClass {
 constexpr SizeClass kCpuSizeClasses[] = {
     {"unrolled", 8, "one matrix per SIMD lane, order known at compile time"},
     {"lane", 32, "one matrix per SIMD lane"},
-    {"rows", std::numeric_limits<int64_t>::max(), "one matrix per thread, rows in SIMD packs, blocked"},
+    {"rows", std::numeric_limits<int64_t>::max(),
+     "one matrix per thread, rows in SIMD packs, blocked"},
 };
 
 constexpr int64_t kLargestUnrolled = kCpuSizeClasses[0].largest_n;

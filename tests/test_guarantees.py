@@ -17,7 +17,7 @@ from test_contract import all_outputs, same_bits
 
 # The kernels differ from order to order; the reference is one algorithm, and slower.
 SMALL_ORDERS = tuple(range(1, 41)) if cases.EXTENSION else (1, 2, 3, 4, 7, 16, 33)
-LARGE_ORDERS = (64, 150, 160, 200) if cases.EXTENSION else (64, 150)
+LARGE_ORDERS = (64, 150, 160, 200) if cases.EXTENSION else (64,)
 TESTS = Path(__file__).parent
 
 
@@ -71,7 +71,8 @@ def test_a_result_does_not_depend_on_the_number_of_threads(n):
     batch = 1000 if n <= 8 else 130 if n <= 40 else 4
     dtypes = cases.DTYPES if n in (1, 2, 3, 4, 8, 17, 33) else (torch.float32,)
     if not cases.EXTENSION:
-        batch, dtypes = min(batch, 300), (torch.float32, torch.complex128)
+        # Of the complex dtypes see cases.skip_complex_reference.
+        batch, dtypes = min(batch, 100), cases.REAL_DTYPES
     for dtype in dtypes:
         A = draw(batch, n, dtype)
         torch.set_num_threads(1)
@@ -81,21 +82,21 @@ def test_a_result_does_not_depend_on_the_number_of_threads(n):
             assert_same_bits(all_outputs(A), expected, dtype, threads)
 
 
-@pytest.mark.parametrize("threads", (2, 3))
-@pytest.mark.parametrize("n", (150, 160, 200))
+@pytest.mark.parametrize("threads", (2, 3) if cases.EXTENSION else (2,))
+@pytest.mark.parametrize("n", (150, 160, 200) if cases.EXTENSION else (150, 160))
 def test_large_batches_are_right_with_several_threads(n, threads):
     """In a process of its own with a time limit: concurrent library LU hangs at these orders."""
     script = f"""
-import sys, torch
+import math, sys, torch
 sys.path.insert(0, {str(TESTS)!r})
 import oracles, torchdet
 torch.set_num_threads({threads})
 torch.manual_seed(0)
-A = torch.randn(6, {n}, {n}, dtype=torch.float64, requires_grad=True)
+A = torch.randn(4, {n}, {n}, dtype=torch.float64, requires_grad=True)
 value = torchdet.slogdet(A)
 (grad,) = torch.autograd.grad(value.logabsdet.sum(), A)
 det = torchdet.det(A.detach() / {n} ** 0.5)
-for k in range(6):
+for k in range(4):
     sign, log, inverse = oracles.extended(A[k].detach())
     X = torch.from_numpy(inverse.T.astype(float))
     scale = torch.linalg.norm(X) * torch.linalg.norm(A[k].detach())  # bounds the condition number
@@ -103,8 +104,9 @@ for k in range(6):
     assert value.sign[k].item() == sign.real, k
     assert abs(value.logabsdet[k].item() - float(log)) <= relative, k
     assert torch.linalg.norm(grad[k] - X) <= relative * torch.linalg.norm(X), k
-    assert abs(det[k].log().real if det[k] > 0 else (-det[k]).log()
-               - (float(log) - {n} / 2 * torch.tensor({n}.0).double().log())) <= relative, k
+    assert det[k].sign() == value.sign[k], k
+    expected = float(log) - {n} / 2 * math.log({n})
+    assert abs(det[k].abs().log() - expected) <= relative + 1e-12, k
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 

@@ -353,8 +353,8 @@ def det_backward(grad: Tensor, A: Tensor) -> Tensor:
     f = factor(A)
     C, e = _cofactor_scaled(f)
     m, e_grad = split(grad.to(C.dtype).resolve_conj())
-    X = m[..., None, None] * C.conj()
-    return unscale(X.resolve_conj(), e + e_grad[..., None, None], f.finite, A.dtype)
+    X = m[..., None, None] * torch.conj_physical(C)
+    return unscale(X, e + e_grad[..., None, None], f.finite, A.dtype)
 
 
 def slogdet_backward(grad: Tensor, A: Tensor) -> Tensor:
@@ -367,9 +367,9 @@ def slogdet_backward(grad: Tensor, A: Tensor) -> Tensor:
     f = factor(A)
     m, e = split(f.d[..., :1])
     m_grad, e_grad = split(grad.to(m.dtype).resolve_conj())
-    X = m_grad[..., None, None] * (_inverse_core(f) / m.unsqueeze(-1)).conj()
+    X = m_grad[..., None, None] * torch.conj_physical(_inverse_core(f) / m.unsqueeze(-1))
     exponent = (e_grad.unsqueeze(-1) - e).unsqueeze(-1) - f.scale
-    return unscale(X.resolve_conj(), exponent, f.finite, A.dtype)
+    return unscale(X, exponent, f.finite, A.dtype)
 
 
 def det_hvp(A: Tensor, Z: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ std::vector<Candidate> candidates() {
   return {
 #if defined(__x86_64__)
       {"avx512",
-       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"),
+       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl"),
        avx512_kernels},
       {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2_kernels},
 #endif
@@ -32,7 +33,8 @@ const KernelTable& choose_kernels() {
   const char* forced = std::getenv("TORCHDET_CPU_CAPABILITY");
   std::string names;
   for (const Candidate& candidate : candidates()) {
-    const bool wanted = forced == nullptr || *forced == '\0' || std::string(forced) == candidate.name;
+    const bool wanted =
+        forced == nullptr || *forced == '\0' || std::string(forced) == candidate.name;
     if (wanted && candidate.supported) {
       return candidate.kernels();
     }
@@ -40,8 +42,9 @@ const KernelTable& choose_kernels() {
       names += std::string(names.empty() ? "" : ", ") + candidate.name;
     }
   }
-  throw std::runtime_error("torchdet: expected TORCHDET_CPU_CAPABILITY to be one that this processor has (" + names +
-                           "), got " + forced + "; unset it to choose automatically");
+  throw std::runtime_error(
+      "torchdet: expected TORCHDET_CPU_CAPABILITY to be one that this processor has (" + names +
+      "), got " + forced + "; unset it to choose automatically");
 }
 
 class Scratch {

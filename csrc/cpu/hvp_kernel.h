@@ -1,7 +1,7 @@
 // Hessian-vector product of the lane class: one matrix and one direction per SIMD lane.
 //
-// Complete pivoting permutes rows and columns differently in every lane. The factors stay in pivoted order; only the
-// direction is gathered, and the result scattered, entry by entry.
+// Complete pivoting permutes rows and columns differently in every lane. The factors stay in
+// pivoted order; only the direction is gathered, and the result scattered, entry by entry.
 #pragma once
 
 #include "../math/hvp.h"
@@ -29,7 +29,8 @@ struct HvpKernel {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Io::read(p.A, first, lanes, n, a);
       const Equilibration<V> eq = equilibrate<0>(a, n, row_exponent, column_exponent);
-      const RealOf<V> sign = factor_ldu(a, n, {row_index, row_exponent}, {column_index, column_exponent});
+      const RealOf<V> sign =
+          factor_ldu(a, n, {row_index, row_exponent}, {column_index, column_exponent});
       gather(p.other, first, lanes, n, row_index, column_index, w);
       // Z' = 2^-(r + c) Z 2^-z with entries of at most 2.
       I z = I(kZeroExponent);
@@ -40,14 +41,14 @@ struct HvpKernel {
       }
       z = select(greater(I(kZeroExponentBound), z), I(0), z);
       shift(column_exponent, n, -z);
-      PairScaling<V>(row_exponent, column_exponent, n).for_entries(n, [&](int i, int j, auto scale) {
-        w[i * s + j] = scale(w[i * s + j]);
-      });
+      PairScaling<V>(row_exponent, column_exponent, n)
+          .for_entries(n, [&](int i, int j, auto scale) { w[i * s + j] = scale(w[i * s + j]); });
       const I exponent = cofactor_derivative(a, n, w, k) + eq.total;
       shift(column_exponent, n, exponent + z + z);
-      PairScaling<V>(row_exponent, column_exponent, n).for_entries(n, [&](int i, int j, auto scale) {
-        k[i * s + j] = add_poison(scale(k[i * s + j] * sign), eq.poison);
-      });
+      PairScaling<V>(row_exponent, column_exponent, n)
+          .for_entries(n, [&](int i, int j, auto scale) {
+            k[i * s + j] = add_poison(scale(k[i * s + j] * sign), eq.poison);
+          });
       scatter(p.out, first, lanes, n, row_index, column_index, k);
     }
   }
@@ -59,13 +60,15 @@ struct HvpKernel {
     }
   }
 
-  static void gather(const BatchView& view, int64_t first, int lanes, int n, const I* rows, const I* columns, V* tile) {
+  static void gather(const BatchView& view, int64_t first, int lanes, int n, const I* rows,
+                     const I* columns, V* tile) {
     for (int lane = 0; lane < W; ++lane) {
-      const T* from =
-          static_cast<const T*>(view.data) + view.offset(first + std::min(lane, lanes - 1)) * kParts;
+      const T* from = static_cast<const T*>(view.data) +
+                      view.offset(first + std::min(lane, lanes - 1)) * kParts;
       for (int i = 0; i < n; ++i) {
         for (int j = 0; j < n; ++j) {
-          const int64_t offset = rows[i][lane] * view.row_stride + columns[j][lane] * view.column_stride;
+          const int64_t offset =
+              rows[i][lane] * view.row_stride + columns[j][lane] * view.column_stride;
           T* parts = reinterpret_cast<T*>(tile + i * tile_stride(n) + j) + lane;
           for (int part = 0; part < kParts; ++part) {
             parts[part * W] = from[offset * kParts + part];
@@ -75,7 +78,8 @@ struct HvpKernel {
     }
   }
 
-  static void scatter(void* out, int64_t first, int lanes, int n, const I* rows, const I* columns, const V* tile) {
+  static void scatter(void* out, int64_t first, int lanes, int n, const I* rows, const I* columns,
+                      const V* tile) {
     for (int lane = 0; lane < lanes; ++lane) {
       T* to = static_cast<T*>(out) + (first + lane) * n * n * kParts;
       for (int i = 0; i < n; ++i) {

@@ -1,7 +1,8 @@
 // Kernels of the classes "unrolled" and "lane": one matrix per SIMD lane.
 //
-// Each kernel reads a tile of W matrices, equilibrates it, runs an algorithm of math/ and puts the exponents back while
-// writing. The tile lives on the stack (unrolled) or in the thread's scratch space, close to the L1 cache.
+// Each kernel reads a tile of W matrices, equilibrates it, runs an algorithm of math/ and puts the
+// exponents back while writing. The tile lives on the stack (unrolled) or in the thread's scratch
+// space, close to the L1 cache.
 #pragma once
 
 #include "../math/cofactor.h"
@@ -27,7 +28,8 @@ struct LaneKernels {
     V storage[N > 0 ? Tiles * N * N : 1];
     V* tile[Tiles];
     explicit Space(int n) {
-      V* base = N > 0 ? storage : static_cast<V*>(thread_scratch(sizeof(V) * Tiles * n * tile_stride(n)));
+      V* base =
+          N > 0 ? storage : static_cast<V*>(thread_scratch(sizeof(V) * Tiles * n * tile_stride(n)));
       for (int t = 0; t < Tiles; ++t) {
         tile[t] = base + t * n * tile_stride(n);
       }
@@ -47,7 +49,8 @@ struct LaneKernels {
       Scaled<V> d = determinant<N>(a, n);
       d.exponent = d.exponent + eq.total;
       if (p.op == Op::kDet) {
-        Io::write_numbers(p.out, first, lanes, add_poison(scale_pow2(d.mantissa, d.exponent), eq.poison));
+        Io::write_numbers(p.out, first, lanes,
+                          add_poison(scale_pow2(d.mantissa, d.exponent), eq.poison));
         continue;
       }
       Number mantissa[W];
@@ -59,7 +62,8 @@ struct LaneKernels {
     }
   }
 
-  // kCofactor: C(A). kDetBackward: grad conj(C(A)). kSlogdetBackward: grad conj(A^-T), with A^-T = C(A) / det(A).
+  // kCofactor: C(A). kDetBackward: grad conj(C(A)). kSlogdetBackward: grad conj(A^-T), with A^-T =
+  // C(A) / det(A).
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     const int n = N > 0 ? N : static_cast<int>(p.n);
     const int s = tile_stride(n);
@@ -72,8 +76,8 @@ struct LaneKernels {
       Io::read(p.A, first, lanes, n, a);
       const Equilibration<V> eq = equilibrate<N>(a, n, row_exponent, column);
       const Scaled<V> d = cofactors<N>(a, n, {row_index, row_exponent}, y, column_exponent);
-      // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and conj(grad), since
-      // grad conj(C) = conj(conj(grad) C).
+      // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and conj(grad),
+      // since grad conj(C) = conj(conj(grad) C).
       Scaled<V> factor = {one<V>(), eq.total};
       if (p.op != Op::kCofactor) {
         factor = normalise(conj(Io::read_numbers(p.other, first, lanes)), eq.total);
@@ -86,13 +90,14 @@ struct LaneKernels {
         column_exponent[j] = column_exponent[j] + factor.exponent + column[j];
       }
       const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
-      PairScaling<V>(row_exponent, column_exponent, n).for_entries(n, [&](int i, int j, auto scale) {
-        V x = scale(y[i * s + j] * factor.mantissa);
-        if constexpr (kIsComplex<V>) {
-          x.im = x.im * imaginary_sign;
-        }
-        y[i * s + j] = add_poison(x, eq.poison);
-      });
+      PairScaling<V>(row_exponent, column_exponent, n)
+          .for_entries(n, [&](int i, int j, auto scale) {
+            V x = scale(y[i * s + j] * factor.mantissa);
+            if constexpr (kIsComplex<V>) {
+              x.im = x.im * imaginary_sign;
+            }
+            y[i * s + j] = add_poison(x, eq.poison);
+          });
       if constexpr (N > 0 && N <= 3) {
         Io::write_whole(p.out, first, lanes, n, y);
       } else {

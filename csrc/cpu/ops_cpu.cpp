@@ -1,4 +1,5 @@
-// The operators on the CPU: checks, outputs, dtype and size class, and the loop over the batch on torch's threads.
+// The operators on the CPU: checks, outputs, dtype and size class, and the loop over the batch on
+// torch's threads.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -35,19 +36,24 @@ BatchView batch_view(const Tensor& X, int64_t matrix_dims) {
 
 Dtype kernel_dtype(const Tensor& A) {
   switch (A.scalar_type()) {
-    case ScalarType::Float: return Dtype::kFloat;
-    case ScalarType::Double: return Dtype::kDouble;
-    case ScalarType::ComplexFloat: return Dtype::kComplexFloat;
-    default: return Dtype::kComplexDouble;
+    case ScalarType::Float:
+      return Dtype::kFloat;
+    case ScalarType::Double:
+      return Dtype::kDouble;
+    case ScalarType::ComplexFloat:
+      return Dtype::kComplexFloat;
+    default:
+      return Dtype::kComplexDouble;
   }
 }
 
-// Matrices per unit of work: the lane classes lose nothing on units of a whole pack, whatever its width.
+// Matrices per unit of work: the lane classes lose nothing on units of a whole pack, whatever its
+// width.
 constexpr int64_t kLaneUnit = 16;
 // Multiply-adds that are worth a thread of their own, about 20 microseconds.
 constexpr int64_t kGrainOperations = 1 << 18;
 
-void run(const Problem& problem, Kernel Kernels::*kernel, Dtype dtype, int64_t batch) {
+void run(const Problem& problem, Kernel Kernels::* kernel, Dtype dtype, int64_t batch) {
   const Kernel run_range = active_kernels().select(dtype, problem.n).*kernel;
   const int64_t unit = problem.n <= kLargestLane ? kLaneUnit : 1;
   const int64_t unit_operations = unit * problem.n * problem.n * (problem.n + 8);
@@ -58,7 +64,9 @@ void run(const Problem& problem, Kernel Kernels::*kernel, Dtype dtype, int64_t b
 }
 
 // The order of the matrices and their number.
-int64_t order(const Tensor& A) { return A.size(-1); }
+int64_t order(const Tensor& A) {
+  return A.size(-1);
+}
 int64_t batch_size(const Tensor& A) {
   int64_t batch = 1;
   for (int64_t d = 0; d < A.dim() - 2; ++d) {
@@ -67,7 +75,9 @@ int64_t batch_size(const Tensor& A) {
   return batch;
 }
 
-Tensor in_float32(const Tensor& X) { return torch::stable::to(X, ScalarType::Float); }
+Tensor in_float32(const Tensor& X) {
+  return torch::stable::to(X, ScalarType::Float);
+}
 
 Tensor det_cpu(const Tensor& A) {
   check_matrices("det", "A", A);
@@ -79,7 +89,8 @@ Tensor det_cpu(const Tensor& A) {
     return torch::stable::fill_(out, 1.0);
   }
   if (batch_size(A) > 0) {
-    const Problem problem{Op::kDet, order(A), batch_view(A, 2), {}, out.mutable_data_ptr(), nullptr};
+    const Problem problem{Op::kDet, order(A), batch_view(A, 2), {}, out.mutable_data_ptr(),
+                          nullptr};
     run(problem, &Kernels::determinants, kernel_dtype(A), batch_size(A));
   }
   return out;
@@ -89,35 +100,48 @@ std::tuple<Tensor, Tensor> slogdet_cpu(const Tensor& A) {
   check_matrices("slogdet", "A", A);
   if (is_half(A.scalar_type())) {
     const auto [sign, logabsdet] = slogdet_cpu(in_float32(A));
-    return {torch::stable::to(sign, A.scalar_type()), torch::stable::to(logabsdet, A.scalar_type())};
+    return {torch::stable::to(sign, A.scalar_type()),
+            torch::stable::to(logabsdet, A.scalar_type())};
   }
   const Dtype dtype = kernel_dtype(A);
   const bool single = dtype == Dtype::kFloat || dtype == Dtype::kComplexFloat;
   Tensor sign = torch::stable::new_empty(A, leading_sizes(A, 2));
-  Tensor logabsdet =
-      torch::stable::new_empty(A, leading_sizes(A, 2), single ? ScalarType::Float : ScalarType::Double);
+  Tensor logabsdet = torch::stable::new_empty(A, leading_sizes(A, 2),
+                                              single ? ScalarType::Float : ScalarType::Double);
   if (order(A) == 0) {
     torch::stable::fill_(sign, 1.0);
     torch::stable::fill_(logabsdet, 0.0);
   } else if (batch_size(A) > 0) {
-    const Problem problem{Op::kSlogdet, order(A), batch_view(A, 2), {}, sign.mutable_data_ptr(),
+    const Problem problem{Op::kSlogdet,
+                          order(A),
+                          batch_view(A, 2),
+                          {},
+                          sign.mutable_data_ptr(),
                           logabsdet.mutable_data_ptr()};
     run(problem, &Kernels::determinants, dtype, batch_size(A));
   }
   return {sign, logabsdet};
 }
 
-// The operators whose result has the shape of A. `other`: grad or Z, with other_dims matrix dimensions.
-Tensor matrix_operator(Op op, Kernel Kernels::*kernel, const Tensor& A, const Tensor* other, int64_t other_dims) {
+// The operators whose result has the shape of A. `other`: grad or Z, with other_dims matrix
+// dimensions.
+Tensor matrix_operator(Op op, Kernel Kernels::* kernel, const Tensor& A, const Tensor* other,
+                       int64_t other_dims) {
   if (is_half(A.scalar_type())) {
-    const std::optional<Tensor> widened = other ? std::optional<Tensor>(in_float32(*other)) : std::nullopt;
-    const Tensor out = matrix_operator(op, kernel, in_float32(A), other ? &*widened : nullptr, other_dims);
+    const std::optional<Tensor> widened =
+        other ? std::optional<Tensor>(in_float32(*other)) : std::nullopt;
+    const Tensor out =
+        matrix_operator(op, kernel, in_float32(A), other ? &*widened : nullptr, other_dims);
     return torch::stable::to(out, A.scalar_type());
   }
   Tensor out = torch::stable::new_empty(A, leading_sizes(A, 0));
   if (order(A) > 0 && batch_size(A) > 0) {
-    const Problem problem{op, order(A), batch_view(A, 2), other ? batch_view(*other, other_dims) : BatchView{},
-                          out.mutable_data_ptr(), nullptr};
+    const Problem problem{op,
+                          order(A),
+                          batch_view(A, 2),
+                          other ? batch_view(*other, other_dims) : BatchView{},
+                          out.mutable_data_ptr(),
+                          nullptr};
     run(problem, kernel, kernel_dtype(A), batch_size(A));
   }
   return out;

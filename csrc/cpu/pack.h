@@ -1,7 +1,8 @@
-// Between memory, where a matrix is contiguous (or strided), and a tile, where entry (i, j) of W matrices is one pack.
+// Between memory, where a matrix is contiguous (or strided), and a tile, where entry (i, j) of W
+// matrices is one pack.
 //
-// Matrices are read along their unit-stride direction in runs of W numbers, W matrices at a time, and transposed in
-// registers. No byte outside a matrix is touched.
+// Matrices are read along their unit-stride direction in runs of W numbers, W matrices at a time,
+// and transposed in registers. No byte outside a matrix is touched.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,8 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// Butterfly step of the W x W transposition: exchanges the lanes with bit S set of a with those without of b.
+// Butterfly step of the W x W transposition: exchanges the lanes with bit S set of a with those
+// without of b.
 template <int S, typename T, int W, int... L>
 TORCHDET_LANE void exchange_lanes(Vec<T, W>& a, Vec<T, W>& b, std::integer_sequence<int, L...>) {
   const auto x = a.raw, y = b.raw;
@@ -36,8 +38,8 @@ TORCHDET_LANE void transpose(Vec<T, W> (&rows)[W]) {
   transpose_step<1>(rows);
 }
 
-// Calls body(offset, count) for runs that cover [0, length): whole packs, the last one overlapping its neighbour where
-// the length allows it.
+// Calls body(offset, count) for runs that cover [0, length): whole packs, the last one overlapping
+// its neighbour where the length allows it.
 template <int W, typename Body>
 TORCHDET_LANE void for_runs(int length, Body body) {
   if (length < W) {
@@ -60,9 +62,10 @@ struct Tile {
   static constexpr int W = LaneTraits<V>::kWidth;
   static constexpr int kParts = kIsComplex<V> ? 2 : 1;
 
-  // tile[slot(t)] = number t of a run of `length` numbers (parts of complex entries count singly) of every matrix;
-  // consecutive entries of the run lie `entry_step` entries of the tile apart.
-  TORCHDET_LANE static void read_run(const T* const (&from)[W], int64_t offset, int length, V* tile, int entry_step) {
+  // tile[slot(t)] = number t of a run of `length` numbers (parts of complex entries count singly)
+  // of every matrix; consecutive entries of the run lie `entry_step` entries of the tile apart.
+  TORCHDET_LANE static void read_run(const T* const (&from)[W], int64_t offset, int length, V* tile,
+                                     int entry_step) {
     R* parts = reinterpret_cast<R*>(tile);
     for_runs<W>(length, [&](int start, int count) {
       R rows[W];
@@ -143,7 +146,8 @@ struct Tile {
     V x;
     T* parts = reinterpret_cast<T*>(&x);
     for (int lane = 0; lane < W; ++lane) {
-      const T* from = static_cast<const T*>(view.data) + view.offset(first + std::min(lane, lanes - 1)) * kParts;
+      const T* from = static_cast<const T*>(view.data) +
+                      view.offset(first + std::min(lane, lanes - 1)) * kParts;
       for (int part = 0; part < kParts; ++part) {
         parts[part * W + lane] = from[part];
       }
@@ -162,7 +166,8 @@ struct Tile {
   }
 
  private:
-  TORCHDET_LANE static void read_strided(const T* const (&from)[W], const BatchView& view, int n, V* tile) {
+  TORCHDET_LANE static void read_strided(const T* const (&from)[W], const BatchView& view, int n,
+                                         V* tile) {
     for (int i = 0; i < n; ++i) {
       for (int j = 0; j < n; ++j) {
         const int64_t offset = (i * view.row_stride + j * view.column_stride) * kParts;

@@ -1,5 +1,5 @@
-// What the operators hand to the kernels: plain pointers and strides, no tensor type, so that kernels compile in seconds
-// for every instruction set and know nothing of torch.
+// What the operators hand to the kernels: plain pointers and strides, no tensor type, so that
+// kernels compile in seconds for every instruction set and know nothing of torch.
 #pragma once
 
 #include <cstddef>
@@ -48,20 +48,22 @@ struct Problem {
   Op op = Op::kDet;
   int64_t n = 0;
   BatchView A;
-  BatchView other;           // grad (numbers) or Z (matrices)
-  void* out = nullptr;       // contiguous
+  BatchView other;            // grad (numbers) or Z (matrices)
+  void* out = nullptr;        // contiguous
   void* logabsdet = nullptr;  // slogdet only, contiguous
 };
 
 // Computes matrices [begin, end) of the batch.
 using Kernel = void (*)(const Problem&, int64_t begin, int64_t end);
 
-// The kernels of one instruction set for one dtype. Operators that differ only in how they finish share a kernel.
+// The kernels of one instruction set for one dtype. Operators that differ only in how they finish
+// share a kernel.
 struct Kernels {
   Kernel determinants, cofactors, hvp;
 };
 
-// unrolled[n] for n of the first size class, where lane also serves the orders left empty; lane and rows for the others.
+// unrolled[n] for n of the first size class, where lane also serves the orders left empty; lane and
+// rows for the others.
 struct KernelTable {
   const char* name;
   Kernels unrolled[kDtypes][kLargestUnrolled + 1], lane[kDtypes], rows[kDtypes];
@@ -83,7 +85,8 @@ const KernelTable& avx512_kernels();
 const KernelTable& active_kernels();
 std::vector<const char*> built_instruction_sets();
 
-// Grow-only work space of the calling thread, aligned to 64 bytes; valid until the next call on the same thread.
+// Grow-only work space of the calling thread, aligned to 64 bytes; valid until the next call on the
+// same thread.
 void* thread_scratch(size_t bytes);
 
 }  // namespace torchdet

@@ -1,5 +1,6 @@
-// Factorisations of the class "rows": equilibration, LU with partial pivoting (blocked), LDU with complete pivoting.
-// The same formulas as math/equilibrate.h, math/lu.h and math/ldu.h, with the columns of one matrix in the lanes.
+// Factorisations of the class "rows": equilibration, LU with partial pivoting (blocked), LDU with
+// complete pivoting. The same formulas as math/equilibrate.h, math/lu.h and math/ldu.h, with the
+// columns of one matrix in the lanes.
 #pragma once
 
 #include "../math/scaled.h"
@@ -8,7 +9,8 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// Per-row facts of a factored matrix; exponents are -r and -c of the equilibration, in pivoted order.
+// Per-row facts of a factored matrix; exponents are -r and -c of the equilibration, in pivoted
+// order.
 template <typename P>
 struct Pivots {
   using Integer = typename Format<ScalarOf<P>>::Integer;
@@ -16,8 +18,8 @@ struct Pivots {
   int64_t* column_index;
   Integer* row_exponent;
   Integer* column_exponent;
-  Integer total;    // R
-  bool finite;      // no NaN or infinity in the matrix
+  Integer total;     // R
+  bool finite;       // no NaN or infinity in the matrix
   ScalarOf<P> sign;  // of the permutations
 };
 
@@ -62,9 +64,11 @@ void equilibrate_rows(const RowMatrix<P>& A, Pivots<P>& pivots) {
   static_assert(sizeof(R) > 0);
 }
 
-// row_i[pack] -= l * pivot_row[pack] right of column k, and l itself at column k, in one pass over the pack.
+// row_i[pack] -= l * pivot_row[pack] right of column k, and l itself at column k, in one pass over
+// the pack.
 template <typename P>
-TORCHDET_LANE void eliminate_in_pack(const RowMatrix<P>& A, int64_t i, int64_t k, NumberOf<P> l, P pivot_row_right) {
+TORCHDET_LANE void eliminate_in_pack(const RowMatrix<P>& A, int64_t i, int64_t k, NumberOf<P> l,
+                                     P pivot_row_right) {
   constexpr int W = LaneTraits<P>::kWidth;
   using Integer = typename Format<ScalarOf<P>>::Integer;
   P* x = A.row(i) + k / W;
@@ -82,7 +86,8 @@ TORCHDET_LANE P right_of_diagonal(const RowMatrix<P>& A, int64_t k) {
   return select(right, A.row(k)[k / W], zero<P>());
 }
 
-// P B = L U in place: panels of one pack of columns, then the rows of U of the panel, then all rows below at once.
+// P B = L U in place: panels of one pack of columns, then the rows of U of the panel, then all rows
+// below at once.
 template <typename P>
 void factor_lu_rows(const RowMatrix<P>& A, Pivots<P>& pivots) {
   constexpr int W = LaneTraits<P>::kWidth;
@@ -123,8 +128,9 @@ void factor_lu_rows(const RowMatrix<P>& A, Pivots<P>& pivots) {
   }
 }
 
-// P B Q = L D U in place: L below the diagonal, D on it, unit U above. The row maxima of the remaining block are found
-// while it is updated, so the search for the largest entry looks at one number per row and then along one row.
+// P B Q = L D U in place: L below the diagonal, D on it, unit U above. The row maxima of the
+// remaining block are found while it is updated, so the search for the largest entry looks at one
+// number per row and then along one row.
 template <typename P>
 void factor_ldu_rows(const RowMatrix<P>& A, Pivots<P>& pivots, ScalarOf<P>* row_largest) {
   using R = RealOf<P>;
@@ -161,7 +167,8 @@ void factor_ldu_rows(const RowMatrix<P>& A, Pivots<P>& pivots, ScalarOf<P>* row_
     const PivotQuotient<NumberOf<P>> quotient(A.get(k, k));
     const P right = right_of_diagonal(A, k);
     const int64_t first = k / W;
-    const auto is_right = greater(lane_numbers<P>(), IntegerOf<P>(static_cast<typename Pivots<P>::Integer>(k % W)));
+    const auto is_right =
+        greater(lane_numbers<P>(), IntegerOf<P>(static_cast<typename Pivots<P>::Integer>(k % W)));
     for (int64_t i = k + 1; i < n; ++i) {
       const NumberOf<P> l = quotient(A.get(i, k));
       eliminate_in_pack(A, i, k, l, right);

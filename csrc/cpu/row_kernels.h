@@ -1,8 +1,9 @@
 // Kernels of the class "rows": blocked factorisation of one matrix per thread.
 //
-// det and slogdet: LU with partial pivoting. Cofactors: C(B) = det(B) B^-T from that same LU, which fails only at exactly
-// zero pivots and where an inverse leaves the range of the format; such matrices go to the rank-revealing LDU,
-// C(B) = s G^T diag(a) F^T, a_i = prod_{k != i} d_k. Hessian-vector products always take LDU (math/hvp.h has the formulas).
+// det and slogdet: LU with partial pivoting. Cofactors: C(B) = det(B) B^-T from that same LU, which
+// fails only at exactly zero pivots and where an inverse leaves the range of the format; such
+// matrices go to the rank-revealing LDU, C(B) = s G^T diag(a) F^T, a_i = prod_{k != i} d_k.
+// Hessian-vector products always take LDU (math/hvp.h has the formulas).
 #pragma once
 
 #include "../math/hvp.h"
@@ -48,7 +49,8 @@ struct RowKernels {
     T* row_largest;
     explicit Space(int64_t n)
         : arena(3 * Arena::bytes_for<P>(n * M::packs_for(n)) + 2 * Arena::bytes_for<int64_t>(n) +
-                2 * Arena::bytes_for<Integer>(n) + 2 * Arena::bytes_for<Number>(n) + Arena::bytes_for<T>(n)),
+                2 * Arena::bytes_for<Integer>(n) + 2 * Arena::bytes_for<Number>(n) +
+                Arena::bytes_for<T>(n)),
           A(take_matrix(n), n),
           X(take_matrix(n), n),
           K(take_matrix(n), n) {
@@ -127,11 +129,13 @@ struct RowKernels {
       equilibrate_rows(s.A, s.pivots);
       factor_ldu_rows(s.A, s.pivots, s.row_largest);
       const Integer z = read_direction(p.other, b, s);
-      // W = L^-1 (P Z Q) U^-1 as its transpose, which is how (1) reads it: W^T = U^-T (L^-1 P Z Q)^T.
+      // W = L^-1 (P Z Q) U^-1 as its transpose, which is how (1) reads it: W^T = U^-T (L^-1 P Z
+      // Q)^T.
       solve_triangular<true, false, true>(s.A, s.X);
       transpose(s.X);
       solve_triangular<true, true, true>(s.A, s.X);
-      const ExclusivePairProducts<Number> rho([&](int64_t i) { return s.A.get(i, i); }, n, s.x, s.y);
+      const ExclusivePairProducts<Number> rho([&](int64_t i) { return s.A.get(i, i); }, n, s.x,
+                                              s.y);
       for (int64_t i = 0; i < n; ++i) {
         Number sum = zero<Number>();
         for (int64_t j = 0; j < n; ++j) {
@@ -152,7 +156,9 @@ struct RowKernels {
   }
 
  private:
-  static T poison(const Pivots<P>& pivots) { return pivots.finite ? T(0) : std::numeric_limits<T>::quiet_NaN(); }
+  static T poison(const Pivots<P>& pivots) {
+    return pivots.finite ? T(0) : std::numeric_limits<T>::quiet_NaN();
+  }
 
   static void read(const BatchView& view, int64_t b, const M& A) {
     const Number* from = static_cast<const Number*>(view.data) + view.offset(b);
@@ -192,7 +198,8 @@ struct RowKernels {
     solve_triangular<false, true, true>(A, X);
     RealOf<P> check = RealOf<P>(T(0));
     for (int64_t p = 0; p < A.n * A.packs; ++p) {
-      check = fma(component_sum(X.data[p]), RealOf<P>(T(0)), check);  // NaN as soon as one entry is not finite
+      check = fma(component_sum(X.data[p]), RealOf<P>(T(0)),
+                  check);  // NaN as soon as one entry is not finite
     }
     return all_equal(bits_of(abs(check)), IntegerOf<P>(0));
   }
@@ -241,8 +248,8 @@ struct RowKernels {
     for (int pass = 0; pass < 2; ++pass) {
       for (int64_t i = 0; i < n; ++i) {
         for (int64_t j = 0; j < n; ++j) {
-          const Number x =
-              from[s.pivots.row_index[i] * view.row_stride + s.pivots.column_index[j] * view.column_stride];
+          const Number x = from[s.pivots.row_index[i] * view.row_stride +
+                                s.pivots.column_index[j] * view.column_stride];
           const Integer e = s.pivots.row_exponent[i] + s.pivots.column_exponent[j];
           if (pass == 0) {
             z = maximum(z, Integer(entry_exponent(x) + e));
@@ -256,10 +263,10 @@ struct RowKernels {
     return z;
   }
 
-  // out = factor X with rows and columns back in their places and the equilibration undone. X comes transposed from the
-  // complete-pivoting path, where columns were permuted too.
-  static void write(const M& X, const Pivots<P>& pivots, Scaled<Number> factor, bool transposed, bool conjugate,
-                    Number* out) {
+  // out = factor X with rows and columns back in their places and the equilibration undone. X comes
+  // transposed from the complete-pivoting path, where columns were permuted too.
+  static void write(const M& X, const Pivots<P>& pivots, Scaled<Number> factor, bool transposed,
+                    bool conjugate, Number* out) {
     const int64_t n = X.n;
     const T nan = poison(pivots);
     for (int64_t i = 0; i < n; ++i) {

@@ -1,8 +1,9 @@
 // Matrices of the class "rows": one matrix per thread, each row a sequence of SIMD packs.
 //
-// A pack P holds W neighbouring columns of one row (Vec, or Complex<Vec> with separate real and imaginary parts). Rows
-// are padded with zero columns to whole packs. Almost all the work is one operation, rows -= coefficients * rows
-// (subtract_products), with the rows in registers; factorisations and triangular solves are blocked to reach it.
+// A pack P holds W neighbouring columns of one row (Vec, or Complex<Vec> with separate real and
+// imaginary parts). Rows are padded with zero columns to whole packs. Almost all the work is one
+// operation, rows -= coefficients * rows (subtract_products), with the rows in registers;
+// factorisations and triangular solves are blocked to reach it.
 #pragma once
 
 #include "../math/equilibrate.h"
@@ -91,11 +92,12 @@ TORCHDET_LANE T largest_lane(Vec<T, W> x) {
   return best;
 }
 
-// to[i][packs p .. p + NP) -= sum_k M(i, k) from[k][same packs] for MR rows i and k in [k_begin, k_end), where
-// M(i, k) = F(k, i) if kTransposed, else F(i, k).
+// to[i][packs p .. p + NP) -= sum_k M(i, k) from[k][same packs] for MR rows i and k in [k_begin,
+// k_end), where M(i, k) = F(k, i) if kTransposed, else F(i, k).
 template <int MR, int NP, bool kTransposed, typename P>
-TORCHDET_LANE void subtract_block(const RowMatrix<P>& to, const RowMatrix<P>& F, const RowMatrix<P>& from, int64_t i,
-                                  int64_t k_begin, int64_t k_end, int64_t p) {
+TORCHDET_LANE void subtract_block(const RowMatrix<P>& to, const RowMatrix<P>& F,
+                                  const RowMatrix<P>& from, int64_t i, int64_t k_begin,
+                                  int64_t k_end, int64_t p) {
   P sum[MR][NP];
   for (int m = 0; m < MR; ++m) {
     for (int q = 0; q < NP; ++q) {
@@ -122,8 +124,8 @@ TORCHDET_LANE void subtract_block(const RowMatrix<P>& to, const RowMatrix<P>& F,
 }
 
 template <int MR, bool kTransposed, typename P>
-void subtract_rows(const RowMatrix<P>& to, const RowMatrix<P>& F, const RowMatrix<P>& from, int64_t i, int64_t k_begin,
-                   int64_t k_end, int64_t p, int64_t p_end) {
+void subtract_rows(const RowMatrix<P>& to, const RowMatrix<P>& F, const RowMatrix<P>& from,
+                   int64_t i, int64_t k_begin, int64_t k_end, int64_t p, int64_t p_end) {
   constexpr int NP = kIsComplex<P> ? 1 : 3;
   for (; p + NP <= p_end; p += NP) {
     subtract_block<MR, NP, kTransposed>(to, F, from, i, k_begin, k_end, p);
@@ -134,8 +136,9 @@ void subtract_rows(const RowMatrix<P>& to, const RowMatrix<P>& F, const RowMatri
 }
 
 template <bool kTransposed, typename P>
-void subtract_products(const RowMatrix<P>& to, const RowMatrix<P>& F, const RowMatrix<P>& from, int64_t i_begin,
-                       int64_t i_end, int64_t k_begin, int64_t k_end, int64_t p_begin, int64_t p_end) {
+void subtract_products(const RowMatrix<P>& to, const RowMatrix<P>& F, const RowMatrix<P>& from,
+                       int64_t i_begin, int64_t i_end, int64_t k_begin, int64_t k_end,
+                       int64_t p_begin, int64_t p_end) {
   if (k_begin >= k_end || p_begin >= p_end) {
     return;
   }
@@ -150,9 +153,10 @@ void subtract_products(const RowMatrix<P>& to, const RowMatrix<P>& F, const RowM
 
 constexpr int64_t kRowBlock = 16;
 
-// X <- M^-1 X for the triangle of M(i, k) = F(k, i) if kTransposed, else F(i, k), below the diagonal if kForward, else
-// above it. kUnit: ones on the diagonal; otherwise rows are divided by it. kTriangularX: X starts as a lower triangle
-// (and kForward keeps it one), so that packs right of the diagonal block are zero and left alone.
+// X <- M^-1 X for the triangle of M(i, k) = F(k, i) if kTransposed, else F(i, k), below the
+// diagonal if kForward, else above it. kUnit: ones on the diagonal; otherwise rows are divided by
+// it. kTriangularX: X starts as a lower triangle (and kForward keeps it one), so that packs right
+// of the diagonal block are zero and left alone.
 template <bool kForward, bool kTransposed, bool kUnit, bool kTriangularX = false, typename P>
 void solve_triangular(const RowMatrix<P>& F, const RowMatrix<P>& X) {
   using M = RowMatrix<P>;
@@ -161,10 +165,12 @@ void solve_triangular(const RowMatrix<P>& F, const RowMatrix<P>& X) {
     const int64_t begin = (kForward ? b : blocks - 1 - b) * kRowBlock;
     const int64_t end = std::min(begin + kRowBlock, n);
     const int64_t p_end = kTriangularX ? M::packs_for(end) : X.packs;
-    subtract_products<kTransposed>(X, F, X, begin, end, kForward ? 0 : end, kForward ? begin : n, 0, p_end);
+    subtract_products<kTransposed>(X, F, X, begin, end, kForward ? 0 : end, kForward ? begin : n, 0,
+                                   p_end);
     for (int64_t s = 0; s < end - begin; ++s) {
       const int64_t i = kForward ? begin + s : end - 1 - s;
-      subtract_products<kTransposed>(X, F, X, i, i + 1, kForward ? begin : i + 1, kForward ? i : end, 0, p_end);
+      subtract_products<kTransposed>(X, F, X, i, i + 1, kForward ? begin : i + 1,
+                                     kForward ? i : end, 0, p_end);
       if constexpr (!kUnit) {
         const P inverse = broadcast<P>(reciprocal(F.get(i, i)));
         for (int64_t p = 0; p < p_end; ++p) {

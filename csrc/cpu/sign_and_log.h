@@ -9,7 +9,8 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// log(m 2^e), through double for float. m in [1, 2) is moved around 1 so that determinants near 1 do not cancel.
+// log(m 2^e), through double for float. m in [1, 2) is moved around 1 so that determinants near 1
+// do not cancel.
 template <typename T>
 inline T log_scaled(T m, typename Format<T>::Integer e) {
   double mantissa = m, exponent = static_cast<double>(e);

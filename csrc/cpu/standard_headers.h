@@ -1,4 +1,5 @@
-// Every standard header the kernels use, included before the instruction set is selected (cpu/kernel_table.h says why).
+// Every standard header the kernels use, included before the instruction set is selected
+// (cpu/kernel_table.h says why).
 #pragma once
 
 #include <algorithm>

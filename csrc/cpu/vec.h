@@ -1,8 +1,8 @@
 // Vec<T, W>: a SIMD pack of W numbers with the lane operations of math/lane.h.
 //
-// Built on the compiler's vector extension, which maps to the instruction set the translation unit is compiled for
-// and works on any processor. Intrinsics appear only where the extension has no word for an instruction: fused
-// multiply-add, and the mask registers of AVX-512.
+// Built on the compiler's vector extension, which maps to the instruction set the translation unit
+// is compiled for and works on any processor. Intrinsics appear only where the extension has no
+// word for an instruction: fused multiply-add, and the mask registers of AVX-512.
 #pragma once
 
 #include "../math/lane.h"
@@ -63,7 +63,9 @@ struct Mask {
 template <typename T, int W>
 using MaskOf = Mask<W * sizeof(T), W>;
 
-#define TORCHDET_VEC template <typename T, int W> TORCHDET_LANE
+#define TORCHDET_VEC           \
+  template <typename T, int W> \
+  TORCHDET_LANE
 
 // clang-format off
 TORCHDET_VEC Vec<T, W> operator+(Vec<T, W> a, Vec<T, W> b) { return a.raw + b.raw; }
@@ -220,15 +222,19 @@ TORCHDET_VEC Vec<T, W> load(const T* from) {
   std::memcpy(&x.raw, from, sizeof(x.raw));
   return x;
 }
-TORCHDET_VEC void store(T* to, Vec<T, W> x) { std::memcpy(to, &x.raw, sizeof(x.raw)); }
+TORCHDET_VEC void store(T* to, Vec<T, W> x) {
+  std::memcpy(to, &x.raw, sizeof(x.raw));
+}
 
 // The first count < W numbers, zeros after them; nothing beyond them is touched.
 TORCHDET_VEC Vec<T, W> load_first(const T* from, int count) {
 #if TORCHDET_VECTOR_BYTES == 64
   if constexpr (sizeof(T) == 4) {
-    return Vec<T, W>((typename Vec<T, W>::Raw)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from));
+    return Vec<T, W>((typename Vec<T, W>::Raw)_mm512_maskz_loadu_ps(
+        static_cast<__mmask16>((1u << count) - 1), from));
   } else {
-    return Vec<T, W>((typename Vec<T, W>::Raw)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), from));
+    return Vec<T, W>((typename Vec<T, W>::Raw)_mm512_maskz_loadu_pd(
+        static_cast<__mmask8>((1u << count) - 1), from));
   }
 #elif TORCHDET_VECTOR_BYTES == 32
   alignas(32) static constexpr typename Format<T>::Integer kMask[2 * W] = {
@@ -255,7 +261,8 @@ TORCHDET_VEC void store_first(T* to, Vec<T, W> x, int count) {
   } else {
     _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << count) - 1), (__m512d)x.raw);
   }
-#else  // two overlapping moves of a power of two: masked stores are slow on some processors with AVX2
+#else  // two overlapping moves of a power of two: masked stores are slow on some processors with
+       // AVX2
   alignas(32) T buffer[W];
   store(buffer, x);
   if (W > 4 && count >= 4) {

@@ -1,17 +1,20 @@
 // Cofactors of B from P B = L U without a division by a pivot.
 //
 // C(XY) = C(X) C(Y), and C(L) = L^-T for unit triangular L, give
-//     C(B) = sgn(P) P^T L^-T C(U).                                                                                 (1)
+//     C(B) = sgn(P) P^T L^-T C(U). (1)
 // With u_k = U_kk, pre_i = prod_{k<i} u_k and suf_j = prod_{k>j} u_k, C(U) is lower triangular,
-//     C(U)_ji = (-1)^(i+j) pre_i suf_j h_ij   (i <= j),                                                            (2)
-// where h_ij is the determinant of the Hessenberg matrix U[i..j-1, i+1..j]. Expanding it along its last column,
-//     h_ii = 1,   h_ij = sum_{r=i}^{j-1} U_rj t_r,   t_r = h_ir prod_{r<k<j} (-u_k),                               (3)
-// and from j to j + 1 every t_r is multiplied by -u_j while t_j = h_ij joins. No step divides by u_k, so a zero or
-// tiny pivot needs no branch and no threshold wherever it falls, and every rank comes out right.
+//     C(U)_ji = (-1)^(i+j) pre_i suf_j h_ij   (i <= j), (2)
+// where h_ij is the determinant of the Hessenberg matrix U[i..j-1, i+1..j]. Expanding it along its
+// last column,
+//     h_ii = 1,   h_ij = sum_{r=i}^{j-1} U_rj t_r,   t_r = h_ir prod_{r<k<j} (-u_k), (3)
+// and from j to j + 1 every t_r is multiplied by -u_j while t_j = h_ij joins. No step divides by
+// u_k, so a zero or tiny pivot needs no branch and no threshold wherever it falls, and every rank
+// comes out right.
 //
-// Range: column i carries one exponent for all its t_r, corrected when the bound M <- max(M |u_j|, |h_ij|) leaves the
-// middle of the format; the power of two rides on the factor -u_j. pre and suf are mantissa and exponent. The column is
-// brought to one common exponent before the solve with L^T, whose entries are at most 1.
+// Range: column i carries one exponent for all its t_r, corrected when the bound M <- max(M |u_j|,
+// |h_ij|) leaves the middle of the format; the power of two rides on the factor -u_j. pre and suf
+// are mantissa and exponent. The column is brought to one common exponent before the solve with
+// L^T, whose entries are at most 1.
 #pragma once
 
 #include "lu.h"
@@ -25,8 +28,9 @@ struct ProductChain {
   Scaled<V> after[kMaxLaneOrder];   // suf_j
 };
 
-// Where the bound of the terms t_r lies outside [2^-30, 2^30], brings it to [1, 2): scales the factor that the old terms
-// are multiplied by next and the newest term, and keeps account in the exponent.
+// Where the bound of the terms t_r lies outside [2^-30, 2^30], brings it to [1, 2): scales the
+// factor that the old terms are multiplied by next and the newest term, and keeps account in the
+// exponent.
 template <typename V>
 TORCHDET_LANE void recentre(RealOf<V>& bound, V& factor, V& newest, IntegerOf<V>& exponent) {
   using R = RealOf<V>;
@@ -43,11 +47,12 @@ TORCHDET_LANE void recentre(RealOf<V>& bound, V& factor, V& newest, IntegerOf<V>
   exponent = exponent - shift;
 }
 
-// K columns of C(U), starting at column `first`, times L^-T: K columns of y = sgn L^-T C(U) 2^-column_exponent. The
-// columns of y hold first h, then the solution: the fewer arrays, the more of the tile stays in the L1 cache.
+// K columns of C(U), starting at column `first`, times L^-T: K columns of y = sgn L^-T C(U)
+// 2^-column_exponent. The columns of y hold first h, then the solution: the fewer arrays, the more
+// of the tile stays in the L1 cache.
 template <int K, int N, typename V>
-TORCHDET_LANE void solve_columns(const V* lu, int n_runtime, const ProductChain<V>& chain, int first, V* y,
-                                 IntegerOf<V>* column_exponent) {
+TORCHDET_LANE void solve_columns(const V* lu, int n_runtime, const ProductChain<V>& chain,
+                                 int first, V* y, IntegerOf<V>* column_exponent) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   constexpr ScalarOf<V> kCentre = ScalarOf<V>(1 << 30);
@@ -69,7 +74,8 @@ TORCHDET_LANE void solve_columns(const V* lu, int n_runtime, const ProductChain<
     V sum[K];
     for (int q = 0; q < K; ++q) {
       sum[q] = zero<V>();
-      if (j == first + q) {  // h_ii = 1 starts the column; what bound and exponent say of its zero terms is void
+      if (j == first + q) {  // h_ii = 1 starts the column; what bound and exponent say of its zero
+                             // terms is void
         sum[q] = one<V>();
         bound[q] = zero_real;
         exponent[q] = I(0);
@@ -121,13 +127,15 @@ TORCHDET_LANE void solve_columns(const V* lu, int n_runtime, const ProductChain<
       if (r >= first + q) {
         const V h = y[r * s + first + q];
         const V signed_h = (r - first - q) % 2 == 0 ? h : -h;
-        x[q] = scale_pow2(signed_h, h_exponent[r][q] - common[q]) * chain.before[first + q].mantissa;
+        x[q] =
+            scale_pow2(signed_h, h_exponent[r][q] - common[q]) * chain.before[first + q].mantissa;
       }
     }
-    for (int k = r + 1; k < n; ++k) {
-      const V l = lu[k * s + r];
+    const V* below = y + (r + 1) * s + first;
+    const V* l = lu + (r + 1) * s + r;
+    for (int k = r + 1; k < n; ++k, below += s, l += s) {
       for (int q = 0; q < K; ++q) {
-        x[q] = fnma(l, y[k * s + first + q], x[q]);
+        x[q] = fnma(*l, below[q], x[q]);
       }
     }
     for (int q = 0; q < K; ++q) {
@@ -159,10 +167,12 @@ TORCHDET_LANE void cofactor_closed(const V* a, V* y) {
   }
 }
 
-// y 2^column_exponent = P C(B) for the equilibrated matrix in a, with rows in the order of `rows`, and det(B).
-// a is overwritten. rows.exponent comes in as the equilibration exponents and goes out in the order of the rows.
+// y 2^column_exponent = P C(B) for the equilibrated matrix in a, with rows in the order of `rows`,
+// and det(B). a is overwritten. rows.exponent comes in as the equilibration exponents and goes out
+// in the order of the rows.
 template <int N, typename V>
-TORCHDET_LANE Scaled<V> cofactors(V* a, int n_runtime, RowLabels<V> rows, V* y, IntegerOf<V>* column_exponent) {
+TORCHDET_LANE Scaled<V> cofactors(V* a, int n_runtime, RowLabels<V> rows, V* y,
+                                  IntegerOf<V>* column_exponent) {
   using I = IntegerOf<V>;
   const int n = N > 0 ? N : n_runtime;
   if constexpr (N > 0 && N <= 3) {

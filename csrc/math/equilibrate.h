@@ -1,10 +1,10 @@
-// Equilibration: B = 2^-r A 2^-c with integer r_i, c_j, so that the largest entry of every nonzero row and column of B
-// lies in [1/2, 2).
+// Equilibration: B = 2^-r A 2^-c with integer r_i, c_j, so that the largest entry of every nonzero
+// row and column of B lies in [1/2, 2).
 //
-// Powers of two are exact, so B has the determinant of A up to 2^R, R = sum r + sum c, and C(A)_ij =
-// C(B)_ij 2^(R - r_i - c_j). Every pivot and product of the algorithms that follow is then of moderate size, and
-// 1e-300 beside 1e300 costs nothing. Each entry is scaled once by the sum r_i + c_j: scaling rows and columns one after
-// the other would push entries through the subnormal range.
+// Powers of two are exact, so B has the determinant of A up to 2^R, R = sum r + sum c, and C(A)_ij
+// = C(B)_ij 2^(R - r_i - c_j). Every pivot and product of the algorithms that follow is then of
+// moderate size, and 1e-300 beside 1e300 costs nothing. Each entry is scaled once by the sum r_i +
+// c_j: scaling rows and columns one after the other would push entries through the subnormal range.
 #pragma once
 
 #include "lane.h"
@@ -27,10 +27,12 @@ constexpr int kZeroExponentBound = kZeroExponent / 2;
 template <typename V>
 struct Equilibration {
   IntegerOf<V> total;  // R
-  RealOf<V> poison;    // NaN if an entry of A is infinite or NaN, else 0: added to results, which need not depend on it
+  RealOf<V> poison;    // NaN if an entry of A is infinite or NaN, else 0: added to results, which
+                       // need not depend on it
 };
 
-// 2^(row[i] + column[j]) as a factor for entry (i, j), where every exponent of the tile is small enough for it.
+// 2^(row[i] + column[j]) as a factor for entry (i, j), where every exponent of the tile is small
+// enough for it.
 template <typename V>
 class PairScaling {
  public:
@@ -73,12 +75,14 @@ class PairScaling {
   bool fits_;
 };
 
-// The largest and the smallest nonzero of the numbers seen, as bit patterns, which order like the numbers.
+// The largest and the smallest nonzero of the numbers seen, as bit patterns, which order like the
+// numbers.
 template <typename R>
 struct MagnitudeRange {
   using I = IntegerOf<R>;
   I largest, smallest;
-  TORCHDET_LANE MagnitudeRange() : largest(I(0)), smallest(I(std::numeric_limits<ScalarOf<I>>::max())) {}
+  TORCHDET_LANE MagnitudeRange()
+      : largest(I(0)), smallest(I(std::numeric_limits<ScalarOf<I>>::max())) {}
   TORCHDET_LANE void include(R x) {
     const I bits = bits_of(abs(x));
     largest = maximum(largest, bits);
@@ -92,7 +96,8 @@ struct MagnitudeRange {
 
 // column[j] = -max_i (exponent of a_ij - r_i).
 template <bool kNormal, typename V>
-TORCHDET_LANE void column_exponents(const V* a, int n, const IntegerOf<V>* row, IntegerOf<V>* column) {
+TORCHDET_LANE void column_exponents(const V* a, int n, const IntegerOf<V>* row,
+                                    IntegerOf<V>* column) {
   using I = IntegerOf<V>;
   const int s = tile_stride(n);
   for (int j = 0; j < n; ++j) {
@@ -104,10 +109,11 @@ TORCHDET_LANE void column_exponents(const V* a, int n, const IntegerOf<V>* row, 
   }
 }
 
-// Scales a (n x n, row-major) in place; row and column receive the exponents -r and -c. N is n where it is known at
-// compile time, or 0.
+// Scales a (n x n, row-major) in place; row and column receive the exponents -r and -c. N is n
+// where it is known at compile time, or 0.
 template <int N, typename V>
-TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* row, IntegerOf<V>* column) {
+TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* row,
+                                           IntegerOf<V>* column) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   using T = ScalarOf<V>;
@@ -133,7 +139,9 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
   for (int j = 0; j < n; ++j) {
     total = total - column[j];
   }
-  PairScaling<V>(row, column, n).for_entries(n, [&](int i, int j, auto scale) { a[i * s + j] = scale(a[i * s + j]); });
+  PairScaling<V>(row, column, n).for_entries(n, [&](int i, int j, auto scale) {
+    a[i * s + j] = scale(a[i * s + j]);
+  });
   const auto non_finite = greater(range.largest, bits_of(R(std::numeric_limits<T>::max())));
   return {total, select(non_finite, R(std::numeric_limits<T>::quiet_NaN()), R(T(0)))};
 }

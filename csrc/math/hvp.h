@@ -1,14 +1,17 @@
-// Second derivative of det: H[Z], the derivative of the cofactor matrix in direction Z, exact at every rank.
+// Second derivative of det: H[Z], the derivative of the cofactor matrix in direction Z, exact at
+// every rank.
 //
-// With P B Q = L D U, G = L^-1 P and F = Q U^-1 make G B F = D diagonal and det G det F = s = +-1. Since
-// det(B + Z) = s det(D + W) with W = G Z F, every derivative at B is the derivative at the diagonal D carried back:
-//     H[Z] = s G^T K F^T,   K_ij = -rho_ij W_ji  (i != j),   K_ii = sum_{k != i} rho_ik W_kk,                      (1)
+// With P B Q = L D U, G = L^-1 P and F = Q U^-1 make G B F = D diagonal and det G det F = s = +-1.
+// Since det(B + Z) = s det(D + W) with W = G Z F, every derivative at B is the derivative at the
+// diagonal D carried back:
+//     H[Z] = s G^T K F^T,   K_ij = -rho_ij W_ji  (i != j),   K_ii = sum_{k != i} rho_ik W_kk, (1)
 //     rho_ij = prod_{k != i,j} d_k.
-// The exclusive products come from the two smallest pivots d_p, d_q (|d_p| <= |d_q|): with m = prod_{k != p,q} d_k,
-// x_i = d_q / d_i and y_i = d_p / d_i for the others and x = y = 1 for p and q themselves,
-//     rho_ij = m x_j y_i  if i = p or j = q,   m x_i y_j  otherwise.                                               (2)
-// Every quotient has modulus at most 1, and 0 / 0 counts as 0: then d_p = 0 too and the product is exactly 0. There is
-// no threshold on the rank and no division by a small pivot.
+// The exclusive products come from the two smallest pivots d_p, d_q (|d_p| <= |d_q|): with m =
+// prod_{k != p,q} d_k, x_i = d_q / d_i and y_i = d_p / d_i for the others and x = y = 1 for p and q
+// themselves,
+//     rho_ij = m x_j y_i  if i = p or j = q,   m x_i y_j  otherwise. (2)
+// Every quotient has modulus at most 1, and 0 / 0 counts as 0: then d_p = 0 too and the product is
+// exactly 0. There is no threshold on the rank and no division by a small pivot.
 #pragma once
 
 #include "ldu.h"
@@ -73,8 +76,8 @@ TORCHDET_LANE void subtract_multiple(V* to, const V* from, V factor, int begin, 
   }
 }
 
-// Takes w = P Z Q and the factors of factor_ldu; leaves P^T-and-Q^T-ordered H[Z] / s 2^-e in k, e returned.
-// w is overwritten.
+// Takes w = P Z Q and the factors of factor_ldu; leaves P^T-and-Q^T-ordered H[Z] / s 2^-e in k, e
+// returned. w is overwritten.
 template <typename V>
 TORCHDET_LANE IntegerOf<V> cofactor_derivative(const V* ldu, int n, V* w, V* k) {
   const int s = tile_stride(n);

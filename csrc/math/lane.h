@@ -1,13 +1,14 @@
 // The lane: what every algorithm of math/ is written over.
 //
-// A lane type V is a number or a pack of numbers that all take the same path: float or double (one matrix per
-// thread), a SIMD pack of them (one matrix per component, cpu/vec.h), or Complex of either. Decisions that differ
-// between the matrices of a pack are masks and selections, never branches, so each matrix gets the same arithmetic
-// wherever it sits. This file defines the operations on plain floating-point numbers and on Complex, and everything
-// built from them that knows the binary format: exponents and exact scaling by powers of two.
+// A lane type V is a number or a pack of numbers that all take the same path: float or double (one
+// matrix per thread), a SIMD pack of them (one matrix per component, cpu/vec.h), or Complex of
+// either. Decisions that differ between the matrices of a pack are masks and selections, never
+// branches, so each matrix gets the same arithmetic wherever it sits. This file defines the
+// operations on plain floating-point numbers and on Complex, and everything built from them that
+// knows the binary format: exponents and exact scaling by powers of two.
 //
-// TORCHDET_CAPABILITY names the instruction set a translation unit is compiled for. It is part of every name, so
-// that the linker cannot merge code made for different processors.
+// TORCHDET_CAPABILITY names the instruction set a translation unit is compiled for. It is part of
+// every name, so that the linker cannot merge code made for different processors.
 #pragma once
 
 #include <concepts>
@@ -29,7 +30,8 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// Binary format of a scalar: x = +-1.f * 2^e with kMinExponent <= e <= kMaxExponent for normal numbers.
+// Binary format of a scalar: x = +-1.f * 2^e with kMinExponent <= e <= kMaxExponent for normal
+// numbers.
 template <typename T>
 struct Format;
 template <>
@@ -43,17 +45,22 @@ struct Format<double> {
   static constexpr int kFractionBits = 52, kMaxExponent = 1023, kMinExponent = -1022;
 };
 
-// Exponent given to zero: below every true exponent, and far enough from the integer limits to be added to.
+// Exponent given to zero: below every true exponent, and far enough from the integer limits to be
+// added to.
 constexpr int kZeroExponent = -(1 << 24);
 
-// Largest n for which per-matrix vectors are kept in arrays of fixed size; size_class.h has the table of classes.
+// Largest n for which per-matrix vectors are kept in arrays of fixed size; size_class.h has the
+// table of classes.
 constexpr int kMaxLaneOrder = 32;
 
-// Entry (i, j) of a tile is number i * tile_stride(n) + j. From n = 16 on the stride is odd: columns then spread over all
-// sets of the L1 cache, where a power of two would map them to a few.
-constexpr int tile_stride(int n) { return n < 16 ? n : n | 1; }
+// Entry (i, j) of a tile is number i * tile_stride(n) + j. From n = 16 on the stride is odd:
+// columns then spread over all sets of the L1 cache, where a power of two would map them to a few.
+constexpr int tile_stride(int n) {
+  return n < 16 ? n : n | 1;
+}
 
-// The types that belong to a lane type: its real part, its pack of integers, the scalar it is made of.
+// The types that belong to a lane type: its real part, its pack of integers, the scalar it is made
+// of.
 template <typename V>
 struct LaneTraits {
   using Real = V;
@@ -94,12 +101,16 @@ template <Plain T>
 TORCHDET_LANE bool equal(T a, T b) {
   return a == b;
 }
-TORCHDET_LANE bool mask_or(bool a, bool b) { return a || b; }
+TORCHDET_LANE bool mask_or(bool a, bool b) {
+  return a || b;
+}
 template <Plain T>
 TORCHDET_LANE bool all_equal(T a, T b) {
   return a == b;
 }
-TORCHDET_LANE bool any(bool mask) { return mask; }
+TORCHDET_LANE bool any(bool mask) {
+  return mask;
+}
 template <Plain T>
 TORCHDET_LANE T maximum(T a, T b) {
   return a > b ? a : b;
@@ -158,7 +169,8 @@ TORCHDET_LANE R exact_pow2(IntegerOf<R> e) {
   return from_bits((e + IntegerOf<R>(F::kMaxExponent)) << F::kFractionBits);
 }
 
-// floor(log2 |x|); kZeroExponent for 0, kMaxExponent + 1 for infinity and NaN. kNormal promises that x is not subnormal.
+// floor(log2 |x|); kZeroExponent for 0, kMaxExponent + 1 for infinity and NaN. kNormal promises
+// that x is not subnormal.
 template <bool kNormal = false, typename R>
 TORCHDET_LANE IntegerOf<R> exponent_of(R x) {
   using T = ScalarOf<R>;
@@ -177,14 +189,16 @@ TORCHDET_LANE IntegerOf<R> exponent_of(R x) {
   return select(equal(bits_of(magnitude), I(0)), I(kZeroExponent), e);
 }
 
-// Exponents of at most this size can be summed in pairs and still be applied by one factor exact_pow2: the fast way to
-// scale a whole tile, taken when all its exponents allow it. It rounds as scale_pow2 does, so the choice, which depends
-// on all matrices of a tile, cannot be seen in the result of any of them.
+// Exponents of at most this size can be summed in pairs and still be applied by one factor
+// exact_pow2: the fast way to scale a whole tile, taken when all its exponents allow it. It rounds
+// as scale_pow2 does, so the choice, which depends on all matrices of a tile, cannot be seen in the
+// result of any of them.
 template <typename R>
 constexpr int kPairExponent = Format<ScalarOf<R>>::kMaxExponent / 2;
 
-// x * 2^e for any e: three factors cover the distance between the smallest subnormal and the largest number. The
-// first factor carries everything where e is within the format, so a neighbour's exponent cannot change a rounding.
+// x * 2^e for any e: three factors cover the distance between the smallest subnormal and the
+// largest number. The first factor carries everything where e is within the format, so a
+// neighbour's exponent cannot change a rounding.
 template <typename R>
 TORCHDET_LANE R scale_pow2(R x, IntegerOf<R> e) {
   using F = Format<ScalarOf<R>>;
@@ -255,7 +269,8 @@ TORCHDET_LANE Complex<R> scale_pow2(Complex<R> x, IntegerOf<R> e) {
   return {scale_pow2(x.re, e), scale_pow2(x.im, e)};
 }
 
-// Size of a number for choosing a pivot: |re| + |im| stands for the modulus, within sqrt(2), at no square root.
+// Size of a number for choosing a pivot: |re| + |im| stands for the modulus, within sqrt(2), at no
+// square root.
 template <typename R>
 TORCHDET_LANE R pivot_size(R x) {
   return abs(x);

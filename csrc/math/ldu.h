@@ -1,8 +1,9 @@
-// LDU with complete pivoting, P B Q = L D U with unit triangular L, U whose entries are at most 1 in pivot_size.
+// LDU with complete pivoting, P B Q = L D U with unit triangular L, U whose entries are at most 1
+// in pivot_size.
 //
-// The largest entry of the remaining block becomes the pivot, so D reveals the rank: a zero pivot means that everything
-// after it is exactly zero. L and U are well conditioned (but for contrived matrices), which is what the second
-// derivative needs and partial pivoting does not give.
+// The largest entry of the remaining block becomes the pivot, so D reveals the rank: a zero pivot
+// means that everything after it is exactly zero. L and U are well conditioned (but for contrived
+// matrices), which is what the second derivative needs and partial pivoting does not give.
 #pragma once
 
 #include "lu.h"
@@ -26,8 +27,8 @@ TORCHDET_LANE void exchange_columns(V* a, int n, int k, IntegerOf<V> pivot) {
   }
 }
 
-// Factors a (n x n, row-major) in place: multipliers of L below the diagonal, D on it, unit U above it. Returns
-// det P det Q. Labels go out in pivoted order.
+// Factors a (n x n, row-major) in place: multipliers of L below the diagonal, D on it, unit U above
+// it. Returns det P det Q. Labels go out in pivoted order.
 template <typename V>
 TORCHDET_LANE RealOf<V> factor_ldu(V* a, int n, RowLabels<V> rows, RowLabels<V> columns) {
   using R = RealOf<V>;

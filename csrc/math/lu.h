@@ -1,8 +1,9 @@
 // LU with partial pivoting, P B = L U, and the determinant as mantissa and exponent.
 //
-// Rows are exchanged by selection: the pivot row u of step k is collected from the rows by masks, and the row it came
-// from receives the old row k in the same pass that subtracts the multiples of u. A column whose candidates are all
-// exactly zero gets multipliers 0 and a pivot 0, wherever it falls.
+// Rows are exchanged by selection: the pivot row u of step k is collected from the rows by masks,
+// and the row it came from receives the old row k in the same pass that subtracts the multiples of
+// u. A column whose candidates are all exactly zero gets multipliers 0 and a pivot 0, wherever it
+// falls.
 #pragma once
 
 #include "equilibrate.h"
@@ -11,16 +12,17 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// What a lane-wise factorisation needs besides the matrix itself, in pivoted order. rows may be null: then neither the
-// columns of L nor the row labels are exchanged, which is all the determinant needs.
+// What a lane-wise factorisation needs besides the matrix itself, in pivoted order. rows may be
+// null: then neither the columns of L nor the row labels are exchanged, which is all the
+// determinant needs.
 template <typename V>
 struct RowLabels {
   IntegerOf<V>* index;     // original row now at position i
   IntegerOf<V>* exponent;  // its equilibration exponent r
 };
 
-// One block of J columns of step k: exchange row k with row `pivot`, then, where kUpdate, subtract l_i times the pivot
-// row. Rows stay in registers for the whole block.
+// One block of J columns of step k: exchange row k with row `pivot`, then, where kUpdate, subtract
+// l_i times the pivot row. Rows stay in registers for the whole block.
 template <int J, bool kUpdate, typename V>
 TORCHDET_LANE void exchange_and_update(V* a, int n, int k, int j, IntegerOf<V> pivot) {
   using I = IntegerOf<V>;
@@ -32,8 +34,9 @@ TORCHDET_LANE void exchange_and_update(V* a, int n, int k, int j, IntegerOf<V> p
   }
   for (int i = k + 1; i < n; ++i) {
     const auto chosen = equal(pivot, I(i));
+    const V* row = a + i * s + j;
     for (int t = 0; t < J; ++t) {
-      u[t] = select(chosen, a[i * s + j + t], u[t]);
+      u[t] = select(chosen, row[t], u[t]);
     }
   }
   for (int t = 0; t < J; ++t) {
@@ -42,15 +45,17 @@ TORCHDET_LANE void exchange_and_update(V* a, int n, int k, int j, IntegerOf<V> p
   for (int i = k + 1; i < n; ++i) {
     const auto chosen = equal(pivot, I(i));
     V* row = a + i * s + j;
+    const V l = kUpdate ? a[i * s + k] : zero<V>();
     for (int t = 0; t < J; ++t) {
       const V x = select(chosen, old[t], row[t]);
-      row[t] = kUpdate ? fnma(a[i * s + k], u[t], x) : x;
+      row[t] = kUpdate ? fnma(l, u[t], x) : x;
     }
   }
 }
 
 template <bool kUpdate, typename V>
-TORCHDET_LANE void exchange_and_update_range(V* a, int n, int k, int begin, int end, IntegerOf<V> pivot) {
+TORCHDET_LANE void exchange_and_update_range(V* a, int n, int k, int begin, int end,
+                                             IntegerOf<V> pivot) {
   constexpr int kBlock = kIsComplex<V> ? 4 : 8;
   int j = begin;
   for (; j + kBlock <= end; j += kBlock) {
@@ -83,8 +88,8 @@ TORCHDET_LANE void exchange(T* x, int n, int k, T pivot) {
   x[k] = top;
 }
 
-// Factors a (n x n, row-major) in place: U on and above the diagonal, the multipliers of L below it (meaningful only
-// with kKeepL). Returns the sign of the permutation.
+// Factors a (n x n, row-major) in place: U on and above the diagonal, the multipliers of L below it
+// (meaningful only with kKeepL). Returns the sign of the permutation.
 template <int N, bool kKeepL, typename V>
 TORCHDET_LANE RealOf<V> factor_lu(V* a, int n_runtime, RowLabels<V> rows) {
   using R = RealOf<V>;
@@ -135,8 +140,9 @@ TORCHDET_LANE Scaled<V> diagonal_product(const V* a, int n_runtime, RealOf<V> si
   return product;
 }
 
-// a b - c d within 1.5 units of the result where multiply-add is fused (Kahan; Jeannerod, Louvet and Muller, "Further
-// analysis of Kahan's algorithm for the accurate computation of 2x2 determinants", 2013).
+// a b - c d within 1.5 units of the result where multiply-add is fused (Kahan; Jeannerod, Louvet
+// and Muller, "Further analysis of Kahan's algorithm for the accurate computation of 2x2
+// determinants", 2013).
 template <typename R>
 TORCHDET_LANE R difference_of_products(R a, R b, R c, R d) {
   const R cd = c * d;
@@ -144,13 +150,16 @@ TORCHDET_LANE R difference_of_products(R a, R b, R c, R d) {
   return fma(a, b, -cd) + error;
 }
 template <typename R>
-TORCHDET_LANE Complex<R> difference_of_products(Complex<R> a, Complex<R> b, Complex<R> c, Complex<R> d) {
-  return {difference_of_products(a.re, b.re, a.im, b.im) + difference_of_products(c.im, d.im, c.re, d.re),
-          difference_of_products(a.re, b.im, -a.im, b.re) + difference_of_products(-c.re, d.im, c.im, d.re)};
+TORCHDET_LANE Complex<R> difference_of_products(Complex<R> a, Complex<R> b, Complex<R> c,
+                                                Complex<R> d) {
+  return {difference_of_products(a.re, b.re, a.im, b.im) +
+              difference_of_products(c.im, d.im, c.re, d.re),
+          difference_of_products(a.re, b.im, -a.im, b.re) +
+              difference_of_products(-c.re, d.im, c.im, d.re)};
 }
 
-// det of the equilibrated matrix a, which is overwritten. For n <= 2 the expansion is accurate; from n = 3 on it loses
-// up to 1e9 units near singular matrices, and elimination does not.
+// det of the equilibrated matrix a, which is overwritten. For n <= 2 the expansion is accurate;
+// from n = 3 on it loses up to 1e9 units near singular matrices, and elimination does not.
 template <int N, typename V>
 TORCHDET_LANE Scaled<V> determinant(V* a, int n) {
   if constexpr (N == 1) {

@@ -1,8 +1,9 @@
 // Numbers with an exponent of their own, and quotients by a pivot.
 //
-// Products of n pivots leave the range of the format long before the determinant does, and a determinant that is not
-// representable still has a logarithm. So products are carried as mantissa * 2^exponent, renormalised at every factor
-// (a single pivot can be 1e-300), and the exponent is put back once, at the very end.
+// Products of n pivots leave the range of the format long before the determinant does, and a
+// determinant that is not representable still has a logarithm. So products are carried as mantissa
+// * 2^exponent, renormalised at every factor (a single pivot can be 1e-300), and the exponent is
+// put back once, at the very end.
 #pragma once
 
 #include "lane.h"
@@ -31,7 +32,8 @@ TORCHDET_LANE Scaled<V> scaled_one() {
   return {one<V>(), IntegerOf<V>(0)};
 }
 
-// The factor is normalised before it is multiplied in, so that a subnormal pivot keeps its few bits.
+// The factor is normalised before it is multiplied in, so that a subnormal pivot keeps its few
+// bits.
 template <typename V>
 TORCHDET_LANE Scaled<V> operator*(Scaled<V> a, V b) {
   const Scaled<V> factor = normalise(b, a.exponent);
@@ -49,8 +51,9 @@ TORCHDET_LANE Complex<R> reciprocal(Complex<R> x) {
   return {x.re * inverse_square, -x.im * inverse_square};
 }
 
-// Quotients a / pivot for many a with |a| <= |pivot| (in pivot_size). Both sides are lifted to the pivot's exponent
-// first, because 1 / pivot overflows for a subnormal one. A zero pivot gives quotients 0: its column is zero.
+// Quotients a / pivot for many a with |a| <= |pivot| (in pivot_size). Both sides are lifted to the
+// pivot's exponent first, because 1 / pivot overflows for a subnormal one. A zero pivot gives
+// quotients 0: its column is zero.
 template <typename V>
 class PivotQuotient {
  public:
@@ -65,8 +68,8 @@ class PivotQuotient {
     pivot_ = pivot * lift_;
     inverse_ = reciprocal(select(is_zero_, one<V>(), pivot_));
   }
-  // One Newton correction of a * inverse: the quotient of equal numbers is exactly 1, so that equal rows eliminate
-  // to exactly 0, as with a true division.
+  // One Newton correction of a * inverse: the quotient of equal numbers is exactly 1, so that equal
+  // rows eliminate to exactly 0, as with a true division.
   TORCHDET_LANE V operator()(V a) const {
     const V lifted = a * lift_;
     const V quotient = lifted * inverse_;
