@@ -1,6 +1,7 @@
 """Builds the extension torchdet._C: the operators' schemas and their CPU kernels.
 
-TORCHDET_EXTENSION=0 builds the package without it (no compiler needed); torchdet then runs on plain PyTorch.
+TORCHDET_EXTENSION=0 builds the package without it (no compiler needed); torchdet then runs on
+plain PyTorch.
 """
 
 import os
@@ -20,7 +21,8 @@ CXX_FLAGS = [
     "-O3",
     # Python's own flags may ask for debug symbols, which would be nine tenths of the library.
     "-g0",
-    # Packs and single numbers must round alike, so fusing is written out (math/lane.h), never left to the compiler.
+    # Packs and single numbers must round alike, so fusing is written out (math/lane.h) and never
+    # left to the compiler.
     "-ffp-contract=off",
     "-fno-math-errno",
     # Nothing but PyInit__C is exported, and no template instance is shared with another library

@@ -3,6 +3,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "problem.h"
 
@@ -12,7 +13,8 @@ namespace {
 struct Candidate {
   const char* name;
   bool supported;
-  const KernelTable& (*kernels)();
+  void (*add_float)(KernelTable&);
+  void (*add_double)(KernelTable&);
 };
 
 // Fastest first; the last one runs anywhere.
@@ -22,21 +24,26 @@ std::vector<Candidate> candidates() {
       {"avx512",
        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl"),
-       avx512_kernels},
-      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2_kernels},
+       add_avx512_float, add_avx512_double},
+      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), add_avx2_float,
+       add_avx2_double},
 #endif
-      {"portable", true, portable_kernels},
+      {"portable", true, add_portable_float, add_portable_double},
   };
 }
 
-const KernelTable& choose_kernels() {
+KernelTable choose_kernels() {
   const char* forced = std::getenv("TORCHDET_CPU_CAPABILITY");
   std::string names;
   for (const Candidate& candidate : candidates()) {
     const bool wanted =
         forced == nullptr || *forced == '\0' || std::string(forced) == candidate.name;
     if (wanted && candidate.supported) {
-      return candidate.kernels();
+      KernelTable table{};
+      table.name = candidate.name;
+      candidate.add_float(table);
+      candidate.add_double(table);
+      return table;
     }
     if (candidate.supported) {
       names += std::string(names.empty() ? "" : ", ") + candidate.name;
@@ -81,7 +88,7 @@ std::vector<const char*> built_instruction_sets() {
 }
 
 const KernelTable& active_kernels() {
-  static const KernelTable& table = choose_kernels();
+  static const KernelTable table = choose_kernels();
   return table;
 }
 

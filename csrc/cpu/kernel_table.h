@@ -1,7 +1,7 @@
-// Builds the kernel table of one instruction set. Included by kernels_<capability>.cpp only, after
-// the standard headers and after the pragma that selects the instruction set: inline functions of
-// the standard library must not be compiled for a newer processor, since the linker keeps one copy
-// for all.
+// Fills the kernel table of one instruction set. Included by kernels_<capability>_<precision>.cpp
+// only, after the standard headers and after the pragma that selects the instruction set: inline
+// functions of the standard library must not be compiled for a newer processor, since the linker
+// keeps one copy for all.
 #pragma once
 
 #include "hvp_kernel.h"
@@ -31,20 +31,14 @@ void set_dtype(KernelTable& table, Dtype dtype, std::integer_sequence<int, N...>
   table.rows[d] = {K::determinants, K::cofactor_matrices, K::det_hvp};
 }
 
-inline KernelTable make_table(const char* name) {
-  KernelTable table{};
-  table.name = name;
-  // Unrolled kernels of complex numbers and of narrow packs beyond n = 4 would double the compile
-  // time and gain little.
-  constexpr std::make_integer_sequence<int, 4> few;
-  constexpr std::make_integer_sequence<int,
-                                       kVectorBytes == 16 ? 4 : static_cast<int>(kLargestUnrolled)>
-      all;
-  set_dtype<Pack<float>>(table, Dtype::kFloat, all);
-  set_dtype<Pack<double>>(table, Dtype::kDouble, all);
-  set_dtype<Complex<Pack<float>>>(table, Dtype::kComplexFloat, few);
-  set_dtype<Complex<Pack<double>>>(table, Dtype::kComplexDouble, few);
-  return table;
+// The kernels of one precision, real and complex: one translation unit each, so that they compile
+// side by side. Unrolled kernels of complex numbers and of narrow packs beyond n = 4 would double
+// the compile time and gain little.
+template <typename T>
+void add_kernels(KernelTable& table, Dtype real, Dtype complex) {
+  constexpr int kOrders = kVectorBytes == 16 ? 4 : static_cast<int>(kLargestUnrolled);
+  set_dtype<Pack<T>>(table, real, std::make_integer_sequence<int, kOrders>());
+  set_dtype<Complex<Pack<T>>>(table, complex, std::make_integer_sequence<int, 4>());
 }
 
 }  // namespace TORCHDET_CAPABILITY

@@ -77,9 +77,12 @@ struct KernelTable {
   }
 };
 
-const KernelTable& portable_kernels();
-const KernelTable& avx2_kernels();
-const KernelTable& avx512_kernels();
+void add_portable_float(KernelTable& table);
+void add_portable_double(KernelTable& table);
+void add_avx2_float(KernelTable& table);
+void add_avx2_double(KernelTable& table);
+void add_avx512_float(KernelTable& table);
+void add_avx512_double(KernelTable& table);
 
 // The table for this processor, or the one that TORCHDET_CPU_CAPABILITY names.
 const KernelTable& active_kernels();

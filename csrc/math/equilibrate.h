@@ -12,13 +12,13 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-template <bool kNormal = false, typename R>
+template <typename R>
 TORCHDET_LANE IntegerOf<R> entry_exponent(R x) {
-  return exponent_of<kNormal>(x);
+  return exponent_of(x);
 }
-template <bool kNormal = false, typename R>
+template <typename R>
 TORCHDET_LANE IntegerOf<R> entry_exponent(Complex<R> x) {
-  return maximum(exponent_of<kNormal>(x.re), exponent_of<kNormal>(x.im));
+  return maximum(exponent_of(x.re), exponent_of(x.im));
 }
 
 // Exponents below this belong to zeros (kZeroExponent plus or minus any true exponent).
@@ -94,18 +94,45 @@ struct MagnitudeRange {
   }
 };
 
-// column[j] = -max_i (exponent of a_ij - r_i).
-template <bool kNormal, typename V>
-TORCHDET_LANE void column_exponents(const V* a, int n, const IntegerOf<V>* row,
-                                    IntegerOf<V>* column) {
+// column[j] = -max_i (exponent of a_ij - r_i), and the scaling, for numbers of any size.
+template <typename V>
+TORCHDET_LANE void scale_any(V* a, int n, const IntegerOf<V>* row, IntegerOf<V>* column) {
   using I = IntegerOf<V>;
   const int s = tile_stride(n);
   for (int j = 0; j < n; ++j) {
     I e = I(kZeroExponent);
     for (int i = 0; i < n; ++i) {
-      e = maximum(e, entry_exponent<kNormal>(a[i * s + j]) + row[i]);
+      e = maximum(e, entry_exponent(a[i * s + j]) + row[i]);
     }
     column[j] = select(greater(I(kZeroExponentBound), e), I(0), -e);
+  }
+  PairScaling<V>(row, column, n).for_entries(n, [&](int i, int j, auto scale) {
+    a[i * s + j] = scale(a[i * s + j]);
+  });
+}
+
+// The same, bit for bit, where no entry is so large or so small that a scaled one could leave the
+// normal range: rows are scaled first, and the columns' exponents read off the result.
+template <typename V>
+TORCHDET_LANE void scale_moderate(V* a, int n, const IntegerOf<V>* row, IntegerOf<V>* column) {
+  using R = RealOf<V>;
+  using I = IntegerOf<V>;
+  const int s = tile_stride(n);
+  R row_factor[kMaxLaneOrder];
+  for (int i = 0; i < n; ++i) {
+    row_factor[i] = exact_pow2<R>(row[i]);
+  }
+  for (int j = 0; j < n; ++j) {
+    R largest = R(ScalarOf<V>(0));
+    for (int i = 0; i < n; ++i) {
+      a[i * s + j] = a[i * s + j] * row_factor[i];
+      largest = maximum(largest, component_size(a[i * s + j]));
+    }
+    column[j] = select(equal(largest, R(ScalarOf<V>(0))), I(0), -exponent_of<true>(largest));
+    const R factor = exact_pow2<R>(column[j]);
+    for (int i = 0; i < n; ++i) {
+      a[i * s + j] = a[i * s + j] * factor;
+    }
   }
 }
 
@@ -131,17 +158,17 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
     total = total - row[i];
     range.largest = maximum(range.largest, largest);
   }
-  if (any(greater(bits_of(R(std::numeric_limits<T>::min())), range.smallest))) {
-    column_exponents<false>(a, n, row, column);
+  constexpr int kModerate = kPairExponent<R> - 1;
+  const auto extreme = mask_or(greater(range.largest, bits_of(exact_pow2<R>(I(kModerate)))),
+                               greater(bits_of(exact_pow2<R>(I(-kModerate))), range.smallest));
+  if (any(extreme)) {
+    scale_any(a, n, row, column);
   } else {
-    column_exponents<true>(a, n, row, column);
+    scale_moderate(a, n, row, column);
   }
   for (int j = 0; j < n; ++j) {
     total = total - column[j];
   }
-  PairScaling<V>(row, column, n).for_entries(n, [&](int i, int j, auto scale) {
-    a[i * s + j] = scale(a[i * s + j]);
-  });
   const auto non_finite = greater(range.largest, bits_of(R(std::numeric_limits<T>::max())));
   return {total, select(non_finite, R(std::numeric_limits<T>::quiet_NaN()), R(T(0)))};
 }

@@ -33,11 +33,16 @@ TORCHDET_LANE Scaled<V> scaled_one() {
 }
 
 // The factor is normalised before it is multiplied in, so that a subnormal pivot keeps its few
-// bits.
+// bits. Then the product of the mantissas is 0 or between 1/2 and 8, and its exponent plain to see.
 template <typename V>
 TORCHDET_LANE Scaled<V> operator*(Scaled<V> a, V b) {
+  using R = RealOf<V>;
+  using I = IntegerOf<V>;
   const Scaled<V> factor = normalise(b, a.exponent);
-  return normalise(a.mantissa * factor.mantissa, factor.exponent);
+  const V product = a.mantissa * factor.mantissa;
+  const R size = component_size(product);
+  const I e = select(equal(size, R(ScalarOf<V>(0))), I(0), exponent_of<true>(size));
+  return {product * exact_pow2<R>(-e), factor.exponent + e};
 }
 
 template <typename R>

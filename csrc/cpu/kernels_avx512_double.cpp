@@ -1,4 +1,4 @@
-// The kernels for processors with AVX-512 (F, DQ, VL): 16 float or 8 double matrices at a time.
+// The double precision kernels for processors with AVX-512 (F, DQ, VL): 8 matrices at a time.
 #if defined(__x86_64__)
 #include "standard_headers.h"
 
@@ -14,9 +14,8 @@
 #include "kernel_table.h"
 
 namespace torchdet {
-const KernelTable& avx512_kernels() {
-  static const KernelTable table = make_table("avx512");
-  return table;
+void add_avx512_double(KernelTable& table) {
+  add_kernels<double>(table, Dtype::kDouble, Dtype::kComplexDouble);
 }
 }  // namespace torchdet
 #if defined(__clang__)

@@ -1,4 +1,4 @@
-// The kernels for processors with AVX2 and FMA: 8 float or 4 double matrices at a time.
+// The double precision kernels for processors with AVX2 and FMA: 4 matrices at a time.
 #if defined(__x86_64__)
 #include "standard_headers.h"
 
@@ -13,9 +13,8 @@
 #include "kernel_table.h"
 
 namespace torchdet {
-const KernelTable& avx2_kernels() {
-  static const KernelTable table = make_table("avx2");
-  return table;
+void add_avx2_double(KernelTable& table) {
+  add_kernels<double>(table, Dtype::kDouble, Dtype::kComplexDouble);
 }
 }  // namespace torchdet
 #if defined(__clang__)
