@@ -66,11 +66,14 @@ def run(cases: list[Case], threads: int, effort: Effort, quick: bool) -> dict[st
     }
     with Progress(*columns) as progress:
         task = progress.add_task("", total=len(cases))
-        for case in cases:
-            description = f"{case.suite} {case.dtype_name} n={case.n} {case.op}"
-            progress.update(task, description=description)
-            result["cases"].append(run_case(case, threads, effort))
-            progress.advance(task)
+        try:
+            for case in cases:
+                description = f"{case.suite} {case.dtype_name} n={case.n} {case.op}"
+                progress.update(task, description=description)
+                result["cases"].append(run_case(case, threads, effort))
+                progress.advance(task)
+        except KeyboardInterrupt:
+            progress.print("interrupted: what was measured until now is written")
     return result
 
 

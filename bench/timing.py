@@ -22,6 +22,7 @@ class Effort:
 
     rounds: int
     seconds: float  # of one measurement of one peer
+    longest: float = 8.0  # of all rounds of a case; slow cases get fewer rounds, at least 3
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,16 @@ def measure(
     """
     A = case.matrices()
     timers, numbers = {}, {}
+    one_round = 0.0
     for peer in peers:
         check(case, peer, A)
         timer = Timer("f()", globals={"f": operation(case, peer, A)}, num_threads=threads)
         once = timer.timeit(1).mean
         once = min(once, timer.timeit(max(1, int(effort.seconds / 4 / once))).mean)
         timers[peer.name], numbers[peer.name] = timer, max(1, int(effort.seconds / once))
+        one_round += once * numbers[peer.name]
     times: dict[str, list[float]] = {peer.name: [] for peer in peers}
-    for i in range(effort.rounds):
+    for i in range(min(effort.rounds, max(3, int(effort.longest / one_round)))):
         for name in list(timers)[:: 1 if i % 2 == 0 else -1]:
             times[name].append(timers[name].timeit(numbers[name]).mean)
     return times
