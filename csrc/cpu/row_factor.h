@@ -25,7 +25,6 @@ struct Pivots {
 
 template <typename P>
 void equilibrate_rows(const RowMatrix<P>& A, Pivots<P>& pivots) {
-  using R = RealOf<P>;
   using I = IntegerOf<P>;
   using Integer = typename Pivots<P>::Integer;
   constexpr int W = LaneTraits<P>::kWidth;
@@ -61,7 +60,6 @@ void equilibrate_rows(const RowMatrix<P>& A, Pivots<P>& pivots) {
       A.row(i)[p] = scale_pow2(A.row(i)[p], I(pivots.row_exponent[i]) + column);
     }
   }
-  static_assert(sizeof(R) > 0);
 }
 
 // row_i[pack] -= l * pivot_row[pack] right of column k, and l itself at column k, in one pass over
