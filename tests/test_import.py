@@ -125,3 +125,35 @@ def test_an_unknown_command_is_refused():
     done = python("-m", "torchdet", "no-such-command")
     assert done.returncode not in (0, None)
     assert "check" in done.stderr + done.stdout
+
+
+CAPABILITY = """
+import random, torch, torchdet, torchdet._C
+assert torchdet._C.build_info()["active_instruction_set"] == {name!r}
+random.seed(0)
+for n in (2, 3, 5, 9, 33):
+    u = [random.randint(-4, 4) for _ in range(n - 1)] + [1]
+    A = torch.eye(n, dtype=torch.float64)
+    A[:, -1] = torch.tensor([*u[:-1], 0.0])
+    # The last row is zero and the rest the identity: row i of the last column has cofactor -u_i.
+    expected = torch.zeros_like(A)
+    expected[-1] = torch.tensor([*(-x for x in u[:-1]), 1.0])
+    assert torch.equal(torchdet.cofactor(A.expand(19, n, n)), expected.expand(19, n, n)), n
+"""
+
+
+@pytest.mark.skipif(not torchdet._ops.HAS_EXTENSION, reason="the reference has no instruction sets")
+@pytest.mark.parametrize("name", ("avx512", "avx2", "portable"))
+def test_every_instruction_set_can_be_forced_and_is_right(name):
+    result = python("-c", CAPABILITY.format(name=name), TORCHDET_CPU_CAPABILITY=name)
+    if "TORCHDET_CPU_CAPABILITY to be one that this processor has" in result.stderr:
+        pytest.skip(f"this processor has no {name}")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif(not torchdet._ops.HAS_EXTENSION, reason="the reference has no instruction sets")
+def test_an_unknown_instruction_set_is_an_error_that_names_those_at_hand():
+    result = python("-c", "import torch, torchdet; torchdet.det(torch.eye(2))",
+                    TORCHDET_CPU_CAPABILITY="mmx")  # fmt: skip
+    assert result.returncode != 0
+    assert "portable), got mmx" in result.stderr
