@@ -14,13 +14,14 @@ struct SizeClass {
 };
 
 constexpr SizeClass kCpuSizeClasses[] = {
-    {"unrolled", 8, "one matrix per SIMD lane, order known at compile time"},
-    {"lane", 32, "one matrix per SIMD lane"},
-    {"rows", std::numeric_limits<int64_t>::max(),
-     "one matrix per thread, rows in SIMD packs, blocked"},
+    {"lane", 8, "one matrix per SIMD lane, order known at compile time"},
+    {"rows", 64, "one matrix per thread, rows in SIMD packs, Gauss-Jordan elimination"},
+    {"blocked", std::numeric_limits<int64_t>::max(), "one matrix per thread, blocked LU"},
 };
 
-constexpr int64_t kLargestUnrolled = kCpuSizeClasses[0].largest_n;
-constexpr int64_t kLargestLane = kCpuSizeClasses[1].largest_n;
+constexpr int64_t kLargestLane = kCpuSizeClasses[0].largest_n;
+constexpr int64_t kLargestRows = kCpuSizeClasses[1].largest_n;
+// Hessian-vector products keep one matrix per lane up to this order.
+constexpr int64_t kLargestLaneHvp = 32;
 
 }  // namespace torchdet

@@ -6,39 +6,73 @@
 
 #include "hvp_kernel.h"
 #include "lane_kernels.h"
-#include "row_kernels.h"
+#include "sweep_kernels.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-static_assert(kLargestLane == kMaxLaneOrder, "math/lane.h and size_class.h disagree");
+static_assert(kLargestRows == kMaxRowsOrder, "cpu/sweep.h and size_class.h disagree");
 
 template <typename T>
 using Pack = Vec<T, kVectorBytes / static_cast<int>(sizeof(T))>;
 
-template <typename V, int N>
-constexpr Kernels lane_kernels() {
-  using K = LaneKernels<V, N>;
-  return {K::determinants, K::cofactor_matrices, HvpKernel<V>::det_hvp};
-}
+// The kernels of one precision and one kind of numbers, order by order.
+template <typename V, int kLargestLaneOrder>
+struct KernelsOf {
+  static constexpr int W = LaneTraits<V>::kWidth;
 
-template <typename V, int... N>
-void set_dtype(KernelTable& table, Dtype dtype, std::integer_sequence<int, N...>) {
-  const int d = static_cast<int>(dtype);
-  ((table.unrolled[d][N + 1] = lane_kernels<V, N + 1>()), ...);
-  table.lane[d] = lane_kernels<V, 0>();
-  using K = RowKernels<V>;
-  table.rows[d] = {K::determinants, K::cofactor_matrices, K::det_hvp};
-}
+  template <int N>
+  static void set_lane(Kernels (&kernels)[kLargestRows + 1]) {
+    using K = LaneKernels<V, N>;
+    kernels[N].determinants = K::determinants;
+    kernels[N].cofactors = K::cofactor_matrices;
+    if constexpr (N > 1) {
+      set_lane<N - 1>(kernels);
+    }
+  }
+  // kPacks packs per row, or any number for 0. Groups pay for the determinant of small matrices
+  // only; the inverse has work enough beside the search for a pivot.
+  template <int kPacks>
+  static void set_rows(Kernels& kernels) {
+    constexpr int kGroup = kPacks == 1 ? 4 : kPacks == 2 ? 2 : 1;
+    kernels.determinants = SweepKernel<V, kPacks, kGroup>::determinants;
+    kernels.cofactors = SweepKernel<V, kPacks, 1>::cofactor_matrices;
+  }
 
-// The kernels of one precision, real and complex: one translation unit each, so that they compile
-// side by side. Unrolled kernels of complex numbers and of narrow packs beyond n = 4 would double
-// the compile time and gain little.
+  static void set(KernelTable& table, Dtype dtype) {
+    Kernels(&kernels)[kLargestRows + 1] = table.small[static_cast<int>(dtype)];
+    using B = BlockedKernels<V>;
+    for (int n = 1; n <= kLargestRows; ++n) {
+      kernels[n].hvp = n <= kLargestLaneHvp ? HvpKernel<V>::det_hvp : B::det_hvp;
+      switch ((n + W - 1) / W) {
+        case 1:
+          set_rows<1>(kernels[n]);
+          break;
+        case 2:
+          set_rows<2>(kernels[n]);
+          break;
+        case 3:
+          set_rows<3>(kernels[n]);
+          break;
+        case 4:
+          set_rows<4>(kernels[n]);
+          break;
+        default:
+          set_rows<0>(kernels[n]);
+      }
+    }
+    set_lane<kLargestLaneOrder>(kernels);
+    table.blocked[static_cast<int>(dtype)] = {B::determinants, B::cofactor_matrices, B::det_hvp};
+  }
+};
+
+// One translation unit each, so that they compile side by side. Packs of few lanes and complex ones
+// hand over to the class "rows" earlier.
 template <typename T>
 void add_kernels(KernelTable& table, Dtype real, Dtype complex) {
-  constexpr int kOrders = kVectorBytes == 16 ? 4 : static_cast<int>(kLargestUnrolled);
-  set_dtype<Pack<T>>(table, real, std::make_integer_sequence<int, kOrders>());
-  set_dtype<Complex<Pack<T>>>(table, complex, std::make_integer_sequence<int, 4>());
+  constexpr int kReal = kVectorBytes == 16 ? 4 : static_cast<int>(kLargestLane);
+  KernelsOf<Pack<T>, kReal>::set(table, real);
+  KernelsOf<Complex<Pack<T>>, 4>::set(table, complex);
 }
 
 }  // namespace TORCHDET_CAPABILITY

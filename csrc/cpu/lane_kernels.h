@@ -1,8 +1,7 @@
-// Kernels of the classes "unrolled" and "lane": one matrix per SIMD lane.
+// Kernels of the class "lane": one matrix per SIMD lane, of an order known at compile time.
 //
 // Each kernel reads a tile of W matrices, equilibrates it, runs an algorithm of math/ and puts the
-// exponents back while writing. The tile lives on the stack (unrolled) or in the thread's scratch
-// space, close to the L1 cache.
+// exponents back while writing.
 #pragma once
 
 #include "../math/cofactor.h"
@@ -20,33 +19,17 @@ struct LaneKernels {
   using Io = Tile<V>;
   using Number = std::conditional_t<kIsComplex<V>, Complex<T>, T>;
   static constexpr int W = LaneTraits<V>::kWidth;
-  static constexpr int kOrder = N > 0 ? N : kMaxLaneOrder;
-
-  // Work space of `Tiles` tiles: automatic where n is known and small, else the thread's scratch.
-  template <int Tiles>
-  struct Space {
-    V storage[N > 0 ? Tiles * N * N : 1];
-    V* tile[Tiles];
-    explicit Space(int n) {
-      V* base =
-          N > 0 ? storage : static_cast<V*>(thread_scratch(sizeof(V) * Tiles * n * tile_stride(n)));
-      for (int t = 0; t < Tiles; ++t) {
-        tile[t] = base + t * n * tile_stride(n);
-      }
-    }
-  };
 
   // kDet and kSlogdet.
   static void determinants(const Problem& p, int64_t begin, int64_t end) {
-    const int n = N > 0 ? N : static_cast<int>(p.n);
-    const Space<1> space(n);
-    V* a = space.tile[0];
-    I row_exponent[kOrder], column_exponent[kOrder];
+    constexpr int n = N;
+    V a[N * N];
+    I row_exponent[N], column_exponent[N];
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Io::read(p.A, first, lanes, n, a);
       const Equilibration<V> eq = equilibrate<N>(a, n, row_exponent, column_exponent);
-      Scaled<V> d = determinant<N>(a, n);
+      Scaled<V> d = determinant<N>(a);
       d.exponent = d.exponent + eq.total;
       if (p.op == Op::kDet) {
         Io::write_numbers(p.out, first, lanes,
@@ -65,17 +48,14 @@ struct LaneKernels {
   // kCofactor: C(A). kDetBackward: grad conj(C(A)). kSlogdetBackward: grad conj(A^-T), with A^-T =
   // C(A) / det(A).
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
-    const int n = N > 0 ? N : static_cast<int>(p.n);
-    const int s = tile_stride(n);
-    const Space<2> space(n);
-    V* a = space.tile[0];
-    V* y = space.tile[1];
-    I row_exponent[kOrder], row_index[kOrder], column[kOrder], column_exponent[kOrder];
+    constexpr int n = N, s = tile_stride(N);
+    V a[N * N], y[N * N];
+    I row_exponent[N], column[N], column_exponent[N];
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Io::read(p.A, first, lanes, n, a);
       const Equilibration<V> eq = equilibrate<N>(a, n, row_exponent, column);
-      const Scaled<V> d = cofactors<N>(a, n, {row_index, row_exponent}, y, column_exponent);
+      const Scaled<V> d = cofactors<N>(a, y, column_exponent);
       // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and conj(grad),
       // since grad conj(C) = conj(conj(grad) C).
       Scaled<V> factor = {one<V>(), eq.total};
@@ -91,18 +71,14 @@ struct LaneKernels {
       }
       const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
       PairScaling<V>(row_exponent, column_exponent, n)
-          .for_entries(n, [&](int i, int j, auto scale) {
+          .for_entries(n, [&](int i, int j, auto scale) TORCHDET_LANE_LAMBDA {
             V x = scale(y[i * s + j] * factor.mantissa);
             if constexpr (kIsComplex<V>) {
               x.im = x.im * imaginary_sign;
             }
             y[i * s + j] = add_poison(x, eq.poison);
           });
-      if constexpr (N > 0 && N <= 3) {
-        Io::write_whole(p.out, first, lanes, n, y);
-      } else {
-        Io::write_rows(p.out, first, lanes, n, y, row_index);
-      }
+      Io::write_whole(p.out, first, lanes, n, y);
     }
   }
 };

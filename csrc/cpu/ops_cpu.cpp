@@ -47,15 +47,16 @@ Dtype kernel_dtype(const Tensor& A) {
   }
 }
 
-// Matrices per unit of work: the lane classes lose nothing on units of a whole pack, whatever its
-// width.
-constexpr int64_t kLaneUnit = 16;
+// Matrices per unit of work: whole packs of matrices, whatever the width, and whole groups.
+constexpr int64_t kLaneUnit = 16, kRowsUnit = 4;
 // Multiply-adds that are worth a thread of their own, about 20 microseconds.
 constexpr int64_t kGrainOperations = 1 << 18;
 
 void run(const Problem& problem, Kernel Kernels::* kernel, Dtype dtype, int64_t batch) {
   const Kernel run_range = active_kernels().select(dtype, problem.n).*kernel;
-  const int64_t unit = problem.n <= kLargestLane ? kLaneUnit : 1;
+  const int64_t unit = problem.n <= kLargestLaneHvp ? kLaneUnit
+                       : problem.n <= kLargestRows  ? kRowsUnit
+                                                    : 1;
   const int64_t unit_operations = unit * problem.n * problem.n * (problem.n + 8);
   const int64_t grain = std::max<int64_t>(1, kGrainOperations / unit_operations);
   torch::stable::parallel_for(0, (batch + unit - 1) / unit, grain, [&](int64_t begin, int64_t end) {

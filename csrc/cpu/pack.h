@@ -67,7 +67,7 @@ struct Tile {
   TORCHDET_LANE static void read_run(const T* const (&from)[W], int64_t offset, int length, V* tile,
                                      int entry_step) {
     R* parts = reinterpret_cast<R*>(tile);
-    for_runs<W>(length, [&](int start, int count) {
+    for_runs<W>(length, [&](int start, int count) TORCHDET_LANE_LAMBDA {
       R rows[W];
       for (int lane = 0; lane < W; ++lane) {
         const T* source = from[lane] + offset + start;
@@ -83,7 +83,7 @@ struct Tile {
 
   TORCHDET_LANE static void write_run(T* const (&to)[W], int lanes, const V* tile, int length) {
     const R* parts = reinterpret_cast<const R*>(tile);
-    for_runs<W>(length, [&](int start, int count) {
+    for_runs<W>(length, [&](int start, int count) TORCHDET_LANE_LAMBDA {
       R rows[W];
       for (int t = 0; t < W; ++t) {
         rows[t] = t < count ? parts[start + t] : R(T(0));
@@ -103,8 +103,14 @@ struct Tile {
   TORCHDET_LANE static void read(const BatchView& view, int64_t first, int lanes, int n, V* tile) {
     const T* from[W];
     const T* data = static_cast<const T*>(view.data);
-    for (int lane = 0; lane < W; ++lane) {
-      from[lane] = data + view.offset(first + std::min(lane, lanes - 1)) * kParts;
+    if (lanes == W && view.dims == 1) {
+      for (int lane = 0; lane < W; ++lane) {
+        from[lane] = data + (first + lane) * view.strides[0] * kParts;
+      }
+    } else {
+      for (int lane = 0; lane < W; ++lane) {
+        from[lane] = data + view.offset(first + std::min(lane, lanes - 1)) * kParts;
+      }
     }
     if (view.column_stride == 1 && view.row_stride == n && tile_stride(n) == n) {
       read_run(from, 0, n * n * kParts, tile, 1);
@@ -121,18 +127,7 @@ struct Tile {
     }
   }
 
-  // out holds contiguous n x n matrices; row i of the tile goes to row index[i] of each matrix.
-  TORCHDET_LANE static void write_rows(void* out, int64_t first, int lanes, int n, const V* tile,
-                                       const IntegerOf<V>* index) {
-    T* to[W];
-    for (int i = 0; i < n; ++i) {
-      for (int lane = 0; lane < lanes; ++lane) {
-        to[lane] = static_cast<T*>(out) + ((first + lane) * n + index[i][lane]) * n * kParts;
-      }
-      write_run(to, lanes, tile + i * tile_stride(n), n * kParts);
-    }
-  }
-
+  // out holds contiguous n x n matrices.
   TORCHDET_LANE static void write_whole(void* out, int64_t first, int lanes, int n, const V* tile) {
     T* to[W];
     for (int lane = 0; lane < lanes; ++lane) {

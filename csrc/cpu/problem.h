@@ -62,18 +62,14 @@ struct Kernels {
   Kernel determinants, cofactors, hvp;
 };
 
-// unrolled[n] for n of the first size class, where lane also serves the orders left empty; lane and
-// rows for the others.
+// small[n] for the orders of the first two size classes, blocked for those above.
 struct KernelTable {
   const char* name;
-  Kernels unrolled[kDtypes][kLargestUnrolled + 1], lane[kDtypes], rows[kDtypes];
+  Kernels small[kDtypes][kLargestRows + 1], blocked[kDtypes];
 
   const Kernels& select(Dtype dtype, int64_t n) const {
     const int d = static_cast<int>(dtype);
-    if (n <= kLargestUnrolled && unrolled[d][n].determinants != nullptr) {
-      return unrolled[d][n];
-    }
-    return n <= kLargestLane ? lane[d] : rows[d];
+    return n <= kLargestRows ? small[d][n] : blocked[d];
   }
 };
 

@@ -1,4 +1,4 @@
-// Factorisations of the class "rows": equilibration, LU with partial pivoting (blocked), LDU with
+// Factorisations of the class "blocked": equilibration, LU with partial pivoting (blocked), LDU with
 // complete pivoting. The same formulas as math/equilibrate.h, math/lu.h and math/ldu.h, with the
 // columns of one matrix in the lanes.
 #pragma once

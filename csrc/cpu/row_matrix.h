@@ -1,4 +1,4 @@
-// Matrices of the class "rows": one matrix per thread, each row a sequence of SIMD packs.
+// One matrix per thread, each row a sequence of SIMD packs: the classes "rows" and "blocked".
 //
 // A pack P holds W neighbouring columns of one row (Vec, or Complex<Vec> with separate real and
 // imaginary parts). Rows are padded with zero columns to whole packs. Almost all the work is one
@@ -37,12 +37,14 @@ struct RowMatrix {
   static constexpr int kParts = kIsComplex<P> ? 2 : 1;
 
   P* data;
-  int64_t n, packs;
+  int64_t n, packs, stride;  // in packs
 
-  RowMatrix(P* storage, int64_t order) : data(storage), n(order), packs(packs_for(order)) {}
+  RowMatrix(P* storage, int64_t order) : RowMatrix(storage, order, packs_for(order)) {}
+  RowMatrix(P* storage, int64_t order, int64_t row_stride)
+      : data(storage), n(order), packs(packs_for(order)), stride(row_stride) {}
   static int64_t packs_for(int64_t n) { return (n + W - 1) / W; }
 
-  TORCHDET_LANE P* row(int64_t i) const { return data + i * packs; }
+  TORCHDET_LANE P* row(int64_t i) const { return data + i * stride; }
   TORCHDET_LANE T* part(int64_t i, int64_t j) const {
     return reinterpret_cast<T*>(row(i) + j / W) + j % W;
   }

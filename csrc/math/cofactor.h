@@ -11,10 +11,11 @@
 // u_k, so a zero or tiny pivot needs no branch and no threshold wherever it falls, and every rank
 // comes out right.
 //
-// Range: column i carries one exponent for all its t_r, corrected when the bound M <- max(M |u_j|,
-// |h_ij|) leaves the middle of the format; the power of two rides on the factor -u_j. pre and suf
-// are mantissa and exponent. The column is brought to one common exponent before the solve with
-// L^T, whose entries are at most 1.
+// Range: where the pivots but the last are moderate, nothing can leave it. The other matrices of a
+// pack are done again with exponents: column i carries one exponent for all its t_r, corrected when
+// the bound M <- max(M |u_j|, |h_ij|) leaves the middle of the format; the power of two rides on the
+// factor -u_j. pre and suf are mantissa and exponent. The column is brought to one common exponent
+// before the solve with L^T, whose entries are at most 1.
 #pragma once
 
 #include "lu.h"
@@ -22,10 +23,58 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-template <typename V>
+// x = L^-T c from the last row up, for K columns of y from kFirst on, whose row r starts as c(r, q);
+// (1).
+template <int K, int N, int kFirst, typename V, typename Start>
+TORCHDET_LANE void solve_unit_transposed(const V* lu, V* y, Start c) {
+  constexpr int s = tile_stride(N);
+  unrolled<0, N>([&](auto step) TORCHDET_LANE_LAMBDA {
+    constexpr int r = N - 1 - decltype(step)::value;
+    V x[K];
+    for (int q = 0; q < K; ++q) {
+      x[q] = r >= kFirst + q ? c(r, q) : zero<V>();
+    }
+    for (int k = r + 1; k < N; ++k) {
+      for (int q = 0; q < K; ++q) {
+        x[q] = fnma(lu[k * s + r], y[k * s + kFirst + q], x[q]);
+      }
+    }
+    for (int q = 0; q < K; ++q) {
+      y[r * s + kFirst + q] = x[q];
+    }
+  });
+}
+
+// K columns of sgn L^-T C(U), starting at column kFirst, for moderate pivots: before[i] is sgn
+// pre_i, after[j] is suf_j.
+template <int K, int N, int kFirst, typename V>
+TORCHDET_LANE void moderate_columns(const V* lu, const V* before, const V* after, V* y) {
+  constexpr int s = tile_stride(N);
+  V t[N][K], h[N][K];
+  unrolled<kFirst, N>([&](auto step) TORCHDET_LANE_LAMBDA {  // (3)
+    constexpr int j = decltype(step)::value;
+    for (int q = 0; q < K; ++q) {
+      h[j][q] = j == kFirst + q ? one<V>() : zero<V>();
+    }
+    for (int r = kFirst; r < j; ++r) {
+      for (int q = 0; q < K; ++q) {
+        if (kFirst + q <= r) {
+          t[r][q] = r + 1 < j ? t[r][q] * -lu[(j - 1) * (s + 1)] : h[r][q];
+          h[j][q] = fma(lu[r * s + j], t[r][q], h[j][q]);
+        }
+      }
+    }
+  });
+  solve_unit_transposed<K, N, kFirst>(lu, y, [&](int r, int q) TORCHDET_LANE_LAMBDA {
+    const V c = h[r][q] * after[r] * before[kFirst + q];
+    return (r - kFirst - q) % 2 == 0 ? c : -c;
+  });
+}
+
+template <int N, typename V>
 struct ProductChain {
-  Scaled<V> before[kMaxLaneOrder];  // pre_i, times the sign of the permutation
-  Scaled<V> after[kMaxLaneOrder];   // suf_j
+  Scaled<V> before[N];  // pre_i, times the sign of the permutation
+  Scaled<V> after[N];   // suf_j
 };
 
 // Where the bound of the terms t_r lies outside [2^-30, 2^30], brings it to [1, 2): scales the
@@ -50,17 +99,16 @@ TORCHDET_LANE void recentre(RealOf<V>& bound, V& factor, V& newest, IntegerOf<V>
 // K columns of C(U), starting at column `first`, times L^-T: K columns of y = sgn L^-T C(U)
 // 2^-column_exponent. The columns of y hold first h, then the solution: the fewer arrays, the more
 // of the tile stays in the L1 cache.
-template <int K, int N, typename V>
-TORCHDET_LANE void solve_columns(const V* lu, int n_runtime, const ProductChain<V>& chain,
-                                 int first, V* y, IntegerOf<V>* column_exponent) {
+template <int K, int N, int first, typename V>
+TORCHDET_LANE void scaled_columns(const V* lu, const ProductChain<N, V>& chain, V* y,
+                                  IntegerOf<V>* column_exponent) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   constexpr ScalarOf<V> kCentre = ScalarOf<V>(1 << 30);
-  const int n = N > 0 ? N : n_runtime;
-  const int s = tile_stride(n);
+  constexpr int n = N, s = tile_stride(N);
   const R zero_real = R(ScalarOf<V>(0));
-  V t[kMaxLaneOrder][K];
-  I h_exponent[kMaxLaneOrder][K];
+  V t[N][K];
+  I h_exponent[N][K];
   V factor[K];
   R bound[K];
   I exponent[K], common[K];
@@ -120,28 +168,56 @@ TORCHDET_LANE void solve_columns(const V* lu, int n_runtime, const ProductChain<
     common[q] = select(greater(I(kZeroExponentBound), common[q]), I(0), common[q]);
     column_exponent[first + q] = common[q] + chain.before[first + q].exponent;
   }
-  for (int r = n - 1; r >= 0; --r) {  // (1): x = L^-T c, from the last row up
-    V x[K];
-    for (int q = 0; q < K; ++q) {
-      x[q] = zero<V>();
-      if (r >= first + q) {
-        const V h = y[r * s + first + q];
-        const V signed_h = (r - first - q) % 2 == 0 ? h : -h;
-        x[q] =
-            scale_pow2(signed_h, h_exponent[r][q] - common[q]) * chain.before[first + q].mantissa;
-      }
-    }
-    const V* below = y + (r + 1) * s + first;
-    const V* l = lu + (r + 1) * s + r;
-    for (int k = r + 1; k < n; ++k, below += s, l += s) {
-      for (int q = 0; q < K; ++q) {
-        x[q] = fnma(*l, below[q], x[q]);
-      }
-    }
-    for (int q = 0; q < K; ++q) {
-      y[r * s + first + q] = x[q];
-    }
+  solve_unit_transposed<K, N, first>(lu, y, [&](int r, int q) TORCHDET_LANE_LAMBDA {
+    const V h = y[r * s + first + q];
+    const V signed_h = (r - first - q) % 2 == 0 ? h : -h;
+    return scale_pow2(signed_h, h_exponent[r][q] - common[q]) * chain.before[first + q].mantissa;
+  });
+}
+
+// body(K, first) for all columns, K = 4 (complex: 2) at a time; both are compile-time constants.
+template <int N, typename V, typename Body>
+TORCHDET_LANE void for_columns(Body body) {
+  constexpr int kColumns = kIsComplex<V> ? 2 : 4;
+  unrolled<0, (N + kColumns - 1) / kColumns>([&](auto block) TORCHDET_LANE_LAMBDA {
+    constexpr int first = decltype(block)::value * kColumns;
+    body(std::integral_constant<int, std::min(kColumns, N - first)>(),
+         std::integral_constant<int, first>());
+  });
+}
+
+// y 2^column_exponent = sgn L^-T C(U) for pivots of any size.
+template <int N, typename V>
+[[gnu::noinline]] void scaled_cofactors(const V* lu, RealOf<V> sign, V* y,
+                                        IntegerOf<V>* column_exponent) {
+  constexpr int s = tile_stride(N);
+  ProductChain<N, V> chain;
+  chain.before[0] = scaled_one<V>();
+  chain.before[0].mantissa = chain.before[0].mantissa * sign;
+  chain.after[N - 1] = scaled_one<V>();
+  for (int k = 1; k < N; ++k) {
+    chain.before[k] = chain.before[k - 1] * lu[(k - 1) * (s + 1)];
+    chain.after[N - 1 - k] = chain.after[N - k] * lu[(N - k) * (s + 1)];
   }
+  for_columns<N, V>([&](auto K, auto first) {
+    scaled_columns<decltype(K)::value, N, decltype(first)::value>(lu, chain, y, column_exponent);
+  });
+}
+
+// The same for moderate pivots, without exponents.
+template <int N, typename V>
+TORCHDET_LANE void moderate_cofactors(const V* lu, RealOf<V> sign, V* y) {
+  constexpr int s = tile_stride(N);
+  V before[N], after[N];
+  before[0] = one<V>() * sign;
+  after[N - 1] = one<V>();
+  for (int k = 1; k < N; ++k) {
+    before[k] = before[k - 1] * lu[(k - 1) * (s + 1)];
+    after[N - 1 - k] = after[N - k] * lu[(N - k) * (s + 1)];
+  }
+  for_columns<N, V>([&](auto K, auto first) TORCHDET_LANE_LAMBDA {
+    moderate_columns<decltype(K)::value, N, decltype(first)::value>(lu, before, after, y);
+  });
 }
 
 // Closed forms of the cofactors for n <= 3: sums of at most two products, within 1.5 units each.
@@ -167,41 +243,68 @@ TORCHDET_LANE void cofactor_closed(const V* a, V* y) {
   }
 }
 
-// y 2^column_exponent = P C(B) for the equilibrated matrix in a, with rows in the order of `rows`,
-// and det(B). a is overwritten. rows.exponent comes in as the equilibration exponents and goes out
-// in the order of the rows.
+// Row row_index[k] of y <- row k of x.
 template <int N, typename V>
-TORCHDET_LANE Scaled<V> cofactors(V* a, int n_runtime, RowLabels<V> rows, V* y,
-                                  IntegerOf<V>* column_exponent) {
+TORCHDET_LANE void restore_rows(const IntegerOf<V>* row_index, const V* x, V* y) {
+  constexpr int s = tile_stride(N);
+  for (int i = 0; i < N; ++i) {
+    V row[N];
+    for (int j = 0; j < N; ++j) {
+      row[j] = x[j];
+    }
+    for (int k = 1; k < N; ++k) {
+      const auto chosen = equal(row_index[k], IntegerOf<V>(i));
+      for (int j = 0; j < N; ++j) {
+        row[j] = select(chosen, x[k * s + j], row[j]);
+      }
+    }
+    for (int j = 0; j < N; ++j) {
+      y[i * s + j] = row[j];
+    }
+  }
+}
+
+// y 2^column_exponent = C(B) for the equilibrated matrix B in a, which is overwritten; returns
+// det(B).
+template <int N, typename V>
+TORCHDET_LANE Scaled<V> cofactors(V* a, V* y, IntegerOf<V>* column_exponent) {
+  using R = RealOf<V>;
   using I = IntegerOf<V>;
-  const int n = N > 0 ? N : n_runtime;
-  if constexpr (N > 0 && N <= 3) {
+  for (int i = 0; i < N; ++i) {
+    column_exponent[i] = I(0);
+  }
+  if constexpr (N <= 3) {
     cofactor_closed<N>(a, y);
-    for (int i = 0; i < n; ++i) {
-      rows.index[i] = I(i);
-      column_exponent[i] = I(0);
-    }
-    return determinant<N>(a, n);
+    return determinant<N>(a);
   } else {
-    const int s = tile_stride(n);
-    const RealOf<V> sign = factor_lu<N, true>(a, n, rows);
-    ProductChain<V> chain;
-    chain.before[0] = scaled_one<V>();
-    chain.before[0].mantissa = chain.before[0].mantissa * sign;
-    chain.after[n - 1] = scaled_one<V>();
-    for (int k = 1; k < n; ++k) {
-      chain.before[k] = chain.before[k - 1] * a[(k - 1) * s + k - 1];
-      chain.after[n - 1 - k] = chain.after[n - k] * a[(n - k) * s + n - k];
+    static_assert(N <= 8);
+    constexpr int s = tile_stride(N);
+    I row_index[N];
+    const R sign = factor_lu<N, true>(a, row_index);
+    V x[N * N];
+    moderate_cofactors<N>(a, sign, x);
+    // Pivots are at most 2^N; with those before the last at least 2^-(E/10), E the largest exponent
+    // of the format, products of them stay above 2^-(7/10 E), and a term that underflows all the
+    // same is nothing beside them.
+    constexpr int kModerate = Format<ScalarOf<V>>::kMaxExponent / 10;
+    R smallest = component_size(a[0]);
+    for (int k = 1; k + 1 < N; ++k) {
+      smallest = minimum(smallest, component_size(a[k * (s + 1)]));
     }
-    constexpr int kColumns = kIsComplex<V> ? 2 : 4;
-    int i = 0;
-    for (; i + kColumns <= n; i += kColumns) {
-      solve_columns<kColumns, N>(a, n, chain, i, y, column_exponent);
+    const auto tiny = greater(exact_pow2<R>(I(-kModerate)), smallest);
+    if (any(tiny)) {
+      V scaled[N * N];
+      I exponent[N];
+      scaled_cofactors<N>(a, sign, scaled, exponent);
+      for (int t = 0; t < N * N; ++t) {
+        x[t] = select(tiny, scaled[t], x[t]);
+      }
+      for (int j = 0; j < N; ++j) {
+        column_exponent[j] = select(tiny, exponent[j], I(0));
+      }
     }
-    for (; i < n; ++i) {
-      solve_columns<1, N>(a, n, chain, i, y, column_exponent);
-    }
-    return chain.before[n - 1] * a[(n - 1) * (s + 1)];
+    restore_rows<N>(row_index, x, y);
+    return diagonal_product<N>(a, sign);
   }
 }
 

@@ -27,8 +27,8 @@ constexpr int kZeroExponentBound = kZeroExponent / 2;
 template <typename V>
 struct Equilibration {
   IntegerOf<V> total;  // R
-  RealOf<V> poison;    // NaN if an entry of A is infinite or NaN, else 0: added to results, which
-                       // need not depend on it
+  RealOf<V> poison;    // NaN if an entry of A is infinite or NaN, else -0, which changes nothing:
+                       // added to results
 };
 
 // 2^(row[i] + column[j]) as a factor for entry (i, j), where every exponent of the tile is small
@@ -75,102 +75,101 @@ class PairScaling {
   bool fits_;
 };
 
-// The largest and the smallest nonzero of the numbers seen, as bit patterns, which order like the
-// numbers.
-template <typename R>
-struct MagnitudeRange {
-  using I = IntegerOf<R>;
-  I largest, smallest;
-  TORCHDET_LANE MagnitudeRange()
-      : largest(I(0)), smallest(I(std::numeric_limits<ScalarOf<I>>::max())) {}
-  TORCHDET_LANE void include(R x) {
-    const I bits = bits_of(abs(x));
-    largest = maximum(largest, bits);
-    smallest = select(equal(bits, I(0)), smallest, minimum(smallest, bits));
-  }
-  TORCHDET_LANE void include(Complex<R> x) {
-    include(x.re);
-    include(x.im);
-  }
-};
-
-// column[j] = -max_i (exponent of a_ij - r_i), and the scaling, for numbers of any size.
+// row[i] = -r_i, column[j] = -c_j, for numbers of any size.
 template <typename V>
-TORCHDET_LANE void scale_any(V* a, int n, const IntegerOf<V>* row, IntegerOf<V>* column) {
+TORCHDET_LANE void frame_exponents(const V* a, int n, IntegerOf<V>* row, IntegerOf<V>* column) {
   using I = IntegerOf<V>;
   const int s = tile_stride(n);
+  const auto moved = [](I e) { return select(greater(I(kZeroExponentBound), e), I(0), -e); };
+  for (int i = 0; i < n; ++i) {
+    I e = I(kZeroExponent);
+    for (int j = 0; j < n; ++j) {
+      e = maximum(e, entry_exponent(a[i * s + j]));
+    }
+    row[i] = moved(e);
+  }
   for (int j = 0; j < n; ++j) {
     I e = I(kZeroExponent);
     for (int i = 0; i < n; ++i) {
       e = maximum(e, entry_exponent(a[i * s + j]) + row[i]);
     }
-    column[j] = select(greater(I(kZeroExponentBound), e), I(0), -e);
+    column[j] = moved(e);
+  }
+}
+
+// The scaling itself, where the mask says so; elsewhere row and column are zero.
+template <typename V, typename Mask>
+[[gnu::noinline]] void equilibrate_unbalanced(V* a, int n, Mask unbalanced, IntegerOf<V>* row,
+                                              IntegerOf<V>* column) {
+  using I = IntegerOf<V>;
+  const int s = tile_stride(n);
+  frame_exponents(a, n, row, column);
+  for (int i = 0; i < n; ++i) {
+    row[i] = select(unbalanced, row[i], I(0));
+    column[i] = select(unbalanced, column[i], I(0));
   }
   PairScaling<V>(row, column, n).for_entries(n, [&](int i, int j, auto scale) {
     a[i * s + j] = scale(a[i * s + j]);
   });
 }
 
-// The same, bit for bit, where no entry is so large or so small that a scaled one could leave the
-// normal range: rows are scaled first, and the columns' exponents read off the result.
-template <typename V>
-TORCHDET_LANE void scale_moderate(V* a, int n, const IntegerOf<V>* row, IntegerOf<V>* column) {
-  using R = RealOf<V>;
-  using I = IntegerOf<V>;
-  const int s = tile_stride(n);
-  R row_factor[kMaxLaneOrder];
-  for (int i = 0; i < n; ++i) {
-    row_factor[i] = exact_pow2<R>(row[i]);
-  }
-  for (int j = 0; j < n; ++j) {
-    R largest = R(ScalarOf<V>(0));
-    for (int i = 0; i < n; ++i) {
-      a[i * s + j] = a[i * s + j] * row_factor[i];
-      largest = maximum(largest, component_size(a[i * s + j]));
-    }
-    column[j] = select(equal(largest, R(ScalarOf<V>(0))), I(0), -exponent_of<true>(largest));
-    const R factor = exact_pow2<R>(column[j]);
-    for (int i = 0; i < n; ++i) {
-      a[i * s + j] = a[i * s + j] * factor;
-    }
-  }
+// Bit pattern of 2^e.
+template <typename I, typename F>
+TORCHDET_LANE I pattern_of_pow2(int e) {
+  return I(ScalarOf<I>(e + F::kMaxExponent) << F::kFractionBits);
 }
 
-// Scales a (n x n, row-major) in place; row and column receive the exponents -r and -c. N is n
-// where it is known at compile time, or 0.
+// Matrices whose rows and columns all have their largest entries within 2^kBalance of each other,
+// and within 2^kCentral of 1, are as good as equilibrated and stay as they are: a pivot is then at
+// most 2^kBalance from the best. Closed forms (n <= 2) choose none.
+template <int N>
+constexpr int kBalance = N == 1 || N == 2 ? 48 : N == 3 || N == 4 ? 4 : 3;
+constexpr int kCentral = 24;
+
+// Scales a (n x n, row-major) in place, or leaves it where all matrices of the pack are balanced;
+// row and column receive the exponents -r and -c. N is n where it is known at compile time, or 0.
 template <int N, typename V>
 TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* row,
                                            IntegerOf<V>* column) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   using T = ScalarOf<V>;
+  using F = Format<T>;
   const int n = N > 0 ? N : n_runtime;
   const int s = tile_stride(n);
-  MagnitudeRange<R> range;
-  I total = I(0);
-  for (int i = 0; i < n; ++i) {
-    const I largest = range.largest;
-    range.largest = I(0);
-    for (int j = 0; j < n; ++j) {
-      range.include(a[i * s + j]);
-    }
-    row[i] = select(equal(range.largest, I(0)), I(0), -exponent_of(from_bits(range.largest)));
-    total = total - row[i];
-    range.largest = maximum(range.largest, largest);
+  I largest = I(0), least = pattern_of_pow2<I, F>(kCentral);
+  for (int j = 0; j < n; ++j) {
+    column[j] = I(0);
   }
-  constexpr int kModerate = kPairExponent<R> - 1;
-  const auto extreme = mask_or(greater(range.largest, bits_of(exact_pow2<R>(I(kModerate)))),
-                               greater(bits_of(exact_pow2<R>(I(-kModerate))), range.smallest));
-  if (any(extreme)) {
-    scale_any(a, n, row, column);
-  } else {
-    scale_moderate(a, n, row, column);
+  for (int i = 0; i < n; ++i) {
+    I largest_of_row = I(0);
+    for (int j = 0; j < n; ++j) {
+      const I size = component_bits(a[i * s + j]);
+      largest_of_row = maximum(largest_of_row, size);
+      column[j] = maximum(column[j], size);
+    }
+    largest = maximum(largest, largest_of_row);
+    least = minimum(least, largest_of_row);
+    row[i] = I(0);
   }
   for (int j = 0; j < n; ++j) {
-    total = total - column[j];
+    least = minimum(least, column[j]);
+    column[j] = I(0);
   }
-  const auto non_finite = greater(range.largest, bits_of(R(std::numeric_limits<T>::max())));
-  return {total, select(non_finite, R(std::numeric_limits<T>::quiet_NaN()), R(T(0)))};
+  const I bound = maximum(largest - (I(ScalarOf<I>(kBalance<N>)) << F::kFractionBits),
+                          pattern_of_pow2<I, F>(-kCentral));
+  const auto unbalanced =
+      mask_or(greater(bound, least), greater(largest, pattern_of_pow2<I, F>(kCentral)));
+  if (!any(unbalanced)) {
+    return {I(0), R(T(-0.0))};
+  }
+  equilibrate_unbalanced(a, n, unbalanced, row, column);
+  I total = I(0);
+  for (int i = 0; i < n; ++i) {
+    total = total - row[i] - column[i];
+  }
+  const auto non_finite = greater(largest, bits_of(R(std::numeric_limits<T>::max())));
+  return {total, select(non_finite, R(std::numeric_limits<T>::quiet_NaN()), R(T(-0.0)))};
 }
 
 template <typename R>

@@ -23,8 +23,10 @@
 
 #ifdef __CUDACC__
 #define TORCHDET_LANE __host__ __device__ __forceinline__
+#define TORCHDET_LANE_LAMBDA
 #else
 #define TORCHDET_LANE [[gnu::always_inline]] inline
+#define TORCHDET_LANE_LAMBDA __attribute__((always_inline))
 #endif
 
 namespace torchdet {
@@ -81,6 +83,16 @@ template <typename V>
 using ScalarOf = typename LaneTraits<V>::Scalar;
 template <typename V>
 constexpr bool kIsComplex = LaneTraits<V>::kIsComplex;
+
+// body(k) for k = kBegin .. kEnd - 1, each k a compile-time constant: loops whose bounds depend on k
+// are then of known length, and unrolled.
+template <int kBegin, int kEnd, typename Body>
+TORCHDET_LANE void unrolled(Body body) {
+  if constexpr (kBegin < kEnd) {
+    body(std::integral_constant<int, kBegin>());
+    unrolled<kBegin + 1, kEnd>(body);
+  }
+}
 
 // ---- operations on plain numbers; cpu/vec.h gives the same for packs ----
 
@@ -288,6 +300,16 @@ TORCHDET_LANE R component_size(R x) {
 template <typename R>
 TORCHDET_LANE R component_size(Complex<R> x) {
   return maximum(abs(x.re), abs(x.im));
+}
+
+// Its bit pattern, which orders like the number and puts NaN above infinity.
+template <typename R>
+TORCHDET_LANE IntegerOf<R> component_bits(R x) {
+  return bits_of(abs(x));
+}
+template <typename R>
+TORCHDET_LANE IntegerOf<R> component_bits(Complex<R> x) {
+  return maximum(bits_of(abs(x.re)), bits_of(abs(x.im)));
 }
 
 template <typename R>

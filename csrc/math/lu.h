@@ -12,9 +12,7 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// What a lane-wise factorisation needs besides the matrix itself, in pivoted order. rows may be
-// null: then neither the columns of L nor the row labels are exchanged, which is all the
-// determinant needs.
+// What a lane-wise factorisation knows of its rows or columns, in pivoted order.
 template <typename V>
 struct RowLabels {
   IntegerOf<V>* index;     // original row now at position i
@@ -88,56 +86,75 @@ TORCHDET_LANE void exchange(T* x, int n, int k, T pivot) {
   x[k] = top;
 }
 
-// Factors a (n x n, row-major) in place: U on and above the diagonal, the multipliers of L below it
-// (meaningful only with kKeepL). Returns the sign of the permutation.
+// a / pivot for |a| <= |pivot|; 0 where the pivot is 0. One division each is the shortest way from
+// a pivot to the few quotients of a small matrix.
+template <typename R>
+class RealPivotDivision {
+ public:
+  TORCHDET_LANE explicit RealPivotDivision(R pivot)
+      : is_zero_(equal(pivot, R(ScalarOf<R>(0)))), pivot_(pivot) {}
+  TORCHDET_LANE R operator()(R a) const { return select(is_zero_, R(ScalarOf<R>(0)), a / pivot_); }
+
+ private:
+  decltype(equal(R(), R())) is_zero_;
+  R pivot_;
+};
+template <typename V>
+using PivotDivision =
+    std::conditional_t<kIsComplex<V>, PivotQuotient<V>, RealPivotDivision<RealOf<V>>>;
+
+// Factors a (N x N, row-major) in place: U on and above the diagonal, the multipliers of L below it
+// (in pivoted order only with kKeepL; then row_index receives the original row of every position).
+// Returns the sign of the permutation.
 template <int N, bool kKeepL, typename V>
-TORCHDET_LANE RealOf<V> factor_lu(V* a, int n_runtime, RowLabels<V> rows) {
+TORCHDET_LANE RealOf<V> factor_lu(V* a, IntegerOf<V>* row_index) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
-  const int n = N > 0 ? N : n_runtime;
-  const int s = tile_stride(n);
+  constexpr int s = tile_stride(N);
   R sign = R(ScalarOf<V>(1));
   if constexpr (kKeepL) {
-    for (int i = 0; i < n; ++i) {
-      rows.index[i] = I(i);
+    for (int i = 0; i < N; ++i) {
+      row_index[i] = I(i);
     }
   }
-  for (int k = 0; k + 1 < n; ++k) {
+  unrolled<0, N - 1>([&](auto step) TORCHDET_LANE_LAMBDA {
+    constexpr int k = decltype(step)::value;
     R best = pivot_size(a[k * s + k]);
     I pivot = I(k);
-    for (int i = k + 1; i < n; ++i) {
+    for (int i = k + 1; i < N; ++i) {
       const R size = pivot_size(a[i * s + k]);
       const auto larger = greater(size, best);
       best = select(larger, size, best);
       pivot = select(larger, I(i), pivot);
     }
     sign = select(equal(pivot, I(k)), sign, -sign);
-    exchange_and_update<1, false>(a, n, k, k, pivot);
-    const PivotQuotient<V> quotient(a[k * s + k]);
-    for (int i = k + 1; i < n; ++i) {
+    exchange_and_update<1, false>(a, N, k, k, pivot);
+    const PivotDivision<V> quotient(a[k * s + k]);
+    for (int i = k + 1; i < N; ++i) {
       a[i * s + k] = quotient(a[i * s + k]);
     }
-    exchange_and_update_range<true>(a, n, k, k + 1, n, pivot);
+    exchange_and_update_range<true>(a, N, k, k + 1, N, pivot);
     if constexpr (kKeepL) {
-      exchange_and_update_range<false>(a, n, k, 0, k, pivot);
-      exchange(rows.index, n, k, pivot);
-      exchange(rows.exponent, n, k, pivot);
+      exchange_and_update_range<false>(a, N, k, 0, k, pivot);
+      exchange(row_index, N, k, pivot);
     }
-  }
+  });
   return sign;
 }
 
-// det of a triangular factor: the product of its diagonal, times sign, as mantissa and exponent.
+// det of a triangular factor: sign times the product of its diagonal, as mantissa and exponent. The
+// mantissas are below 2 (2 sqrt(2) in modulus where complex), so N of them need no care.
 template <int N, typename V>
-TORCHDET_LANE Scaled<V> diagonal_product(const V* a, int n_runtime, RealOf<V> sign) {
-  const int n = N > 0 ? N : n_runtime;
-  const int s = tile_stride(n);
-  Scaled<V> product = scaled_one<V>();
-  for (int k = 0; k < n; ++k) {
-    product = product * a[k * s + k];
+TORCHDET_LANE Scaled<V> diagonal_product(const V* a, RealOf<V> sign) {
+  using I = IntegerOf<V>;
+  V mantissa = one<V>() * sign;
+  I exponent = I(0);
+  for (int k = 0; k < N; ++k) {
+    const Scaled<V> d = normalise(a[k * (tile_stride(N) + 1)], I(0));
+    mantissa = mantissa * d.mantissa;
+    exponent = exponent + d.exponent;
   }
-  product.mantissa = product.mantissa * sign;
-  return product;
+  return normalise(mantissa, exponent);
 }
 
 // a b - c d within 1.5 units of the result where multiply-add is fused (Kahan; Jeannerod, Louvet
@@ -161,14 +178,14 @@ TORCHDET_LANE Complex<R> difference_of_products(Complex<R> a, Complex<R> b, Comp
 // det of the equilibrated matrix a, which is overwritten. For n <= 2 the expansion is accurate;
 // from n = 3 on it loses up to 1e9 units near singular matrices, and elimination does not.
 template <int N, typename V>
-TORCHDET_LANE Scaled<V> determinant(V* a, int n) {
+TORCHDET_LANE Scaled<V> determinant(V* a) {
   if constexpr (N == 1) {
     return normalise(a[0], IntegerOf<V>(0));
   } else if constexpr (N == 2) {
     return normalise(difference_of_products(a[0], a[3], a[1], a[2]), IntegerOf<V>(0));
   } else {
-    const RealOf<V> sign = factor_lu<N, false>(a, n, RowLabels<V>{});
-    return diagonal_product<N>(a, n, sign);
+    const RealOf<V> sign = factor_lu<N, false>(a, static_cast<IntegerOf<V>*>(nullptr));
+    return diagonal_product<N>(a, sign);
   }
 }
 

@@ -1,4 +1,4 @@
-// Kernels of the class "rows": blocked factorisation of one matrix per thread.
+// Kernels of the class "blocked": blocked factorisation of one matrix per thread.
 //
 // det and slogdet: LU with partial pivoting. Cofactors: C(B) = det(B) B^-T from that same LU, which
 // fails only at exactly zero pivots and where an inverse leaves the range of the format; such
@@ -33,7 +33,7 @@ class Arena {
 };
 
 template <typename P>
-struct RowKernels {
+struct BlockedKernels {
   using T = ScalarOf<P>;
   using Number = NumberOf<P>;
   using M = RowMatrix<P>;
@@ -48,9 +48,7 @@ struct RowKernels {
     Number *x, *y;
     T* row_largest;
     explicit Space(int64_t n)
-        : arena(3 * Arena::bytes_for<P>(n * M::packs_for(n)) + 2 * Arena::bytes_for<int64_t>(n) +
-                2 * Arena::bytes_for<Integer>(n) + 2 * Arena::bytes_for<Number>(n) +
-                Arena::bytes_for<T>(n)),
+        : arena(space_bytes(n)),
           A(take_matrix(n), n),
           X(take_matrix(n), n),
           K(take_matrix(n), n) {
@@ -64,6 +62,12 @@ struct RowKernels {
     }
     P* take_matrix(int64_t n) { return arena.template take<P>(n * M::packs_for(n)); }
   };
+
+  static size_t space_bytes(int64_t n) {
+    return 3 * Arena::bytes_for<P>(n * M::packs_for(n)) + 2 * Arena::bytes_for<int64_t>(n) +
+           2 * Arena::bytes_for<Integer>(n) + 2 * Arena::bytes_for<Number>(n) +
+           Arena::bytes_for<T>(n);
+  }
 
   static void determinants(const Problem& p, int64_t begin, int64_t end) {
     Space s(p.n);
@@ -86,39 +90,36 @@ struct RowKernels {
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     Space s(p.n);
     for (int64_t b = begin; b < end; ++b) {
-      Scaled<Number> factor = {one<Number>(), 0};
-      if (p.op != Op::kCofactor) {
-        const Number grad = static_cast<const Number*>(p.other.data)[p.other.offset(b)];
-        factor = normalise(conj(grad), Integer(0));
-      }
       read(p.A, b, s.A);
       equilibrate_rows(s.A, s.pivots);
       factor_lu_rows(s.A, s.pivots);
-      const Scaled<Number> d = diagonal(s.A, s.pivots);
-      Number* out = static_cast<Number*>(p.out) + b * p.n * p.n;
-      if (inverse_transpose(s.A, s.X)) {
-        if (p.op != Op::kSlogdetBackward) {
-          factor.mantissa = factor.mantissa * d.mantissa;
-          factor.exponent += d.exponent + s.pivots.total;
-        }
-        write(s.X, s.pivots, factor, false, p.op != Op::kCofactor, out);
+      if (!inverse_transpose(s.A, s.X)) {
+        rank_revealing_cofactors(p, b, s);
         continue;
       }
-      read(p.A, b, s.A);
-      equilibrate_rows(s.A, s.pivots);
-      factor_ldu_rows(s.A, s.pivots, s.row_largest);
-      const Scaled<Number> e = diagonal(s.A, s.pivots);
-      s.K.clear();
-      const Integer common = exclusive_products(s.A, s.K);
-      carry_back(s.A, s.K);
-      factor.mantissa = factor.mantissa * s.pivots.sign;
-      factor.exponent += common + s.pivots.total;
-      if (p.op == Op::kSlogdetBackward) {
-        factor.mantissa = factor.mantissa * reciprocal(e.mantissa);
-        factor.exponent -= e.exponent + s.pivots.total;
+      Scaled<Number> factor = gradient_factor(p, b);
+      if (p.op != Op::kSlogdetBackward) {
+        const Scaled<Number> d = diagonal(s.A, s.pivots);
+        factor.mantissa = factor.mantissa * d.mantissa;
+        factor.exponent += d.exponent + s.pivots.total;
       }
-      write(s.K, s.pivots, factor, true, p.op != Op::kCofactor, out);
+      write(s.X, s.pivots, factor, false, p.op != Op::kCofactor, output(p, b));
     }
+  }
+
+  // The same for one matrix of any kind, by LDU.
+  static void rank_revealing_cofactors(const Problem& p, int64_t b) {
+    Space s(p.n);
+    rank_revealing_cofactors(p, b, s);
+  }
+
+  // conj(grad), or 1: what multiplies the whole result, since grad conj(C) = conj(conj(grad) C).
+  static Scaled<Number> gradient_factor(const Problem& p, int64_t b) {
+    if (p.op == Op::kCofactor) {
+      return {one<Number>(), Integer(0)};
+    }
+    const Number grad = static_cast<const Number*>(p.other.data)[p.other.offset(b)];
+    return normalise(conj(grad), Integer(0));
   }
 
   static void det_hvp(const Problem& p, int64_t begin, int64_t end) {
@@ -151,13 +152,35 @@ struct RowKernels {
       Scaled<Number> factor = rho.common;
       factor.mantissa = factor.mantissa * s.pivots.sign;
       factor.exponent += z + s.pivots.total;
-      write(s.K, s.pivots, factor, true, false, static_cast<Number*>(p.out) + b * n * n);
+      write(s.K, s.pivots, factor, true, false, output(p, b));
     }
   }
 
  private:
+  static Number* output(const Problem& p, int64_t b) {
+    return static_cast<Number*>(p.out) + b * p.n * p.n;
+  }
+
+  static void rank_revealing_cofactors(const Problem& p, int64_t b, Space& s) {
+    read(p.A, b, s.A);
+    equilibrate_rows(s.A, s.pivots);
+    factor_ldu_rows(s.A, s.pivots, s.row_largest);
+    const Scaled<Number> d = diagonal(s.A, s.pivots);
+    s.K.clear();
+    const Integer common = exclusive_products(s.A, s.K);
+    carry_back(s.A, s.K);
+    Scaled<Number> factor = gradient_factor(p, b);
+    factor.mantissa = factor.mantissa * s.pivots.sign;
+    factor.exponent += common + s.pivots.total;
+    if (p.op == Op::kSlogdetBackward) {
+      factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
+      factor.exponent -= d.exponent + s.pivots.total;
+    }
+    write(s.K, s.pivots, factor, true, p.op != Op::kCofactor, output(p, b));
+  }
+
   static T poison(const Pivots<P>& pivots) {
-    return pivots.finite ? T(0) : std::numeric_limits<T>::quiet_NaN();
+    return pivots.finite ? T(-0.0) : std::numeric_limits<T>::quiet_NaN();
   }
 
   static void read(const BatchView& view, int64_t b, const M& A) {

@@ -1,0 +1,350 @@
+// Gauss-Jordan elimination with the rows of a matrix in SIMD packs: the class "rows".
+//
+// The pivot of step k is the largest entry of row k in the columns not used yet, p = p_k. With
+// l_j = b_kj / b_kp, a step of the determinant takes b_ip l from every row i > k. A step of the
+// inverse (a sweep: Goodnight, "A tutorial on the SWEEP operator", 1979) does so in all rows i != k
+// and exchanges the roles of b_k and x_p in y = B x:
+//     b_ij <- b_ij - b_ip l_j,   b_ip <- -b_ip / b_kp,   b_kj <- l_j,   b_kp <- 1 / b_kp,
+// so that in the end Z = (b_kj) is the inverse with its rows and columns permuted,
+//     (B^-1)_{p_k, s} = Z_{k, p_s}. (1)
+// No column moves: the permutation is a list of lanes, and a step is a search along one row and a
+// multiply-add of it to the others. Column p is stored without its factor -1 / b_kp, which all its
+// entries share: b_ip stays as it is and b_kp becomes -1.
+//
+// The last pivot S enters by multiplication only: b_ij <- S b_ij - b_ip b_kj, b_ip <- -b_ip, b_k
+// stays and b_kp <- 1 give S B^-1, hence
+//     C(B)^T = sgn d_1 .. d_{n-1} (S B^-1), (2)
+// at S = 0 too. A row that is zero in the unused columns depends on those before it and steps back
+// behind the others; where two such rows are left, the rank is at most n - 2 and all cofactors are
+// zero. So an exactly singular matrix takes the same path and the same time as any other.
+//
+// Two steps share one pass over the rows, which halves the loads and stores that limit it; each
+// entry gets the same operations as in two passes. And as the search for a pivot is a chain of
+// dependent operations some 40 cycles long, kGroup matrices advance side by side.
+#pragma once
+
+#include "row_factor.h"
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+// Largest order of the class: one word has a bit for every column.
+constexpr int kMaxRowsOrder = 64;
+
+template <typename P>
+TORCHDET_LANE NumberOf<P> first_lane(P x) {
+  if constexpr (kIsComplex<P>) {
+    return {x.re[0], x.im[0]};
+  } else {
+    return x[0];
+  }
+}
+
+// kPacks: packs per row where known at compile time, else 0.
+template <typename P, int kPacks, int kGroup>
+class Sweep {
+ public:
+  using T = ScalarOf<P>;
+  using R = RealOf<P>;
+  using I = IntegerOf<P>;
+  using Number = NumberOf<P>;
+  using Integer = typename Format<T>::Integer;
+  static constexpr int W = LaneTraits<P>::kWidth, kParts = kIsComplex<P> ? 2 : 1;
+  static constexpr int kMaxPacks = kPacks > 0 ? kPacks : kMaxRowsOrder / W;
+  static constexpr int kMaxOrder = kMaxPacks * W;
+
+  // What is known of one matrix beside its entries.
+  struct Facts {
+    P pivot[kMaxPacks];         // d_k in lane k, and ones after d_n
+    I row_exponent[kMaxPacks];  // -r, in the order of `row`
+    I column_exponent[kMaxPacks];
+    int32_t row[kMaxOrder];   // index of the row now at position k
+    int32_t lane[kMaxOrder];  // p_k
+    uint64_t unused;          // one bit per column
+    Integer total;            // R of the equilibration
+    bool finite;              // no NaN or infinity in the matrix
+    bool odd;                 // sign of the permutation
+    bool no_cofactors;        // rank <= n - 2
+  };
+  const int n;
+  Facts facts[kGroup];
+
+  // storage: kGroup * n * packs_for(n) packs.
+  Sweep(int order, P* storage)
+      : n(order), runtime_packs_(static_cast<int>(RowMatrix<P>::packs_for(order))), z_(storage) {}
+
+  TORCHDET_LANE int packs() const { return kPacks > 0 ? kPacks : runtime_packs_; }
+  TORCHDET_LANE P* row(int i, int m) const { return z_ + (i * kGroup + m) * packs(); }
+  TORCHDET_LANE RowMatrix<P> matrix(int m) const { return {row(0, m), n, kGroup * packs()}; }
+
+  // Eliminates the matrices, whose facts know finite, total and the exponents. kInverse: Z of (2);
+  // otherwise only the pivots.
+  template <bool kInverse>
+  TORCHDET_LANE void run() {
+    for (int m = 0; m < kGroup; ++m) {
+      start(facts[m]);
+    }
+    for (int k = 0; k < n;) {
+      k += advance<kInverse>(k);
+    }
+  }
+
+  // sgn d_1 .. d_n of matrix m, or without d_n.
+  TORCHDET_LANE Scaled<Number> product(int m, bool with_last) const {
+    const Facts& f = facts[m];
+    const auto is_last = mask_of_bits(with_last ? 0 : uint64_t(1) << (n - 1) % W, I());
+    Scaled<P> d = scaled_one<P>();
+    for (int v = 0; v < packs(); ++v) {
+      d = d * (v + 1 == packs() ? select(is_last, one<P>(), f.pivot[v]) : f.pivot[v]);
+    }
+    const P mantissa = fold_lanes(d.mantissa, [](P a, P b) { return a * b; });
+    const I exponent = fold_lanes(d.exponent, [](I a, I b) { return a + b; });
+    const Number x = first_lane(mantissa);
+    return normalise(f.odd ? -x : x, Integer(exponent[0]));
+  }
+  // Where number j of a row of packs lies, in scalars.
+  TORCHDET_LANE static int offset_of(int j) { return j / W * W * kParts + j % W; }
+  TORCHDET_LANE static P broadcast_at(const P* row, int offset) {
+    return broadcast<P>(number_at(row, offset));
+  }
+  TORCHDET_LANE Number last_pivot(int m) const {
+    return number_at(facts[m].pivot, offset_of(n - 1));
+  }
+
+ private:
+  const int runtime_packs_;
+  P* const z_;
+
+  TORCHDET_LANE static Number number_at(const P* row, int offset) {
+    const T* at = reinterpret_cast<const T*>(row) + offset;
+    if constexpr (kIsComplex<P>) {
+      return {at[0], at[W]};
+    } else {
+      return *at;
+    }
+  }
+  TORCHDET_LANE static auto is_column(int p, int v) {
+    return mask_of_bits((uint64_t(1) << p) >> (v * W), I());
+  }
+  TORCHDET_LANE void subtract(P* x, P factor, const P* l) const {
+    for (int v = 0; v < packs(); ++v) {
+      x[v] = fnma(factor, l[v], x[v]);
+    }
+  }
+
+  TORCHDET_LANE void start(Facts& f) const {
+    f.unused = ~uint64_t(0) >> (64 - n);
+    f.odd = f.no_cofactors = false;
+    for (int k = 0; k < n; ++k) {
+      f.row[k] = k;
+    }
+    for (int v = 0; v < packs(); ++v) {
+      f.pivot[v] = one<P>();
+    }
+  }
+
+  // Step k, and step k + 1 where it can be done in the same pass; returns how many.
+  template <bool kInverse>
+  TORCHDET_LANE int advance(int k) {
+    P l[kGroup][kMaxPacks], l2[kGroup][kMaxPacks], link[kGroup];
+    int offset[kGroup], offset2[kGroup];
+    for (int m = 0; m < kGroup; ++m) {
+      if (!take_pivot(k, m, l[m]) && kInverse && k + 1 < n) [[unlikely]] {
+        facts[m].no_cofactors = facts[m].no_cofactors || !step_back(k, m, l[m]);
+      }
+    }
+    if (k + 1 == n) {
+      for (int m = 0; m < kGroup && kInverse; ++m) {
+        last_step(m);
+      }
+      return 1;
+    }
+    for (int m = 0; m < kGroup; ++m) {
+      offset[m] = m * packs() * W * kParts + offset_of(facts[m].lane[k]);
+      subtract(row(k + 1, m), broadcast_at(row(k + 1, 0), offset[m]), l[m]);
+    }
+    bool second = k + 2 < n;
+    if (second) {
+      for (int m = 0; m < kGroup; ++m) {
+        second = (take_pivot(k + 1, m, l2[m]) || !kInverse) && second;
+      }
+      for (int m = 0; m < kGroup && !second; ++m) {
+        give_back_pivot(k + 1, m);
+      }
+    }
+    if (!second) [[unlikely]] {
+      const auto update = [&](int i) {
+        for (int m = 0; m < kGroup; ++m) {
+          subtract(row(i, m), broadcast_at(row(i, 0), offset[m]), l[m]);
+        }
+      };
+      for_others<kInverse>(k, k + 2, update);
+      for (int m = 0; m < kGroup && kInverse; ++m) {
+        store_pivot_row(k, m, l[m]);
+      }
+      return 1;
+    }
+    // b_i - f l - g l2 with f = b_ip and g = (b_i - f l)_q, q the second pivot's column.
+    for (int m = 0; m < kGroup; ++m) {
+      const int q = offset_of(facts[m].lane[k + 1]);
+      offset2[m] = m * packs() * W * kParts + q;
+      link[m] = broadcast_at(l[m], q);
+    }
+    const auto update = [&](int i) {
+      for (int m = 0; m < kGroup; ++m) {
+        const P f = broadcast_at(row(i, 0), offset[m]);
+        const P g = fnma(f, link[m], broadcast_at(row(i, 0), offset2[m]));
+        P* x = row(i, m);
+        for (int v = 0; v < packs(); ++v) {
+          x[v] = fnma(g, l2[m][v], fnma(f, l[m][v], x[v]));
+        }
+      }
+    };
+    for_others<kInverse>(k, k + 2, update);
+    for (int m = 0; m < kGroup && kInverse; ++m) {
+      store_pivot_row(k, m, l[m]);
+      subtract(row(k, m), broadcast_at(row(k, 0), offset2[m]), l2[m]);
+      store_pivot_row(k + 1, m, l2[m]);
+    }
+    return 2;
+  }
+
+  // The rows that a pass updates. Those to come first: the search for the next pivot then runs
+  // beside the rest of the pass.
+  template <bool kInverse, typename Update>
+  TORCHDET_LANE void for_others(int done, int next, Update update) const {
+    for (int i = next; i < n; ++i) {
+      update(i);
+    }
+    for (int i = 0; kInverse && i < done; ++i) {
+      update(i);
+    }
+  }
+
+  TORCHDET_LANE void store_pivot_row(int k, int m, const P* l) const {
+    for (int v = 0; v < packs(); ++v) {
+      row(k, m)[v] = select(is_column(facts[m].lane[k], v), -one<P>(), l[v]);
+    }
+  }
+
+  // Chooses p_k and computes l, with l_p = 0. False if row k is zero in the unused columns: then l
+  // = 0, and the column is taken all the same by the determinant, which is zero, and by the last
+  // step.
+  TORCHDET_LANE bool take_pivot(int k, int m, P* l) {
+    Facts& f = facts[m];
+    const P* x = row(k, m);
+    I size[kMaxPacks];
+    I largest = I(0);
+    for (int v = 0; v < packs(); ++v) {
+      const auto unused = mask_of_bits(f.unused >> (v * W), I());
+      size[v] = select(unused, bits_of(pivot_size(x[v])), I(0));
+      largest = maximum(largest, size[v]);
+    }
+    largest = fold_lanes(largest, [](I a, I b) { return maximum(a, b); });
+    uint64_t candidates = 0;
+    for (int v = 0; v < packs(); ++v) {
+      candidates |= lane_bits(equal(size[v], largest)) << (v * W);
+    }
+    const int p = __builtin_ctzll(candidates & f.unused);
+    const uint64_t column = uint64_t(1) << p;
+    f.lane[k] = p;
+    f.odd ^= __builtin_popcountll(f.unused & (column - 1)) & 1;
+    f.unused ^= column;
+    const Number pivot = number_at(x, offset_of(p));
+    set_pivot(f, k, pivot);
+    if (largest[0] == 0) [[unlikely]] {
+      for (int v = 0; v < packs(); ++v) {
+        l[v] = zero<P>();
+      }
+      return false;
+    }
+    divide(x, pivot, from_bits(largest), l);
+    for (int v = 0; v < packs(); ++v) {
+      l[v] = select(is_column(p, v), zero<P>(), l[v]);
+    }
+    return true;
+  }
+  TORCHDET_LANE void give_back_pivot(int k, int m) {
+    Facts& f = facts[m];
+    const uint64_t column = uint64_t(1) << f.lane[k];
+    f.unused ^= column;
+    f.odd ^= __builtin_popcountll(f.unused & (column - 1)) & 1;
+  }
+
+  TORCHDET_LANE static void set_pivot(Facts& f, int k, Number x) {
+    T* at = reinterpret_cast<T*>(f.pivot) + offset_of(k);
+    if constexpr (kIsComplex<P>) {
+      at[0] = x.re;
+      at[W] = x.im;
+    } else {
+      *at = x;
+    }
+  }
+
+  // l = x / pivot. Division by the modulus, which the search leaves in all lanes, need not wait for
+  // the pivot itself.
+  TORCHDET_LANE void divide(const P* x, Number pivot, R modulus, P* l) const {
+    if constexpr (!kIsComplex<P>) {
+      const I sign = bits_of(broadcast<P>(pivot)) & I(std::numeric_limits<Integer>::min());
+      for (int v = 0; v < packs(); ++v) {
+        l[v] = from_bits(bits_of(x[v] / modulus) ^ sign);
+      }
+    } else {
+      constexpr T kSafe = T(1) / T(int64_t(1) << 40);  // its square is well within the range
+      if (modulus[0] >= kSafe) [[likely]] {
+        const P inverse = broadcast<P>(reciprocal(pivot)), d = broadcast<P>(pivot);
+        for (int v = 0; v < packs(); ++v) {  // with one Newton correction, as in PivotQuotient
+          const P quotient = x[v] * inverse;
+          l[v] = fma(fnma(quotient, d, x[v]), inverse, quotient);
+        }
+      } else {
+        divide_by_tiny(x, pivot, l);
+      }
+    }
+  }
+  [[gnu::noinline]] void divide_by_tiny(const P* x, Number pivot, P* l) const {
+    const PivotQuotient<P> quotient(broadcast<P>(pivot));
+    for (int v = 0; v < packs(); ++v) {
+      l[v] = quotient(x[v]);
+    }
+  }
+
+  // Row k, which is zero in the unused columns, changes places with one that is not; false if there
+  // is none.
+  [[gnu::noinline]] bool step_back(int k, int m, P* l) {
+    Facts& f = facts[m];
+    for (int i = k + 1; i < n; ++i) {
+      give_back_pivot(k, m);
+      matrix(m).swap_rows(k, i);
+      std::swap(f.row[k], f.row[i]);
+      Integer* exponent = reinterpret_cast<Integer*>(f.row_exponent);
+      std::swap(exponent[k], exponent[i]);
+      f.odd = !f.odd;
+      if (take_pivot(k, m, l)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  TORCHDET_LANE void last_step(int m) const {
+    const int k = n - 1;
+    const P S = broadcast<P>(last_pivot(m));
+    const int p = facts[m].lane[k];
+    P l[kMaxPacks], scale[kMaxPacks];
+    for (int v = 0; v < packs(); ++v) {
+      l[v] = select(is_column(p, v), zero<P>(), row(k, m)[v]);
+      scale[v] = select(is_column(p, v), one<P>(), S);
+    }
+    for (int i = 0; i < k; ++i) {
+      const P f = broadcast_at(row(i, m), offset_of(p));
+      for (int v = 0; v < packs(); ++v) {
+        row(i, m)[v] = fnma(f, l[v], row(i, m)[v] * scale[v]);
+      }
+    }
+    store_pivot_row(k, m, l);
+  }
+};
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet
