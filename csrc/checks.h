@@ -22,15 +22,18 @@ void check(bool condition, const Parts&... parts) {
   }
 }
 
-inline std::string shape_text(const Tensor& x) {
-  std::ostringstream text;
-  text << '(';
-  for (int64_t d = 0; d < x.dim(); ++d) {
-    text << (d > 0 ? ", " : "") << x.size(d);
+// Printed as the shape of x, and only then looked at.
+struct ShapeOf {
+  const Tensor& x;
+  friend std::ostream& operator<<(std::ostream& text, const ShapeOf& shape) {
+    const Tensor& x = shape.x;
+    text << '(';
+    for (int64_t d = 0; d < x.dim(); ++d) {
+      text << (d > 0 ? ", " : "") << x.size(d);
+    }
+    return text << (x.dim() == 1 ? ",)" : ")");
   }
-  text << (x.dim() == 1 ? ",)" : ")");
-  return text.str();
-}
+};
 
 inline const char* dtype_text(ScalarType dtype) {
   switch (dtype) {
@@ -71,7 +74,7 @@ inline bool is_half(ScalarType dtype) {
 
 inline void check_matrices(const char* op, const char* name, const Tensor& A) {
   check(A.dim() >= 2 && A.size(-1) == A.size(-2), op, ": expected ", name,
-        " of shape (*, n, n), got ", shape_text(A));
+        " of shape (*, n, n), got ", ShapeOf{A});
   const ScalarType dtype = A.scalar_type();
   const bool supported = is_half(dtype) || dtype == ScalarType::Float ||
                          dtype == ScalarType::Double || dtype == ScalarType::ComplexFloat ||
@@ -90,8 +93,8 @@ inline void check_matches(const char* op, const char* name, const Tensor& X, con
     same = X.size(d) == A.size(d);
   }
   check(same, op, ": expected ", name,
-        dropped > 0 ? " of the batch shape of A " : " of the shape of A ", shape_text(A), ", got ",
-        shape_text(X), "; expand it first");
+        dropped > 0 ? " of the batch shape of A " : " of the shape of A ", ShapeOf{A}, ", got ",
+        ShapeOf{X}, "; expand it first");
   check(X.scalar_type() == A.scalar_type(), op, ": expected ", name, " of the dtype of A, ",
         dtype_text(A.scalar_type()), ", got ", dtype_text(X.scalar_type()));
   check(X.device() == A.device(), op, ": expected A and ", name, " on the same device");

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 else:
     LinalgSlogdet = torch.return_types.linalg_slogdet
 
-_HALF = (torch.float16, torch.bfloat16)
-
 
 def det(A: Tensor, *, out: Tensor | None = None) -> Tensor:
     r"""Determinant of every matrix in a batch.
@@ -235,7 +233,10 @@ def _argument(op: str, A: Tensor) -> Tensor:
             f"{op}: expected A to be a Tensor, got {type(A).__name__}; "
             "convert it first, e.g. torch.as_tensor(A)"
         )
-    if A.dtype in _HALF and torch.is_autocast_enabled(A.device.type):
+    dtype = A.dtype
+    if (dtype is torch.float16 or dtype is torch.bfloat16) and torch.is_autocast_enabled(
+        A.device.type
+    ):
         return A.to(torch.float32)
     return A
 

@@ -7,8 +7,8 @@
 #pragma once
 
 #include "../math/hvp.h"
+#include "../math/logarithm.h"
 #include "row_factor.h"
-#include "sign_and_log.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
@@ -69,6 +69,18 @@ struct BlockedKernels {
            Arena::bytes_for<T>(n);
   }
 
+  // d as det, or as sign and logarithm.
+  static void write_determinant(const Problem& p, int64_t b, Scaled<Number> d) {
+    Number& out = static_cast<Number*>(p.out)[b];
+    if (p.op == Op::kDet) {
+      out = scale_pow2(d.mantissa, d.exponent);
+    } else {
+      const SignAndLog<Number> result = sign_and_log(d);
+      out = result.sign;
+      static_cast<T*>(p.logabsdet)[b] = result.log;
+    }
+  }
+
   static void determinants(const Problem& p, int64_t begin, int64_t end) {
     Space s(p.n);
     for (int64_t b = begin; b < end; ++b) {
@@ -78,12 +90,7 @@ struct BlockedKernels {
       Scaled<Number> d = diagonal(s.A, s.pivots);
       d.mantissa = add_poison(d.mantissa, poison(s.pivots));
       d.exponent += s.pivots.total;
-      Number& out = static_cast<Number*>(p.out)[b];
-      if (p.op == Op::kDet) {
-        out = scale_pow2(d.mantissa, d.exponent);
-      } else {
-        sign_and_log(d.mantissa, d.exponent, out, static_cast<T*>(p.logabsdet)[b]);
-      }
+      write_determinant(p, b, d);
     }
   }
 

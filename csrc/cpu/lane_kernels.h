@@ -5,8 +5,8 @@
 #pragma once
 
 #include "../math/cofactor.h"
+#include "../math/logarithm.h"
 #include "pack.h"
-#include "sign_and_log.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
@@ -17,7 +17,6 @@ struct LaneKernels {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   using Io = Tile<V>;
-  using Number = std::conditional_t<kIsComplex<V>, Complex<T>, T>;
   static constexpr int W = LaneTraits<V>::kWidth;
 
   // kDet and kSlogdet.
@@ -36,12 +35,10 @@ struct LaneKernels {
                           add_poison(scale_pow2(d.mantissa, d.exponent), eq.poison));
         continue;
       }
-      Number mantissa[W];
-      Io::write_numbers(mantissa, 0, W, add_poison(d.mantissa, eq.poison));
-      for (int lane = 0; lane < lanes; ++lane) {
-        sign_and_log(mantissa[lane], d.exponent[lane], static_cast<Number*>(p.out)[first + lane],
-                     static_cast<T*>(p.logabsdet)[first + lane]);
-      }
+      d.mantissa = add_poison(d.mantissa, eq.poison);
+      const SignAndLog<V> result = sign_and_log(d);
+      Io::write_numbers(p.out, first, lanes, result.sign);
+      Tile<R>::write_numbers(p.logabsdet, first, lanes, result.log);
     }
   }
 

@@ -21,6 +21,23 @@ std::vector<int64_t> leading_sizes(const Tensor& A, int64_t dropped) {
   return sizes;
 }
 
+// An uninitialised tensor of this shape on the CPU. torch::stable::new_empty goes through boxed
+// dispatch, which costs a small matrix as much as its determinant.
+Tensor uninitialised(const std::vector<int64_t>& sizes, ScalarType dtype) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    strides[d] = stride;
+    stride *= std::max<int64_t>(sizes[d], 1);
+  }
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+      aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
 BatchView batch_view(const Tensor& X, int64_t matrix_dims) {
   BatchView view;
   view.data = X.const_data_ptr();
@@ -59,6 +76,10 @@ void run(const Problem& problem, Kernel Kernels::* kernel, Dtype dtype, int64_t 
                                                     : 1;
   const int64_t unit_operations = unit * problem.n * problem.n * (problem.n + 8);
   const int64_t grain = std::max<int64_t>(1, kGrainOperations / unit_operations);
+  if (batch <= grain * unit) {
+    run_range(problem, 0, batch);
+    return;
+  }
   torch::stable::parallel_for(0, (batch + unit - 1) / unit, grain, [&](int64_t begin, int64_t end) {
     run_range(problem, begin * unit, std::min(end * unit, batch));
   });
@@ -85,7 +106,7 @@ Tensor det_cpu(const Tensor& A) {
   if (is_half(A.scalar_type())) {
     return torch::stable::to(det_cpu(in_float32(A)), A.scalar_type());
   }
-  Tensor out = torch::stable::new_empty(A, leading_sizes(A, 2));
+  Tensor out = uninitialised(leading_sizes(A, 2), A.scalar_type());
   if (order(A) == 0) {
     return torch::stable::fill_(out, 1.0);
   }
@@ -106,9 +127,9 @@ std::tuple<Tensor, Tensor> slogdet_cpu(const Tensor& A) {
   }
   const Dtype dtype = kernel_dtype(A);
   const bool single = dtype == Dtype::kFloat || dtype == Dtype::kComplexFloat;
-  Tensor sign = torch::stable::new_empty(A, leading_sizes(A, 2));
-  Tensor logabsdet = torch::stable::new_empty(A, leading_sizes(A, 2),
-                                              single ? ScalarType::Float : ScalarType::Double);
+  Tensor sign = uninitialised(leading_sizes(A, 2), A.scalar_type());
+  Tensor logabsdet =
+      uninitialised(leading_sizes(A, 2), single ? ScalarType::Float : ScalarType::Double);
   if (order(A) == 0) {
     torch::stable::fill_(sign, 1.0);
     torch::stable::fill_(logabsdet, 0.0);
@@ -135,7 +156,7 @@ Tensor matrix_operator(Op op, Kernel Kernels::* kernel, const Tensor& A, const T
         matrix_operator(op, kernel, in_float32(A), other ? &*widened : nullptr, other_dims);
     return torch::stable::to(out, A.scalar_type());
   }
-  Tensor out = torch::stable::new_empty(A, leading_sizes(A, 0));
+  Tensor out = uninitialised(leading_sizes(A, 0), A.scalar_type());
   if (order(A) > 0 && batch_size(A) > 0) {
     const Problem problem{op,
                           order(A),

@@ -114,12 +114,7 @@ struct SweepKernel {
         Scaled<Number> d = sweep.product(m, true);
         d.mantissa = add_poison(d.mantissa, poison(sweep.facts[m]));
         d.exponent += sweep.facts[m].total;
-        Number& out = static_cast<Number*>(p.out)[first + m];
-        if (p.op == Op::kDet) {
-          out = scale_pow2(d.mantissa, d.exponent);
-        } else {
-          sign_and_log(d.mantissa, d.exponent, out, static_cast<T*>(p.logabsdet)[first + m]);
-        }
+        Blocked::write_determinant(p, first + m, d);
       }
     }
   }

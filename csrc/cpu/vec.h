@@ -217,6 +217,31 @@ TORCHDET_VEC Vec<T, W> fnma(Vec<T, W> a, Vec<T, W> b, Vec<T, W> c) { return fma(
 #endif
 // clang-format on
 
+// ---- conversion and square root ----
+
+template <int W>
+TORCHDET_LANE Vec<float, W> real_of(Vec<int32_t, W> x) {
+  return __builtin_convertvector(x.raw, typename Vec<float, W>::Raw);
+}
+template <int W>
+TORCHDET_LANE Vec<double, W> real_of(Vec<int64_t, W> x) {
+  return __builtin_convertvector(x.raw, typename Vec<double, W>::Raw);
+}
+TORCHDET_VEC Vec<T, W> square_root(Vec<T, W> x) {
+  Vec<T, W> r;
+  for (int i = 0; i < W; ++i) {
+    r.raw[i] = square_root(x.raw[i]);
+  }
+  return r;
+}
+#if TORCHDET_VECTOR_BYTES == 64
+TORCHDET_LANE F16 square_root(F16 x) { return F16((F16::Raw)_mm512_sqrt_ps((__m512)x.raw)); }
+TORCHDET_LANE D8 square_root(D8 x) { return D8((D8::Raw)_mm512_sqrt_pd((__m512d)x.raw)); }
+#elif TORCHDET_VECTOR_BYTES == 32
+TORCHDET_LANE F8 square_root(F8 x) { return F8((F8::Raw)_mm256_sqrt_ps((__m256)x.raw)); }
+TORCHDET_LANE D4 square_root(D4 x) { return D4((D4::Raw)_mm256_sqrt_pd((__m256d)x.raw)); }
+#endif
+
 // ---- memory ----
 
 TORCHDET_VEC Vec<T, W> load(const T* from) {

@@ -131,6 +131,16 @@ template <Plain T>
 TORCHDET_LANE T minimum(T a, T b) {
   return a < b ? a : b;
 }
+template <Float T>
+TORCHDET_LANE T square_root(T x) {
+  return sizeof(T) == 4 ? __builtin_sqrtf(x) : __builtin_sqrt(x);
+}
+TORCHDET_LANE float real_of(int32_t x) {
+  return static_cast<float>(x);
+}
+TORCHDET_LANE double real_of(int64_t x) {
+  return static_cast<double>(x);
+}
 // a * b + c, fused exactly where the packs of the same instruction set fuse it.
 template <Float T>
 TORCHDET_LANE T fma(T a, T b, T c) {
