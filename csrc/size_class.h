@@ -14,14 +14,20 @@ struct SizeClass {
 };
 
 constexpr SizeClass kCpuSizeClasses[] = {
-    {"lane", 8, "one matrix per SIMD lane, order known at compile time"},
+    {"lane", 14, "one matrix per SIMD lane, order known at compile time"},
     {"rows", 64, "one matrix per thread, rows in SIMD packs, Gauss-Jordan elimination"},
     {"blocked", std::numeric_limits<int64_t>::max(), "one matrix per thread, blocked LU"},
 };
 
 constexpr int64_t kLargestLane = kCpuSizeClasses[0].largest_n;
 constexpr int64_t kLargestRows = kCpuSizeClasses[1].largest_n;
-// Hessian-vector products keep one matrix per lane up to this order.
+// Cofactors leave the class "lane" earlier than determinants, and Hessian-vector products later.
+// Time per matrix in ns on one AVX-512 core, lane / rows:
+//   det float32       n = 12: 84 / 139    n = 14: 116 / 167    n = 16: 180 / 187
+//   det float64       n = 12: 167 / 284   n = 14: 275 / 300    n = 16: 360 / 318
+//   cofactor float32  n = 10: 167 / 253   n = 12: 277 / 280    n = 14: 388 / 318
+//   cofactor float64  n = 9: 264 / 330    n = 12: 537 / 466
+constexpr int64_t kLargestLaneCofactors = 10;
 constexpr int64_t kLargestLaneHvp = 32;
 
 }  // namespace torchdet

@@ -48,10 +48,7 @@ struct BlockedKernels {
     Number *x, *y;
     T* row_largest;
     explicit Space(int64_t n)
-        : arena(space_bytes(n)),
-          A(take_matrix(n), n),
-          X(take_matrix(n), n),
-          K(take_matrix(n), n) {
+        : arena(space_bytes(n)), A(take_matrix(n), n), X(take_matrix(n), n), K(take_matrix(n), n) {
       pivots.row_index = arena.template take<int64_t>(n);
       pivots.column_index = arena.template take<int64_t>(n);
       pivots.row_exponent = arena.template take<Integer>(n);

@@ -25,7 +25,9 @@ struct KernelsOf {
   static void set_lane(Kernels (&kernels)[kLargestRows + 1]) {
     using K = LaneKernels<V, N>;
     kernels[N].determinants = K::determinants;
-    kernels[N].cofactors = K::cofactor_matrices;
+    if constexpr (N <= kLargestLaneCofactors) {
+      kernels[N].cofactors = K::cofactor_matrices;
+    }
     if constexpr (N > 1) {
       set_lane<N - 1>(kernels);
     }
@@ -38,28 +40,24 @@ struct KernelsOf {
     kernels.determinants = SweepKernel<V, kPacks, kGroup>::determinants;
     kernels.cofactors = SweepKernel<V, kPacks, 1>::cofactor_matrices;
   }
+  // Up to kLargest packs per row have kernels of their own.
+  template <int kLargest>
+  static void set_rows(Kernels& kernels, int packs) {
+    if constexpr (kLargest == 0) {
+      set_rows<0>(kernels);
+    } else if (packs == kLargest) {
+      set_rows<kLargest>(kernels);
+    } else {
+      set_rows<kLargest - 1>(kernels, packs);
+    }
+  }
 
   static void set(KernelTable& table, Dtype dtype) {
     Kernels(&kernels)[kLargestRows + 1] = table.small[static_cast<int>(dtype)];
     using B = BlockedKernels<V>;
     for (int n = 1; n <= kLargestRows; ++n) {
       kernels[n].hvp = n <= kLargestLaneHvp ? HvpKernel<V>::det_hvp : B::det_hvp;
-      switch ((n + W - 1) / W) {
-        case 1:
-          set_rows<1>(kernels[n]);
-          break;
-        case 2:
-          set_rows<2>(kernels[n]);
-          break;
-        case 3:
-          set_rows<3>(kernels[n]);
-          break;
-        case 4:
-          set_rows<4>(kernels[n]);
-          break;
-        default:
-          set_rows<0>(kernels[n]);
-      }
+      set_rows<kVectorBytes == 16 ? 0 : 4>(kernels[n], (n + W - 1) / W);
     }
     set_lane<kLargestLaneOrder>(kernels);
     table.blocked[static_cast<int>(dtype)] = {B::determinants, B::cofactor_matrices, B::det_hvp};
@@ -67,10 +65,12 @@ struct KernelsOf {
 };
 
 // One translation unit each, so that they compile side by side. Packs of few lanes and complex ones
-// hand over to the class "rows" earlier.
+// hand over to the class "rows" earlier; the narrowest packs, which only old processors need, are
+// spared the kernels that cost most to compile.
 template <typename T>
 void add_kernels(KernelTable& table, Dtype real, Dtype complex) {
-  constexpr int kReal = kVectorBytes == 16 ? 4 : static_cast<int>(kLargestLane);
+  constexpr int W = LaneTraits<Pack<T>>::kWidth;
+  constexpr int kReal = W >= 8 ? static_cast<int>(kLargestLane) : kVectorBytes == 16 ? 4 : 8;
   KernelsOf<Pack<T>, kReal>::set(table, real);
   KernelsOf<Complex<Pack<T>>, 4>::set(table, complex);
 }

@@ -1,15 +1,6 @@
-// The single precision kernels for processors with AVX2 and FMA: 8 matrices at a time.
+// The single precision kernels for AVX2 and FMA: 8 numbers to a pack.
 #if defined(__x86_64__)
-#include "standard_headers.h"
-
-#define TORCHDET_CAPABILITY avx2
-#define TORCHDET_VECTOR_BYTES 32
-#define TORCHDET_HAS_FMA
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC target("avx2,fma")
-#endif
+#include "begin_avx2.h"
 #include "kernel_table.h"
 
 namespace torchdet {
@@ -17,7 +8,5 @@ void add_avx2_float(KernelTable& table) {
   add_kernels<float>(table, Dtype::kFloat, Dtype::kComplexFloat);
 }
 }  // namespace torchdet
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
+#include "end_target.h"
 #endif

@@ -22,7 +22,7 @@ struct LaneKernels {
   // kDet and kSlogdet.
   static void determinants(const Problem& p, int64_t begin, int64_t end) {
     constexpr int n = N;
-    V a[N * N];
+    V a[tile_size(N)];
     I row_exponent[N], column_exponent[N];
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
@@ -46,7 +46,7 @@ struct LaneKernels {
   // C(A) / det(A).
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     constexpr int n = N, s = tile_stride(N);
-    V a[N * N], y[N * N];
+    V a[tile_size(N)], y[tile_size(N)];
     I row_exponent[N], column[N], column_exponent[N];
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));

@@ -1,6 +1,6 @@
-// Factorisations of the class "blocked": equilibration, LU with partial pivoting (blocked), LDU with
-// complete pivoting. The same formulas as math/equilibrate.h, math/lu.h and math/ldu.h, with the
-// columns of one matrix in the lanes.
+// Factorisations of the class "blocked": equilibration, LU with partial pivoting (blocked), LDU
+// with complete pivoting. The same formulas as math/equilibrate.h, math/lu.h and math/ldu.h, with
+// the columns of one matrix in the lanes.
 #pragma once
 
 #include "../math/scaled.h"

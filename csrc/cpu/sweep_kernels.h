@@ -67,8 +67,8 @@ TORCHDET_LANE void store_numbers(T* to, Complex<Vec<T, W>> x, int count,
                                  std::integer_sequence<int, L...>) {
   const Vec<T, W> a(
       __builtin_shufflevector(x.re.raw, x.im.raw, (L % 2 == 0 ? L / 2 : W + L / 2)...));
-  const Vec<T, W> b(__builtin_shufflevector(
-      x.re.raw, x.im.raw, (L % 2 == 0 ? W / 2 + L / 2 : W + W / 2 + L / 2)...));
+  const Vec<T, W> b(__builtin_shufflevector(x.re.raw, x.im.raw,
+                                            (L % 2 == 0 ? W / 2 + L / 2 : W + W / 2 + L / 2)...));
   store_numbers(to, a, std::min(2 * count, W));
   if (2 * count > W) {
     store_numbers(to + W, b, 2 * count - W);
@@ -176,8 +176,8 @@ struct SweepKernel {
     for (int i = 0; i < sweep.n; ++i) {
       const T* row = reinterpret_cast<const T*>(from + i * stride);
       for (int v = 0; v < sweep.packs(); ++v) {
-        sweep.row(i, m)[v] = load_numbers(row + v * W * kParts, sweep.n - v * W,
-                                          static_cast<const P*>(nullptr));
+        sweep.row(i, m)[v] =
+            load_numbers(row + v * W * kParts, sweep.n - v * W, static_cast<const P*>(nullptr));
       }
     }
   }
@@ -266,7 +266,7 @@ struct SweepKernel {
     f.finite = pivots.finite;
   }
 
-  // Writes the result of matrix b from (1) and (2); false where an entry left the range.
+  // Writes the result of matrix b from (1) and (2); false where an entry of Z left the range.
   TORCHDET_LANE static bool write(const Problem& p, int64_t b, const S& sweep, int m) {
     const auto& f = sweep.facts[m];
     const int n = sweep.n, packs = sweep.packs();
@@ -303,7 +303,8 @@ struct SweepKernel {
     if (any(greater(reach, I(Integer(kPairExponent<R> - 2))))) [[unlikely]] {
       return write_rows(sweep, m, out, [&](P x, int s, int v) {
         const Integer e = reinterpret_cast<const Integer*>(row_exponent)[s];
-        return conjugated(scale_pow2(x * S::broadcast_at(row_factor, S::offset_of(s)), I(e) + f.column_exponent[v]));
+        return conjugated(scale_pow2(x * S::broadcast_at(row_factor, S::offset_of(s)),
+                                     I(e) + f.column_exponent[v]));
       });
     }
     R column_factor[S::kMaxPacks];
@@ -326,7 +327,7 @@ struct SweepKernel {
       step_of[f.lane[k]] = k;
     }
     R check = R(T(0));
-    for (int q = 0; q < n; q += W) {                 // columns of Z, rows of the result
+    for (int q = 0; q < n; q += W) {             // columns of Z, rows of the result
       for (int v = 0; v < sweep.packs(); ++v) {  // rows of Z by their p_k, columns of the result
         const int count = std::min(n - v * W, W);
         P x[W];
@@ -337,9 +338,9 @@ struct SweepKernel {
         for (int r = 0; r < W; ++r) {
           if (q + r < n) {
             const int s = step_of[q + r];
-            const P y = finish(x[r], s, v);
-            check = fma(component_sum(y), R(T(0)), check);  // NaN as soon as one is not finite
-            store_numbers(reinterpret_cast<T*>(out + f.row[s] * n + v * W), y, count);
+            check = fma(component_sum(x[r]), R(T(0)), check);  // NaN as soon as one is not finite
+            store_numbers(reinterpret_cast<T*>(out + f.row[s] * n + v * W), finish(x[r], s, v),
+                          count);
           }
         }
       }

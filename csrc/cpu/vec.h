@@ -235,11 +235,19 @@ TORCHDET_VEC Vec<T, W> square_root(Vec<T, W> x) {
   return r;
 }
 #if TORCHDET_VECTOR_BYTES == 64
-TORCHDET_LANE F16 square_root(F16 x) { return F16((F16::Raw)_mm512_sqrt_ps((__m512)x.raw)); }
-TORCHDET_LANE D8 square_root(D8 x) { return D8((D8::Raw)_mm512_sqrt_pd((__m512d)x.raw)); }
+TORCHDET_LANE F16 square_root(F16 x) {
+  return F16((F16::Raw)_mm512_sqrt_ps((__m512)x.raw));
+}
+TORCHDET_LANE D8 square_root(D8 x) {
+  return D8((D8::Raw)_mm512_sqrt_pd((__m512d)x.raw));
+}
 #elif TORCHDET_VECTOR_BYTES == 32
-TORCHDET_LANE F8 square_root(F8 x) { return F8((F8::Raw)_mm256_sqrt_ps((__m256)x.raw)); }
-TORCHDET_LANE D4 square_root(D4 x) { return D4((D4::Raw)_mm256_sqrt_pd((__m256d)x.raw)); }
+TORCHDET_LANE F8 square_root(F8 x) {
+  return F8((F8::Raw)_mm256_sqrt_ps((__m256)x.raw));
+}
+TORCHDET_LANE D4 square_root(D4 x) {
+  return D4((D4::Raw)_mm256_sqrt_pd((__m256d)x.raw));
+}
 #endif
 
 // ---- memory ----

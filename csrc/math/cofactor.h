@@ -13,9 +13,9 @@
 //
 // Range: where the pivots but the last are moderate, nothing can leave it. The other matrices of a
 // pack are done again with exponents: column i carries one exponent for all its t_r, corrected when
-// the bound M <- max(M |u_j|, |h_ij|) leaves the middle of the format; the power of two rides on the
-// factor -u_j. pre and suf are mantissa and exponent. The column is brought to one common exponent
-// before the solve with L^T, whose entries are at most 1.
+// the bound M <- max(M |u_j|, |h_ij|) leaves the middle of the format; the power of two rides on
+// the factor -u_j. pre and suf are mantissa and exponent. The column is brought to one common
+// exponent before the solve with L^T, whose entries are at most 1.
 #pragma once
 
 #include "lu.h"
@@ -23,24 +23,24 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// x = L^-T c from the last row up, for K columns of y from kFirst on, whose row r starts as c(r, q);
-// (1).
-template <int K, int N, int kFirst, typename V, typename Start>
-TORCHDET_LANE void solve_unit_transposed(const V* lu, V* y, Start c) {
+// x = L^-T c from the last row up, for K columns of y from `first` on, whose row r starts as c(r,
+// q); (1). first may be a compile-time constant.
+template <int K, int N, bool kUnroll, typename First, typename V, typename Start>
+TORCHDET_LANE void solve_unit_transposed(const V* lu, First first, V* y, Start c) {
   constexpr int s = tile_stride(N);
-  unrolled<0, N>([&](auto step) TORCHDET_LANE_LAMBDA {
-    constexpr int r = N - 1 - decltype(step)::value;
+  for_steps<0, N, kUnroll>([&](auto step) TORCHDET_LANE_LAMBDA {
+    const int r = N - 1 - step;
     V x[K];
     for (int q = 0; q < K; ++q) {
-      x[q] = r >= kFirst + q ? c(r, q) : zero<V>();
+      x[q] = r >= first + q ? c(r, q) : zero<V>();
     }
     for (int k = r + 1; k < N; ++k) {
       for (int q = 0; q < K; ++q) {
-        x[q] = fnma(lu[k * s + r], y[k * s + kFirst + q], x[q]);
+        x[q] = fnma(lu[k * s + r], y[k * s + first + q], x[q]);
       }
     }
     for (int q = 0; q < K; ++q) {
-      y[r * s + kFirst + q] = x[q];
+      y[r * s + first + q] = x[q];
     }
   });
 }
@@ -50,9 +50,10 @@ TORCHDET_LANE void solve_unit_transposed(const V* lu, V* y, Start c) {
 template <int K, int N, int kFirst, typename V>
 TORCHDET_LANE void moderate_columns(const V* lu, const V* before, const V* after, V* y) {
   constexpr int s = tile_stride(N);
+  constexpr bool kUnroll = N <= kMaxUnrolledOrder;
   V t[N][K], h[N][K];
-  unrolled<kFirst, N>([&](auto step) TORCHDET_LANE_LAMBDA {  // (3)
-    constexpr int j = decltype(step)::value;
+  for_steps<kFirst, N, kUnroll>([&](auto step) TORCHDET_LANE_LAMBDA {  // (3)
+    const int j = step;
     for (int q = 0; q < K; ++q) {
       h[j][q] = j == kFirst + q ? one<V>() : zero<V>();
     }
@@ -65,7 +66,8 @@ TORCHDET_LANE void moderate_columns(const V* lu, const V* before, const V* after
       }
     }
   });
-  solve_unit_transposed<K, N, kFirst>(lu, y, [&](int r, int q) TORCHDET_LANE_LAMBDA {
+  const std::integral_constant<int, kFirst> first;
+  solve_unit_transposed<K, N, kUnroll>(lu, first, y, [&](int r, int q) TORCHDET_LANE_LAMBDA {
     const V c = h[r][q] * after[r] * before[kFirst + q];
     return (r - kFirst - q) % 2 == 0 ? c : -c;
   });
@@ -99,8 +101,8 @@ TORCHDET_LANE void recentre(RealOf<V>& bound, V& factor, V& newest, IntegerOf<V>
 // K columns of C(U), starting at column `first`, times L^-T: K columns of y = sgn L^-T C(U)
 // 2^-column_exponent. The columns of y hold first h, then the solution: the fewer arrays, the more
 // of the tile stays in the L1 cache.
-template <int K, int N, int first, typename V>
-TORCHDET_LANE void scaled_columns(const V* lu, const ProductChain<N, V>& chain, V* y,
+template <int K, int N, typename V>
+TORCHDET_LANE void scaled_columns(const V* lu, const ProductChain<N, V>& chain, int first, V* y,
                                   IntegerOf<V>* column_exponent) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
@@ -168,23 +170,16 @@ TORCHDET_LANE void scaled_columns(const V* lu, const ProductChain<N, V>& chain, 
     common[q] = select(greater(I(kZeroExponentBound), common[q]), I(0), common[q]);
     column_exponent[first + q] = common[q] + chain.before[first + q].exponent;
   }
-  solve_unit_transposed<K, N, first>(lu, y, [&](int r, int q) TORCHDET_LANE_LAMBDA {
+  solve_unit_transposed<K, N, false>(lu, first, y, [&](int r, int q) TORCHDET_LANE_LAMBDA {
     const V h = y[r * s + first + q];
     const V signed_h = (r - first - q) % 2 == 0 ? h : -h;
     return scale_pow2(signed_h, h_exponent[r][q] - common[q]) * chain.before[first + q].mantissa;
   });
 }
 
-// body(K, first) for all columns, K = 4 (complex: 2) at a time; both are compile-time constants.
-template <int N, typename V, typename Body>
-TORCHDET_LANE void for_columns(Body body) {
-  constexpr int kColumns = kIsComplex<V> ? 2 : 4;
-  unrolled<0, (N + kColumns - 1) / kColumns>([&](auto block) TORCHDET_LANE_LAMBDA {
-    constexpr int first = decltype(block)::value * kColumns;
-    body(std::integral_constant<int, std::min(kColumns, N - first)>(),
-         std::integral_constant<int, first>());
-  });
-}
+// Columns of cofactors that are computed together.
+template <typename V>
+constexpr int kColumns = kIsComplex<V> ? 2 : 4;
 
 // y 2^column_exponent = sgn L^-T C(U) for pivots of any size.
 template <int N, typename V>
@@ -199,9 +194,13 @@ template <int N, typename V>
     chain.before[k] = chain.before[k - 1] * lu[(k - 1) * (s + 1)];
     chain.after[N - 1 - k] = chain.after[N - k] * lu[(N - k) * (s + 1)];
   }
-  for_columns<N, V>([&](auto K, auto first) {
-    scaled_columns<decltype(K)::value, N, decltype(first)::value>(lu, chain, y, column_exponent);
-  });
+  int i = 0;
+  for (; i + kColumns<V> <= N; i += kColumns<V>) {
+    scaled_columns<kColumns<V>, N>(lu, chain, i, y, column_exponent);
+  }
+  for (; i < N; ++i) {
+    scaled_columns<1, N>(lu, chain, i, y, column_exponent);
+  }
 }
 
 // The same for moderate pivots, without exponents.
@@ -215,8 +214,10 @@ TORCHDET_LANE void moderate_cofactors(const V* lu, RealOf<V> sign, V* y) {
     before[k] = before[k - 1] * lu[(k - 1) * (s + 1)];
     after[N - 1 - k] = after[N - k] * lu[(N - k) * (s + 1)];
   }
-  for_columns<N, V>([&](auto K, auto first) TORCHDET_LANE_LAMBDA {
-    moderate_columns<decltype(K)::value, N, decltype(first)::value>(lu, before, after, y);
+  constexpr int K = kColumns<V>;
+  for_steps<0, (N + K - 1) / K, true>([&](auto block) TORCHDET_LANE_LAMBDA {
+    constexpr int first = decltype(block)::value * K;
+    moderate_columns<std::min(K, N - first), N, first>(lu, before, after, y);
   });
 }
 
@@ -277,26 +278,25 @@ TORCHDET_LANE Scaled<V> cofactors(V* a, V* y, IntegerOf<V>* column_exponent) {
     cofactor_closed<N>(a, y);
     return determinant<N>(a);
   } else {
-    static_assert(N <= 8);
     constexpr int s = tile_stride(N);
     I row_index[N];
     const R sign = factor_lu<N, true>(a, row_index);
-    V x[N * N];
+    V x[tile_size(N)];
     moderate_cofactors<N>(a, sign, x);
-    // Pivots are at most 2^N; with those before the last at least 2^-(E/10), E the largest exponent
-    // of the format, products of them stay above 2^-(7/10 E), and a term that underflows all the
-    // same is nothing beside them.
-    constexpr int kModerate = Format<ScalarOf<V>>::kMaxExponent / 10;
+    // Pivots are at most 2^N; with those before the last at least 2^-m, m = 2/3 E / (N - 1) and E
+    // the largest exponent of the format, products of them stay above 2^-(2/3 E), and a term that
+    // underflows all the same is nothing beside them.
+    constexpr int kModerate = Format<ScalarOf<V>>::kMaxExponent * 2 / (3 * (N - 1));
     R smallest = component_size(a[0]);
     for (int k = 1; k + 1 < N; ++k) {
       smallest = minimum(smallest, component_size(a[k * (s + 1)]));
     }
     const auto tiny = greater(exact_pow2<R>(I(-kModerate)), smallest);
     if (any(tiny)) {
-      V scaled[N * N];
+      V scaled[tile_size(N)];
       I exponent[N];
       scaled_cofactors<N>(a, sign, scaled, exponent);
-      for (int t = 0; t < N * N; ++t) {
+      for (int t = 0; t < tile_size(N); ++t) {
         x[t] = select(tiny, scaled[t], x[t]);
       }
       for (int j = 0; j < N; ++j) {

@@ -122,9 +122,9 @@ TORCHDET_LANE I pattern_of_pow2(int e) {
 // Matrices whose rows and columns all have their largest entries within 2^kBalance of each other,
 // and within 2^kCentral of 1, are as good as equilibrated and stay as they are: a pivot is then at
 // most 2^kBalance from the best. Closed forms (n <= 2) choose none.
-template <int N>
-constexpr int kBalance = N == 1 || N == 2 ? 48 : N == 3 || N == 4 ? 4 : 3;
 constexpr int kCentral = 24;
+template <int N>
+constexpr int kBalance = N == 1 || N == 2 ? 2 * kCentral : 4;
 
 // Scales a (n x n, row-major) in place, or leaves it where all matrices of the pack are balanced;
 // row and column receive the exponents -r and -c. N is n where it is known at compile time, or 0.

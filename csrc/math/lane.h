@@ -60,6 +60,9 @@ constexpr int kMaxLaneOrder = 32;
 constexpr int tile_stride(int n) {
   return n < 16 ? n : n | 1;
 }
+constexpr int tile_size(int n) {
+  return n * tile_stride(n);
+}
 
 // The types that belong to a lane type: its real part, its pack of integers, the scalar it is made
 // of.
@@ -84,13 +87,20 @@ using ScalarOf = typename LaneTraits<V>::Scalar;
 template <typename V>
 constexpr bool kIsComplex = LaneTraits<V>::kIsComplex;
 
-// body(k) for k = kBegin .. kEnd - 1, each k a compile-time constant: loops whose bounds depend on k
-// are then of known length, and unrolled.
-template <int kBegin, int kEnd, typename Body>
-TORCHDET_LANE void unrolled(Body body) {
-  if constexpr (kBegin < kEnd) {
+// Orders up to this one are worth unrolled code.
+constexpr int kMaxUnrolledOrder = 8;
+
+// body(k) for k = kBegin .. kEnd - 1. kUnroll: each k is a compile-time constant, so that loops
+// whose bounds depend on it are of known length, and unrolled too.
+template <int kBegin, int kEnd, bool kUnroll, typename Body>
+TORCHDET_LANE void for_steps(Body body) {
+  if constexpr (!kUnroll) {
+    for (int k = kBegin; k < kEnd; ++k) {
+      body(k);
+    }
+  } else if constexpr (kBegin < kEnd) {
     body(std::integral_constant<int, kBegin>());
-    unrolled<kBegin + 1, kEnd>(body);
+    for_steps<kBegin + 1, kEnd, true>(body);
   }
 }
 

@@ -36,8 +36,8 @@ TORCHDET_LANE R log_scaled(R m, IntegerOf<R> e) {
   const R log_m = fma(twice * square, sum, twice);
   // ln 2 in two parts, the second the rounding error of the first.
   constexpr T kLn2 = std::numbers::ln2_v<T>;
-  constexpr T kLn2Rest = sizeof(T) == 4 ? T(std::numbers::ln2_v<double> - kLn2)
-                                        : T(2.319046813846299558e-17);
+  constexpr T kLn2Rest =
+      sizeof(T) == 4 ? T(std::numbers::ln2_v<double> - kLn2) : T(2.319046813846299558e-17);
   const R exponent = real_of(e);
   return fma(exponent, R(kLn2), fma(exponent, R(kLn2Rest), log_m));
 }
@@ -48,8 +48,8 @@ TORCHDET_LANE SignAndLog<R> sign_and_log(Scaled<R> d) {
   const R m = d.mantissa;
   const auto is_zero = equal(m, R(T(0)));
   const R one_with_sign = select(greater(m, R(T(0))), R(T(1)), R(T(-1)));
-  const R log = select(is_zero, R(-std::numeric_limits<T>::infinity()),
-                       log_scaled(abs(m), d.exponent));
+  const R log =
+      select(is_zero, R(-std::numeric_limits<T>::infinity()), log_scaled(abs(m), d.exponent));
   // m - m is 0, or NaN where m is.
   return {select(is_zero, m, one_with_sign + (m - m)), log};
 }

@@ -117,8 +117,8 @@ TORCHDET_LANE RealOf<V> factor_lu(V* a, IntegerOf<V>* row_index) {
       row_index[i] = I(i);
     }
   }
-  unrolled<0, N - 1>([&](auto step) TORCHDET_LANE_LAMBDA {
-    constexpr int k = decltype(step)::value;
+  for_steps<0, N - 1, (N <= kMaxUnrolledOrder)>([&](auto step) TORCHDET_LANE_LAMBDA {
+    const int k = step;
     R best = pivot_size(a[k * s + k]);
     I pivot = I(k);
     for (int i = k + 1; i < N; ++i) {
