@@ -1,5 +1,9 @@
 // The operators on the CPU: checks, outputs, dtype and size class, and the loop over the batch on
 // torch's threads.
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -21,6 +25,23 @@ std::vector<int64_t> leading_sizes(const Tensor& A, int64_t dropped) {
   return sizes;
 }
 
+// Asks for huge pages where a result is large: its first touch otherwise costs a page fault for
+// every 4 KB, more than the result itself for small matrices. A hint, whose failure does not
+// matter.
+void prefer_huge_pages(void* data, size_t bytes) {
+#if defined(__linux__)
+  constexpr size_t kHugePage = size_t(2) << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHugePage;
+  if (bytes >= 4 * kHugePage && end > begin) {
+    madvise(reinterpret_cast<void*>(begin * kHugePage), (end - begin) * kHugePage, MADV_HUGEPAGE);
+  }
+#else
+  (void)data;
+  (void)bytes;
+#endif
+}
+
 // An uninitialised tensor of this shape on the CPU. torch::stable::new_empty goes through boxed
 // dispatch, which costs a small matrix as much as its determinant.
 Tensor uninitialised(const std::vector<int64_t>& sizes, ScalarType dtype) {
@@ -35,7 +56,9 @@ Tensor uninitialised(const std::vector<int64_t>& sizes, ScalarType dtype) {
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
       aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
+  Tensor out(handle);
+  prefer_huge_pages(out.mutable_data_ptr(), stride * out.element_size());
+  return out;
 }
 
 BatchView batch_view(const Tensor& X, int64_t matrix_dims) {

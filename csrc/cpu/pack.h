@@ -104,8 +104,15 @@ struct Tile {
     const T* from[W];
     const T* data = static_cast<const T*>(view.data);
     if (lanes == W && view.dims == 1) {
+      const int64_t step = view.strides[0] * kParts;
       for (int lane = 0; lane < W; ++lane) {
-        from[lane] = data + (first + lane) * view.strides[0] * kParts;
+        from[lane] = data + (first + lane) * step;
+      }
+      if (step == n * n * kParts) {  // the tile after the next one, line by line
+        constexpr int kLine = 64 / sizeof(T);
+        for (int64_t t = 0; t < W * step; t += kLine) {
+          __builtin_prefetch(from[0] + 2 * W * step + t);
+        }
       }
     } else {
       for (int lane = 0; lane < W; ++lane) {
