@@ -230,14 +230,6 @@ struct BlockedKernels {
     }
     return all_equal(bits_of(abs(check)), IntegerOf<P>(0));
   }
-  template <typename R>
-  TORCHDET_LANE static R component_sum(R x) {
-    return x;
-  }
-  template <typename R>
-  TORCHDET_LANE static R component_sum(Complex<R> x) {
-    return x.re + x.im;
-  }
 
   // K = diag(a) 2^-e with a_i = prod_{k != i} d_k = m d_p / d_i, p the smallest pivot; returns e.
   static Integer exclusive_products(const M& A, const M& K) {

@@ -84,14 +84,20 @@ TORCHDET_LANE IntegerOf<P> lane_numbers() {
   return IntegerOf<P>(r);
 }
 
+// Not finite where x is not.
+template <typename R>
+TORCHDET_LANE R component_sum(R x) {
+  return x;
+}
+template <typename R>
+TORCHDET_LANE R component_sum(Complex<R> x) {
+  return x.re + x.im;
+}
+
 // Largest component over the lanes of a pack.
 template <typename T, int W>
 TORCHDET_LANE T largest_lane(Vec<T, W> x) {
-  T best = x[0];
-  for (int i = 1; i < W; ++i) {
-    best = x[i] > best ? x[i] : best;
-  }
-  return best;
+  return fold_lanes(x, [](Vec<T, W> a, Vec<T, W> b) { return maximum(a, b); })[0];
 }
 
 // to[i][packs p .. p + NP) -= sum_k M(i, k) from[k][same packs] for MR rows i and k in [k_begin,

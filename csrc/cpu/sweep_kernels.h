@@ -150,7 +150,9 @@ struct SweepKernel {
     const T nan = std::numeric_limits<T>::quiet_NaN();
     const Number x = add_poison(factor * T(0), f.finite && !inverse ? T(-0.0) : nan);
     Number* out = static_cast<Number*>(p.out) + b * p.n * p.n;
-    std::fill(out, out + p.n * p.n, x);
+    for (int64_t t = 0; t < p.n * p.n; ++t) {
+      out[t] = x;
+    }
   }
 
   static T poison(const typename S::Facts& f) {
@@ -346,14 +348,6 @@ struct SweepKernel {
       }
     }
     return all_equal(bits_of(abs(check)), I(0));
-  }
-  template <typename X>
-  TORCHDET_LANE static X component_sum(X x) {
-    return x;
-  }
-  template <typename X>
-  TORCHDET_LANE static X component_sum(Complex<X> x) {
-    return x.re + x.im;
   }
 };
 

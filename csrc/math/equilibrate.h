@@ -5,6 +5,7 @@
 // = C(B)_ij 2^(R - r_i - c_j). Every pivot and product of the algorithms that follow is then of
 // moderate size, and 1e-300 beside 1e300 costs nothing. Each entry is scaled once by the sum r_i +
 // c_j: scaling rows and columns one after the other would push entries through the subnormal range.
+// Most matrices are balanced as they come, and only looked at.
 #pragma once
 
 #include "lane.h"
