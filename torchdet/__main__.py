@@ -16,7 +16,7 @@ from . import _ops
 
 _DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 # Integer matrices, whose determinants and cofactors are exact integers: regular, of rank n-1 with
-# a zero pivot first, of rank n-2, and of rank n-1 at a size beyond the unrolled kernels.
+# a zero pivot first, of rank n-2, and of rank n-1 at n = 6, by a repeated row.
 _MATRICES = (
     ((2, 1, 0), (1, 3, 1), (0, 1, 4)),
     ((0, 1, 2), (0, 3, 4), (0, 5, 7)),

@@ -12,6 +12,7 @@ namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
 static_assert(kLargestRows == kMaxRowsOrder, "cpu/sweep.h and size_class.h disagree");
+static_assert(kLargestLaneHvp == kMaxLaneOrder, "math/lane.h and size_class.h disagree");
 
 template <typename T>
 using Pack = Vec<T, kVectorBytes / static_cast<int>(sizeof(T))>;
