@@ -1,7 +1,8 @@
-"""Builds the extension torchdet._C: the operators' schemas and their CPU kernels.
+"""Builds the extension torchdet._C: the operators' schemas, their CPU and their CUDA kernels.
 
 TORCHDET_EXTENSION=0 builds the package without it (no compiler needed); torchdet then runs on
-plain PyTorch.
+plain PyTorch. CUDA kernels are built where torch has CUDA and nvcc is at hand; TORCHDET_CUDA=0 and
+TORCHDET_CUDA=1 decide otherwise. TORCH_CUDA_ARCH_LIST, e.g. "9.0", names the architectures.
 """
 
 import os
@@ -11,10 +12,6 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).parent
-SOURCES = [
-    "csrc/ops.cpp",
-    *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/cpu").glob("*.cpp")),
-]
 
 CXX_FLAGS = [
     "-std=c++20",
@@ -39,13 +36,40 @@ CXX_FLAGS = [
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
 ]
 
+# Names as in TORCH_CUDA_ARCH_LIST. PTX lets newer devices compile the kernels themselves.
+CUDA_ARCHITECTURES = "8.0;9.0;10.0+PTX"
+NVCC_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "-fmad=false",  # fusing is written out, as for the CPU
+    "--expt-relaxed-constexpr",  # std::numeric_limits, std::min
+]
+
+
+def sources(pattern: str) -> list[str]:
+    """Paths below the folder of this file, relative to it."""
+    return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(pattern))
+
+
+def wants_cuda() -> bool:
+    """Whether to build the CUDA kernels."""
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    choice = os.environ.get("TORCHDET_CUDA", "")
+    if choice == "1" and CUDA_HOME is None:
+        raise SystemExit("TORCHDET_CUDA=1 needs nvcc: put it on PATH, or set CUDA_HOME")
+    return choice == "1" or (
+        choice != "0" and torch.version.cuda is not None and CUDA_HOME is not None
+    )
+
 
 def extension_arguments() -> dict:
     """The arguments of setup() that build torchdet._C, or none where it is switched off."""
     if os.environ.get("TORCHDET_EXTENSION", "1") == "0":
         return {}
     import pybind11
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension
 
     flags = list(CXX_FLAGS)
     if platform.system() == "Linux":
@@ -54,13 +78,22 @@ def extension_arguments() -> dict:
     flags.append(f'-DTORCHDET_COMPILER="{Path(compiler).name} " __VERSION__')
     extension = CppExtension(
         "torchdet._C",
-        SOURCES,
+        ["csrc/ops.cpp", *sources("csrc/cpu/*.cpp")],
         include_dirs=[pybind11.get_include()],
-        extra_compile_args={"cxx": flags},
+        extra_compile_args={"cxx": flags, "nvcc": NVCC_FLAGS},
         py_limited_api=False,
     )
+    if wants_cuda():
+        architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+        flags.append(f'-DTORCHDET_CUDA_ARCHITECTURES="{architectures}"')
+        extension.sources += sources("csrc/cuda/*.cpp") + sources("csrc/cuda/*.cu")
+        # The static runtime: the library also loads where there is no CUDA at all.
+        extension.libraries += ["cudart_static", "dl", "rt", "pthread"]
+        extension.library_dirs.append(str(Path(CUDA_HOME) / "lib64"))
+        extension.include_dirs.append(str(Path(CUDA_HOME) / "include"))
     build_ext = BuildExtension.with_options(use_ninja=True)
     return {"ext_modules": [extension], "cmdclass": {"build_ext": build_ext}}
 
 
-setup(**extension_arguments())
+if __name__ == "__main__":
+    setup(**extension_arguments())

@@ -6,7 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/problem.h"
+#include "cpu/kernels.h"
 #include "size_class.h"
 
 STABLE_TORCH_LIBRARY(torchdet, m) {
@@ -20,6 +20,19 @@ STABLE_TORCH_LIBRARY(torchdet, m) {
 
 namespace {
 
+template <size_t kCount>
+void add_classes(pybind11::list& classes, const char* device,
+                 const torchdet::SizeClass (&table)[kCount]) {
+  for (const torchdet::SizeClass& size_class : table) {
+    pybind11::dict row;
+    row["device"] = device;
+    row["name"] = size_class.name;
+    row["largest_n"] = size_class.largest_n;
+    row["owner"] = size_class.owner;
+    classes.append(row);
+  }
+}
+
 pybind11::dict build_info() {
   namespace py = pybind11;
   py::dict info;
@@ -30,17 +43,14 @@ pybind11::dict build_info() {
   }
   info["instruction_sets"] = instruction_sets;
   info["active_instruction_set"] = torchdet::active_kernels().name;
-  info["cuda_architectures"] = py::list();
+  py::list architectures, classes;
+  add_classes(classes, "cpu", torchdet::kCpuSizeClasses);
+#ifdef TORCHDET_CUDA_ARCHITECTURES
+  architectures.append(TORCHDET_CUDA_ARCHITECTURES);
+  add_classes(classes, "cuda", torchdet::kCudaSizeClasses);
+#endif
+  info["cuda_architectures"] = architectures;
   info["torch_abi"] = "stable, torch >= 2.10";
-  py::list classes;
-  for (const torchdet::SizeClass& size_class : torchdet::kCpuSizeClasses) {
-    py::dict row;
-    row["device"] = "cpu";
-    row["name"] = size_class.name;
-    row["largest_n"] = size_class.largest_n;
-    row["owner"] = size_class.owner;
-    classes.append(row);
-  }
   info["size_classes"] = classes;
   return info;
 }

@@ -20,8 +20,19 @@ constexpr SizeClass kCpuSizeClasses[] = {
     {"blocked", std::numeric_limits<int64_t>::max(), "one matrix per thread, blocked LU"},
 };
 
+// Shared memory bounds the class "block": the launch compares what a kernel needs with what the
+// device has.
+constexpr SizeClass kCudaSizeClasses[] = {
+    {"thread", 4, "one matrix per thread, in registers"},
+    {"warp", 32, "one matrix per warp or part of a warp"},
+    {"block", 160, "one matrix per block, in shared memory"},
+    {"large", std::numeric_limits<int64_t>::max(), "one matrix per block, in global memory"},
+};
+
 constexpr int64_t kLargestLane = kCpuSizeClasses[0].largest_n;
 constexpr int64_t kLargestRows = kCpuSizeClasses[1].largest_n;
+constexpr int64_t kLargestThread = kCudaSizeClasses[0].largest_n;
+constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 // Cofactors leave the class "lane" earlier than determinants, and Hessian-vector products later.
 // Time per matrix in ns of the bare kernels, outputs at hand, on one AVX-512 core, lane / rows:
 //   det float32       n = 12: 84 / 139    n = 14: 116 / 167    n = 16: 180 / 187

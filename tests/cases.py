@@ -21,7 +21,9 @@ from torch import Tensor
 
 from units import frame_exponents
 
-# Whether the CPU tests run on the compiled kernels.
+# Whether the CPU tests run on the CUDA kernels, compiled for the host (cuda_emulation/).
+EMULATION = os.environ.get("TORCHDET_TEST_EMULATION") == "1"
+# Whether they run on the compiled CPU kernels.
 EXTENSION = (
     os.environ.get("TORCHDET_EXTENSION") != "0"
     and importlib.util.find_spec("torchdet._C") is not None
@@ -317,7 +319,7 @@ def skip_complex_reference(dtype: torch.dtype) -> None:
     so the plain PyTorch implementation depends on the place in memory by a rounding. The kernels do
     not.
     """
-    if dtype.is_complex and not EXTENSION:
+    if dtype.is_complex and not (EXTENSION or EMULATION):
         pytest.skip("plain PyTorch rounds complex products by their place in memory")
 
 

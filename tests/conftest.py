@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
-from cases import EXTENSION
+from cases import EMULATION, EXTENSION
 
 NO_CUDA = "no CUDA device"
+
+# The CUDA kernels' source, run on the host.
+sys.path.append(str(Path(__file__).parent / "cuda_emulation"))
+if EMULATION:
+    import operators
+
+    EMULATED_KERNELS = operators.register()
 
 hypothesis.settings.register_profile(
     "torchdet", derandomize=True, deadline=None, database=None, max_examples=30
@@ -25,7 +34,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_report_header() -> str:
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    backend = "extension" if EXTENSION else "reference (extension not built or switched off)"
+    if EMULATION:
+        backend = "CUDA kernels on the host"
+    elif EXTENSION:
+        backend = "extension"
+    else:
+        backend = "reference (extension not built or switched off)"
     return f"torchdet backend: {backend}, torch {torch.__version__}, CUDA device: {cuda}"
 
 

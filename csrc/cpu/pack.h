@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "problem.h"
+#include "kernels.h"
 #include "vec.h"
 
 namespace torchdet {

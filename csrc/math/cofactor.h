@@ -183,8 +183,8 @@ constexpr int kColumns = kIsComplex<V> ? 2 : 4;
 
 // y 2^column_exponent = sgn L^-T C(U) for pivots of any size.
 template <int N, typename V>
-[[gnu::noinline]] void scaled_cofactors(const V* lu, RealOf<V> sign, V* y,
-                                        IntegerOf<V>* column_exponent) {
+TORCHDET_COLD void scaled_cofactors(const V* lu, RealOf<V> sign, V* y,
+                                    IntegerOf<V>* column_exponent) {
   constexpr int s = tile_stride(N);
   ProductChain<N, V> chain;
   chain.before[0] = scaled_one<V>();

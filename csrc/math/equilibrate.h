@@ -100,8 +100,8 @@ TORCHDET_LANE void frame_exponents(const V* a, int n, IntegerOf<V>* row, Integer
 
 // The scaling itself, where the mask says so; elsewhere row and column are zero.
 template <typename V, typename Mask>
-[[gnu::noinline]] void equilibrate_unbalanced(V* a, int n, Mask unbalanced, IntegerOf<V>* row,
-                                              IntegerOf<V>* column) {
+TORCHDET_COLD void equilibrate_unbalanced(V* a, int n, Mask unbalanced, IntegerOf<V>* row,
+                                          IntegerOf<V>* column) {
   using I = IntegerOf<V>;
   const int s = tile_stride(n);
   frame_exponents(a, n, row, column);

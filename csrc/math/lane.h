@@ -21,11 +21,15 @@
 #define TORCHDET_CAPABILITY portable
 #endif
 
+// TORCHDET_COLD marks rare paths: calls on the CPU, but on a GPU a call would push the caller's
+// registers to memory.
 #ifdef __CUDACC__
 #define TORCHDET_LANE __host__ __device__ __forceinline__
+#define TORCHDET_COLD TORCHDET_LANE
 #define TORCHDET_LANE_LAMBDA
 #else
 #define TORCHDET_LANE [[gnu::always_inline]] inline
+#define TORCHDET_COLD [[gnu::noinline]]
 #define TORCHDET_LANE_LAMBDA __attribute__((always_inline))
 #endif
 

@@ -45,6 +45,11 @@ TORCHDET_LANE Scaled<V> operator*(Scaled<V> a, V b) {
   return {product * exact_pow2<R>(-e), factor.exponent + e};
 }
 
+template <typename V>
+TORCHDET_LANE Scaled<V> operator*(Scaled<V> a, Scaled<V> b) {
+  return normalise(a.mantissa * b.mantissa, a.exponent + b.exponent);
+}
+
 template <typename R>
 TORCHDET_LANE R reciprocal(R x) {
   return R(ScalarOf<R>(1)) / x;

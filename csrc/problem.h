@@ -2,11 +2,13 @@
 // kernels compile in seconds for every instruction set and know nothing of torch.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <vector>
 
-#include "../size_class.h"
+#ifdef __CUDACC__
+#define TORCHDET_ANYWHERE __host__ __device__
+#else
+#define TORCHDET_ANYWHERE
+#endif
 
 namespace torchdet {
 
@@ -34,7 +36,7 @@ struct BatchView {
     sizes[dims] = size;
     strides[dims++] = stride;
   }
-  int64_t offset(int64_t index) const {
+  TORCHDET_ANYWHERE int64_t offset(int64_t index) const {
     int64_t offset = 0;
     for (int d = dims - 1; d > 0; --d) {
       offset += index % sizes[d] * strides[d];
@@ -46,46 +48,33 @@ struct BatchView {
 
 struct Problem {
   Op op = Op::kDet;
-  int64_t n = 0;
+  int64_t n = 0;      // order of the matrices
+  int64_t batch = 0;  // their number
   BatchView A;
   BatchView other;            // grad (numbers) or Z (matrices)
   void* out = nullptr;        // contiguous
   void* logabsdet = nullptr;  // slogdet only, contiguous
+  // CUDA, class "large" only: workspace_stride bytes for each of workspace_blocks blocks.
+  void* workspace = nullptr;
+  int64_t workspace_stride = 0, workspace_blocks = 0;
 };
 
-// Computes matrices [begin, end) of the batch.
-using Kernel = void (*)(const Problem&, int64_t begin, int64_t end);
-
-// The kernels of one instruction set for one dtype. Operators that differ only in how they finish
-// share a kernel.
-struct Kernels {
+// One kernel for each kind of result. Operators that differ only in how they finish share it.
+template <typename Kernel>
+struct KernelsByOperator {
   Kernel determinants, cofactors, hvp;
-};
 
-// small[n] for the orders of the first two size classes, blocked for those above.
-struct KernelTable {
-  const char* name;
-  Kernels small[kDtypes][kLargestRows + 1], blocked[kDtypes];
-
-  const Kernels& select(Dtype dtype, int64_t n) const {
-    const int d = static_cast<int>(dtype);
-    return n <= kLargestRows ? small[d][n] : blocked[d];
+  const Kernel& select(Op op) const {
+    switch (op) {
+      case Op::kDet:
+      case Op::kSlogdet:
+        return determinants;
+      case Op::kDetHvp:
+        return hvp;
+      default:
+        return cofactors;
+    }
   }
 };
-
-void add_portable_float(KernelTable& table);
-void add_portable_double(KernelTable& table);
-void add_avx2_float(KernelTable& table);
-void add_avx2_double(KernelTable& table);
-void add_avx512_float(KernelTable& table);
-void add_avx512_double(KernelTable& table);
-
-// The table for this processor, or the one that TORCHDET_CPU_CAPABILITY names.
-const KernelTable& active_kernels();
-std::vector<const char*> built_instruction_sets();
-
-// Grow-only work space of the calling thread, aligned to 64 bytes; valid until the next call on the
-// same thread.
-void* thread_scratch(size_t bytes);
 
 }  // namespace torchdet

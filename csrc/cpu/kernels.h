@@ -1,0 +1,43 @@
+// The CPU kernels of the operators, by dtype and order, and the choice of the instruction set.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "../problem.h"
+#include "../size_class.h"
+
+namespace torchdet {
+
+// Computes matrices [begin, end) of the batch.
+using Kernel = void (*)(const Problem&, int64_t begin, int64_t end);
+
+using Kernels = KernelsByOperator<Kernel>;
+
+// small[n] for the orders of the first two size classes, blocked for those above.
+struct KernelTable {
+  const char* name;
+  Kernels small[kDtypes][kLargestRows + 1], blocked[kDtypes];
+
+  Kernel select(Dtype dtype, Op op, int64_t n) const {
+    const int d = static_cast<int>(dtype);
+    return (n <= kLargestRows ? small[d][n] : blocked[d]).select(op);
+  }
+};
+
+void add_portable_float(KernelTable& table);
+void add_portable_double(KernelTable& table);
+void add_avx2_float(KernelTable& table);
+void add_avx2_double(KernelTable& table);
+void add_avx512_float(KernelTable& table);
+void add_avx512_double(KernelTable& table);
+
+// The table for this processor, or the one that TORCHDET_CPU_CAPABILITY names.
+const KernelTable& active_kernels();
+std::vector<const char*> built_instruction_sets();
+
+// Grow-only work space of the calling thread, aligned to 64 bytes; valid until the next call on the
+// same thread.
+void* thread_scratch(size_t bytes);
+
+}  // namespace torchdet

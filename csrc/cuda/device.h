@@ -1,0 +1,98 @@
+// The seam between the kernels and the machine that runs them: everything a kernel may ask of CUDA.
+//
+// Kernels are structs with a static member run(const Problem&), launched by launch<Kernel>(). They
+// use the functions of this file and nothing else of CUDA, so the same source also compiles for
+// the host, where tests/cuda_emulation/emulation.h provides the same functions and checks their
+// use.
+//
+// Every header of csrc/cuda includes it before those of math/, whose names it marks as the GPU's.
+//
+// Every collective (sync_warp, shuffle, ..) involves all 32 threads of a warp: kernels whose
+// matrices are owned by fewer threads, or run out of matrices, keep all of them on the same path
+// and predicate memory accesses only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../problem.h"
+
+#ifdef __CUDACC__
+
+#include <cuda_runtime.h>
+
+#define TORCHDET_CAPABILITY cuda
+#define TORCHDET_DEVICE __device__ __forceinline__
+#define TORCHDET_UNROLL _Pragma("unroll")
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// 64-bit throughout: a batch may have more matrices than an int can count.
+TORCHDET_DEVICE int64_t block_index() {
+  return blockIdx.x;
+}
+TORCHDET_DEVICE int64_t block_count() {
+  return gridDim.x;
+}
+TORCHDET_DEVICE int thread_index() {
+  return static_cast<int>(threadIdx.x);
+}
+TORCHDET_DEVICE void sync_block() {
+  __syncthreads();
+}
+TORCHDET_DEVICE void sync_warp() {
+  __syncwarp();
+}
+template <typename T>
+TORCHDET_DEVICE T shuffle(T x, int lane) {
+  return __shfl_sync(kAllLanes, x, lane);
+}
+template <typename T>
+TORCHDET_DEVICE T shuffle_xor(T x, int mask) {
+  return __shfl_xor_sync(kAllLanes, x, mask);
+}
+TORCHDET_DEVICE bool any_in_warp(bool x) {
+  return __any_sync(kAllLanes, x) != 0;
+}
+// The block's dynamic shared memory.
+template <typename T>
+TORCHDET_DEVICE T* shared_memory() {
+  extern __shared__ __align__(16) unsigned char torchdet_shared[];
+  return reinterpret_cast<T*>(torchdet_shared);
+}
+
+template <typename Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
+    run_kernel(const __grid_constant__ Problem problem) {
+  Kernel::run(problem);
+}
+
+// Starts Kernel on `blocks` blocks in stream order; null, or what went wrong. More than 48 KB of
+// shared memory have to be asked for.
+template <typename Kernel>
+const char* launch(const Problem& problem, unsigned blocks, size_t shared_bytes, void* stream) {
+  if (shared_bytes > 48 * 1024) {
+    const cudaError_t status =
+        cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes));
+    if (status != cudaSuccess) {
+      return cudaGetErrorString(status);
+    }
+  }
+  run_kernel<Kernel>
+      <<<blocks, Kernel::kThreads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(problem);
+  const cudaError_t status = cudaGetLastError();
+  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+}
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet
+
+#else
+
+#include "emulation.h"
+
+#endif

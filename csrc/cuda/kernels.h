@@ -1,0 +1,55 @@
+// The CUDA kernels of the operators, by dtype and order, for callers that know nothing of CUDA.
+#pragma once
+
+#include <cstddef>
+
+#include "../problem.h"
+#include "../size_class.h"
+
+namespace torchdet {
+
+// Starts a kernel for the whole batch in stream order; null, or what went wrong.
+using CudaLaunch = const char* (*)(const Problem&, void* stream);
+
+// A kernel, and the bytes that one of its blocks shares for matrices of order n: shared memory, or
+// workspace in the class "large".
+struct CudaKernel {
+  CudaLaunch launch = nullptr;
+  size_t (*block_bytes)(int64_t n) = nullptr;
+};
+
+using CudaKernels = KernelsByOperator<CudaKernel>;
+
+// small[n] for the orders of the classes "thread" and "warp".
+struct CudaKernelTable {
+  CudaKernels small[kDtypes][kLargestWarp + 1], block[kDtypes], large[kDtypes];
+};
+
+// Shared memory that a block may have on every device, without asking.
+constexpr size_t kSharedBytesEverywhere = 48 * 1024;
+
+struct CudaLimits {
+  size_t shared_bytes_per_block;
+  int multiprocessors;
+  const char* error;  // null, or why the device could not be asked
+};
+CudaLimits cuda_limits(int device);
+
+void add_cuda_float(CudaKernelTable& table);
+void add_cuda_double(CudaKernelTable& table);
+void add_cuda_complex_float(CudaKernelTable& table);
+void add_cuda_complex_double(CudaKernelTable& table);
+
+inline const CudaKernelTable& cuda_kernels() {
+  static const CudaKernelTable table = [] {
+    CudaKernelTable filled;
+    add_cuda_float(filled);
+    add_cuda_double(filled);
+    add_cuda_complex_float(filled);
+    add_cuda_complex_double(filled);
+    return filled;
+  }();
+  return table;
+}
+
+}  // namespace torchdet

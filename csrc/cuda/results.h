@@ -1,0 +1,49 @@
+// From the mantissa and exponent of a determinant, and from cofactors, to what the operators
+// return: the same for every owner of a matrix.
+#pragma once
+
+#include "device.h"
+
+#include "../math/logarithm.h"
+#include "../math/scaled.h"
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+constexpr int kWarpSize = 32;
+
+// Where a kernel keeps what its threads share.
+enum class Memory { kShared, kGlobal };
+
+// kDet and kSlogdet.
+template <typename V>
+TORCHDET_DEVICE void write_determinant(const Problem& p, int64_t b, Scaled<V> d) {
+  if (p.op == Op::kDet) {
+    static_cast<V*>(p.out)[b] = scale_pow2(d.mantissa, d.exponent);
+  } else {
+    const SignAndLog<V> result = sign_and_log(d);
+    static_cast<V*>(p.out)[b] = result.sign;
+    static_cast<RealOf<V>*>(p.logabsdet)[b] = result.log;
+  }
+}
+
+// What multiplies C(B) as a whole, for B with det(B) = d and det(A) = 2^total det(B): 2^total for
+// kCofactor; conj(grad) 2^total for kDetBackward, since grad conj(C) = conj(conj(grad) C);
+// conj(grad) / d for kSlogdetBackward, since A^-T = C(A) / det(A).
+template <typename V>
+TORCHDET_DEVICE Scaled<V> gradient_factor(const Problem& p, int64_t b, Scaled<V> d,
+                                          IntegerOf<V> total) {
+  if (p.op == Op::kCofactor) {
+    return {one<V>(), total};
+  }
+  const V grad = static_cast<const V*>(p.other.data)[p.other.offset(b)];
+  Scaled<V> factor = normalise(conj(grad), total);
+  if (p.op == Op::kSlogdetBackward) {
+    factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
+    factor.exponent = factor.exponent - d.exponent - total;
+  }
+  return factor;
+}
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet

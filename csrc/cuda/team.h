@@ -1,0 +1,169 @@
+// A team of threads that owns one matrix: a warp, or a whole block.
+//
+// The matrix lies in memory that all threads of the team see (shared, or global for the largest
+// orders), and every algorithm is a sequence of passes over entries with a barrier between. Within
+// a pass the team is a grid of rows x columns of threads, dealt out cyclically, so that any
+// rectangle of entries keeps all of them busy.
+#pragma once
+
+#include "results.h"
+
+#include "../math/hvp.h"
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+// A position in the matrix and the size of the entry there.
+template <typename R>
+struct Candidate {
+  R size;
+  int row, column;
+};
+// The larger entry, of equal ones the first in row-major order: the choice does not depend on who
+// compares what first.
+template <typename R>
+TORCHDET_DEVICE Candidate<R> larger(const Candidate<R>& a, const Candidate<R>& b) {
+  const bool b_first = b.row < a.row || (b.row == a.row && b.column < a.column);
+  return b.size > a.size || (b.size == a.size && b_first) ? b : a;
+}
+
+// shuffle_xor for what is made of several numbers.
+template <typename R>
+TORCHDET_DEVICE Complex<R> shuffle_xor(const Complex<R>& x, int mask) {
+  return {shuffle_xor(x.re, mask), shuffle_xor(x.im, mask)};
+}
+template <typename R>
+TORCHDET_DEVICE Candidate<R> shuffle_xor(const Candidate<R>& x, int mask) {
+  return {shuffle_xor(x.size, mask), shuffle_xor(x.row, mask), shuffle_xor(x.column, mask)};
+}
+template <typename V>
+TORCHDET_DEVICE Scaled<V> shuffle_xor(const Scaled<V>& x, int mask) {
+  return {shuffle_xor(x.mantissa, mask), shuffle_xor(x.exponent, mask)};
+}
+
+template <int kSize>
+class Team {
+ public:
+  static constexpr bool kIsWarp = kSize == kWarpSize;
+  static constexpr int kColumns = kIsWarp ? 8 : 16, kRows = kSize / kColumns;
+  static constexpr int kWarps = kSize / kWarpSize;
+  // Room for one number of each warp, twice, for anything that reduce() is used for.
+  static constexpr int kSlotBytes = 32, kAllSlotBytes = kIsWarp ? 0 : 2 * kWarps * kSlotBytes;
+
+  TORCHDET_DEVICE explicit Team(unsigned char* slots)
+      : rank_(thread_index() % kSize), slots_(slots) {}
+
+  TORCHDET_DEVICE bool is_first() const { return rank_ == 0; }
+
+  TORCHDET_DEVICE static void sync() {
+    if constexpr (kIsWarp) {
+      sync_warp();
+    } else {
+      sync_block();
+    }
+  }
+
+  // body(t) for t in [begin, end), dealt out over the team.
+  template <typename Body>
+  TORCHDET_DEVICE void for_each(int begin, int end, Body body) const {
+    for (int t = begin + rank_; t < end; t += kSize) {
+      body(t);
+    }
+  }
+  // body(i, j) for the entries of a rectangle.
+  template <typename Body>
+  TORCHDET_DEVICE void for_entries(int row_begin, int row_end, int column_begin, int column_end,
+                                   Body body) const {
+    for (int i = row_begin + rank_ / kColumns; i < row_end; i += kRows) {
+      for (int j = column_begin + rank_ % kColumns; j < column_end; j += kColumns) {
+        body(i, j);
+      }
+    }
+  }
+
+  // combine() over the values of all threads, the same in each. Also a barrier. The slots
+  // alternate: those of a call are written again two calls later, when the barrier of the next
+  // call has seen them read.
+  template <typename X, typename Combine>
+  TORCHDET_DEVICE X reduce(X x, Combine combine) {
+    for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
+      x = combine(x, shuffle_xor(x, mask));
+    }
+    if constexpr (kIsWarp) {
+      sync();
+    } else {
+      static_assert(sizeof(X) <= kSlotBytes);
+      X* slots = reinterpret_cast<X*>(slots_ + turn_ * kWarps * kSlotBytes);
+      turn_ = 1 - turn_;
+      if (rank_ % kWarpSize == 0) {
+        slots[rank_ / kWarpSize] = x;
+      }
+      sync();
+      x = slots[0];
+      for (int w = 1; w < kWarps; ++w) {
+        x = combine(x, slots[w]);
+      }
+    }
+    return x;
+  }
+
+ private:
+  int rank_;
+  unsigned char* slots_;
+  int turn_ = 0;
+};
+
+// An n x n matrix at an odd stride, so that columns too spread over all banks of shared memory.
+template <typename V>
+struct TeamMatrix {
+  V* data;
+  int n, stride;
+
+  TORCHDET_ANYWHERE static int64_t entries(int64_t n) { return n * (n | 1); }
+
+  TORCHDET_ANYWHERE TeamMatrix(V* storage, int order)
+      : data(storage), n(order), stride(order | 1) {}
+  TORCHDET_DEVICE V& operator()(int i, int j) const { return data[int64_t(i) * stride + j]; }
+};
+
+// The memory of one team, cut into pieces. Without memory it only counts the bytes.
+template <typename V, int kSize>
+struct TeamSpace {
+  using I = IntegerOf<V>;
+
+  size_t bytes = 0;
+  TeamMatrix<V> A, X;             // X only where two_matrices says so
+  I *row, *column;                // equilibration exponents -r and -c of the rows and columns of A
+  int *row_index, *column_index;  // original row and column at each place of the factored matrix
+  int *row_place, *column_place;  // and the way back
+  V *x, *y, *diagonal;
+  ExclusivePairProducts<V>* rho;
+  unsigned char* slots;
+
+  TORCHDET_ANYWHERE TeamSpace(unsigned char* memory, int n, bool two_matrices)
+      : A(take<V>(memory, TeamMatrix<V>::entries(n)), n),
+        X(take<V>(memory, two_matrices ? TeamMatrix<V>::entries(n) : 0), n),
+        row(take<I>(memory, n)),
+        column(take<I>(memory, n)),
+        row_index(take<int>(memory, n)),
+        column_index(take<int>(memory, n)),
+        row_place(take<int>(memory, two_matrices ? n : 0)),
+        column_place(take<int>(memory, two_matrices ? n : 0)),
+        x(take<V>(memory, two_matrices ? n : 0)),
+        y(take<V>(memory, two_matrices ? n : 0)),
+        diagonal(take<V>(memory, two_matrices ? n : 0)),
+        rho(take<ExclusivePairProducts<V>>(memory, two_matrices ? 1 : 0)),
+        slots(take<unsigned char>(memory, Team<kSize>::kAllSlotBytes)) {}
+
+ private:
+  template <typename X>
+  TORCHDET_ANYWHERE X* take(unsigned char* memory, int64_t count) {
+    constexpr size_t kAlignment = 16;
+    X* piece = memory == nullptr ? nullptr : reinterpret_cast<X*>(memory + bytes);
+    bytes += (sizeof(X) * count + kAlignment - 1) / kAlignment * kAlignment;
+    return piece;
+  }
+};
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet

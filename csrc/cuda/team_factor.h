@@ -1,0 +1,266 @@
+// What a team does to its matrix: equilibration, LU and LDU, triangular solves, products of pivots.
+// The formulas are those of math/equilibrate.h, math/lu.h, math/ldu.h and math/hvp.h.
+#pragma once
+
+#include "team.h"
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+// Every pass is followed by a barrier; what the next pass reads is then there.
+template <typename V, int kSize>
+class TeamAlgorithms {
+ public:
+  using R = RealOf<V>;
+  using I = IntegerOf<V>;
+  using Space = TeamSpace<V, kSize>;
+
+  TORCHDET_DEVICE TeamAlgorithms(Team<kSize>& team, Space& space)
+      : team_(team), s_(space), n_(space.A.n) {}
+
+  TORCHDET_DEVICE void read(const BatchView& view, int64_t b) {
+    const V* from = static_cast<const V*>(view.data) + view.offset(b);
+    // Neighbouring threads read neighbouring numbers, whichever way the matrix lies.
+    if (view.row_stride == 1) {
+      team_.for_entries(0, n_, 0, n_,
+                        [&](int j, int i) { s_.A(i, j) = from[i + j * view.column_stride]; });
+    } else {
+      team_.for_entries(0, n_, 0, n_, [&](int i, int j) {
+        s_.A(i, j) = from[i * view.row_stride + j * view.column_stride];
+      });
+    }
+    team_.sync();
+  }
+
+  // A <- 2^-r A 2^-c, with -r and -c in row and column.
+  TORCHDET_DEVICE Equilibration<V> equilibrate() {
+    const auto moved = [](I e) { return e < kZeroExponentBound ? I(0) : -e; };
+    const auto added = [](I x, I y) { return x + y; };
+    I total = 0, largest = 0;
+    team_.for_each(0, n_, [&](int i) {
+      I e = kZeroExponent;
+      for (int j = 0; j < n_; ++j) {
+        e = maximum(e, entry_exponent(s_.A(i, j)));
+      }
+      largest = maximum(largest, e);
+      s_.row[i] = moved(e);
+      total -= s_.row[i];
+    });
+    team_.sync();
+    team_.for_each(0, n_, [&](int j) {
+      I e = kZeroExponent;
+      for (int i = 0; i < n_; ++i) {
+        e = maximum(e, entry_exponent(s_.A(i, j)) + s_.row[i]);
+      }
+      s_.column[j] = moved(e);
+      total -= s_.column[j];
+    });
+    total = team_.reduce(total, added);
+    largest = team_.reduce(largest, [](I x, I y) { return maximum(x, y); });
+    team_.for_entries(0, n_, 0, n_, [&](int i, int j) {
+      s_.A(i, j) = scale_pow2(s_.A(i, j), s_.row[i] + s_.column[j]);
+    });
+    team_.sync();
+    using T = ScalarOf<V>;
+    const bool finite = largest <= Format<T>::kMaxExponent;
+    return {total, finite ? T(-0.0) : std::numeric_limits<T>::quiet_NaN()};
+  }
+
+  // Factors A in place and returns the sign of the permutations. Complete pivoting, P A Q = L D U:
+  // multipliers below the diagonal, D on it, unit U above it. Partial pivoting, P A = L U, does
+  // without the columns' exchanges and the division by D. The search for the next pivot is part of
+  // the pass that makes its candidates.
+  template <bool kComplete>
+  TORCHDET_DEVICE R factor() {
+    const TeamMatrix<V>& A = s_.A;
+    R sign = 1;
+    Candidate<R> best = {R(-1), 0, 0};
+    team_.for_each(0, n_, [&](int i) { s_.row_index[i] = s_.column_index[i] = i; });
+    team_.for_entries(0, n_, 0, kComplete ? n_ : 1,
+                      [&](int i, int j) { best = larger(best, {pivot_size(A(i, j)), i, j}); });
+    for (int k = 0; k < n_; ++k) {
+      best = team_.reduce(best, larger<R>);
+      sign = best.row == k ? sign : -sign;
+      if (kComplete && best.column != k) {
+        sign = -sign;
+        team_.for_each(0, n_, [&](int i) { exchange(A(i, k), A(i, best.column)); });
+      }
+      if (team_.is_first()) {
+        exchange(s_.row_index[k], s_.row_index[best.row]);
+        exchange(s_.column_index[k], s_.column_index[best.column]);
+      }
+      team_.sync();
+      if (best.row != k) {
+        team_.for_each(0, n_, [&](int j) { exchange(A(k, j), A(best.row, j)); });
+        team_.sync();
+      }
+      const PivotQuotient<V> quotient(A(k, k));
+      team_.for_each(k + 1, n_, [&](int i) { A(i, k) = quotient(A(i, k)); });
+      team_.sync();
+      best = {R(-1), k + 1, k + 1};
+      team_.for_entries(k + 1, n_, k + 1, n_, [&](int i, int j) {
+        const V x = fnma(A(i, k), A(k, j), A(i, j));
+        A(i, j) = x;
+        if (kComplete || j == k + 1) {
+          best = larger(best, {pivot_size(x), i, j});
+        }
+      });
+      if constexpr (kComplete) {
+        team_.sync();
+        team_.for_each(k + 1, n_, [&](int j) { A(k, j) = quotient(A(k, j)); });
+      }
+    }
+    team_.sync();
+    return sign;
+  }
+
+  // Product of the pivots A(k, k), of all but k = omitted.
+  TORCHDET_DEVICE Scaled<V> product(int omitted = -1) {
+    Scaled<V> own = scaled_one<V>();
+    team_.for_each(0, n_, [&](int k) {
+      if (k != omitted) {
+        own = own * s_.A(k, k);
+      }
+    });
+    return team_.reduce(own, [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });
+  }
+
+  // X <- diag(a) 2^-e with a_i = prod_{k != i} d_k, from the smallest pivot d_p: a_p = m, the
+  // product of the others, and a_i = m d_p / d_i, a quotient of modulus at most 1. Returns e.
+  TORCHDET_DEVICE I exclusive_products() {
+    Candidate<R> smallest = {-std::numeric_limits<R>::infinity(), 0, 0};
+    team_.for_each(0, n_,
+                   [&](int k) { smallest = larger(smallest, {-pivot_size(s_.A(k, k)), k, 0}); });
+    const int p = team_.reduce(smallest, larger<R>).row;
+    const Scaled<V> m = product(p);
+    team_.for_entries(0, n_, 0, n_, [&](int i, int j) {
+      if (i == j) {
+        const V ratio = i == p ? one<V>() : PivotQuotient<V>(s_.A(i, i))(s_.A(p, p));
+        s_.X(i, j) = ratio * m.mantissa;
+      } else {
+        s_.X(i, j) = zero<V>();
+      }
+    });
+    team_.sync();
+    return m.exponent;
+  }
+
+  // X <- 2^-z P Z' Q with Z' = 2^-(r + c) Z and entries of at most 2; returns z.
+  TORCHDET_DEVICE I read_direction(const BatchView& view, int64_t b) {
+    const V* from = static_cast<const V*>(view.data) + view.offset(b);
+    const auto entry = [&](int i, int j) {
+      return from[i * view.row_stride + j * view.column_stride];
+    };
+    I z = kZeroExponent;
+    team_.for_entries(0, n_, 0, n_, [&](int i, int j) {
+      z = maximum(z, entry_exponent(entry(i, j)) + s_.row[i] + s_.column[j]);
+    });
+    z = team_.reduce(z, [](I x, I y) { return maximum(x, y); });
+    z = z < kZeroExponentBound ? I(0) : z;
+    team_.for_entries(0, n_, 0, n_, [&](int i, int j) {
+      s_.X(s_.row_place[i], s_.column_place[j]) =
+          scale_pow2(entry(i, j), s_.row[i] + s_.column[j] - z);
+    });
+    team_.sync();
+    return z;
+  }
+
+  // X <- K of (1) in math/hvp.h for W = X, times 2^-e; returns e.
+  TORCHDET_DEVICE I pair_products() {
+    const TeamMatrix<V>& A = s_.A;
+    const TeamMatrix<V>& X = s_.X;
+    if (team_.is_first()) {
+      *s_.rho =
+          ExclusivePairProducts<V>([&](int64_t k) { return A(int(k), int(k)); }, n_, s_.x, s_.y);
+    }
+    team_.for_each(0, n_, [&](int k) { s_.diagonal[k] = X(k, k); });
+    team_.sync();
+    const ExclusivePairProducts<V> rho = *s_.rho;
+    const V m = rho.common.mantissa;
+    team_.for_entries(0, n_, 0, n_, [&](int i, int j) {
+      if (i < j) {  // rho_ij = rho_ji; K_ij takes the place of W_ij, which K_ji needs
+        const V product = rho(i, j), w = X(i, j);
+        X(i, j) = -(product * X(j, i)) * m;
+        X(j, i) = -(product * w) * m;
+      }
+    });
+    team_.for_each(0, n_, [&](int i) {
+      V sum = zero<V>();
+      for (int k = 0; k < n_; ++k) {
+        if (k != i) {
+          sum = fma(rho(i, k), s_.diagonal[k], sum);
+        }
+      }
+      X(i, i) = sum * m;
+    });
+    team_.sync();
+    return rho.common.exponent;
+  }
+
+  // X <- L^-1 X U^-1, unit triangular, one column of L and one row of U at a time.
+  TORCHDET_DEVICE void carry_in() {
+    const TeamMatrix<V>& X = s_.X;
+    for (int r = 0; r < n_; ++r) {
+      team_.for_entries(r + 1, n_, 0, n_,
+                        [&](int i, int j) { X(i, j) = fnma(s_.A(i, r), X(r, j), X(i, j)); });
+      team_.sync();
+    }
+    for (int r = 0; r < n_; ++r) {
+      team_.for_entries(0, n_, r + 1, n_,
+                        [&](int i, int j) { X(i, j) = fnma(X(i, r), s_.A(r, j), X(i, j)); });
+      team_.sync();
+    }
+  }
+
+  // X <- L^-T X U^-T. kDiagonal: X starts as a diagonal, and L^-T X is an upper triangle.
+  template <bool kDiagonal>
+  TORCHDET_DEVICE void carry_back() {
+    const TeamMatrix<V>& X = s_.X;
+    for (int r = n_ - 1; r > 0; --r) {
+      team_.for_entries(0, r, kDiagonal ? r : 0, n_,
+                        [&](int i, int j) { X(i, j) = fnma(s_.A(r, i), X(r, j), X(i, j)); });
+      team_.sync();
+    }
+    for (int r = n_ - 1; r > 0; --r) {
+      team_.for_entries(0, n_, 0, r,
+                        [&](int i, int j) { X(i, j) = fnma(X(i, r), s_.A(j, r), X(i, j)); });
+      team_.sync();
+    }
+  }
+
+  // Where the rows and columns of A have gone; for read_direction and write.
+  TORCHDET_DEVICE void invert_permutations() {
+    team_.for_each(0, n_, [&](int k) {
+      s_.row_place[s_.row_index[k]] = k;
+      s_.column_place[s_.column_index[k]] = k;
+    });
+    team_.sync();
+  }
+
+  // out = factor X with rows and columns back in their places and the equilibration undone.
+  TORCHDET_DEVICE void write(const Problem& p, int64_t b, Scaled<V> factor, R poison) {
+    V* out = static_cast<V*>(p.out) + b * n_ * n_;
+    const bool conjugated = p.op == Op::kDetBackward || p.op == Op::kSlogdetBackward;
+    team_.for_entries(0, n_, 0, n_, [&](int i, int j) {
+      const V x = scale_pow2(s_.X(s_.row_place[i], s_.column_place[j]) * factor.mantissa,
+                             factor.exponent + s_.row[i] + s_.column[j]);
+      out[int64_t(i) * n_ + j] = add_poison(conjugated ? conj(x) : x, poison);
+    });
+    team_.sync();
+  }
+
+ private:
+  template <typename X>
+  TORCHDET_DEVICE static void exchange(X& x, X& y) {
+    const X old = x;
+    x = y;
+    y = old;
+  }
+
+  Team<kSize>& team_;
+  const Space& s_;
+  const int n_;
+};
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet

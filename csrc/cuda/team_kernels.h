@@ -1,0 +1,101 @@
+// Kernels of the classes "warp", "block" and "large": one matrix per team.
+//
+// det and slogdet: LU with partial pivoting. Cofactors and Hessian-vector products: rank-revealing
+// LDU, C(B) = s G^T diag(a) F^T with a_i = prod_{k != i} d_k and H[Z] = s G^T K F^T (math/hvp.h),
+// exact at every rank.
+#pragma once
+
+#include "team_factor.h"
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+// A team of kSize threads per matrix, kTeams of them to a block.
+template <typename V, int kSize, int kTeams, Memory kPlace, bool kTwoMatrices>
+struct TeamKernel {
+  static constexpr Memory kMemory = kPlace;
+  static constexpr int kThreads = kSize * kTeams, kBlocksPerSm = 1024 / kThreads;
+  static constexpr int64_t kMatricesPerBlock = kTeams;
+  static size_t team_bytes(int64_t n) {
+    return TeamSpace<V, kSize>(nullptr, static_cast<int>(n), kTwoMatrices).bytes;
+  }
+  static size_t block_bytes(int64_t n) { return kTeams * team_bytes(n); }
+
+  // body(algorithms, b) for every matrix b of the team.
+  template <typename Body>
+  TORCHDET_DEVICE static void for_matrices(const Problem& p, Body body) {
+    const int n = static_cast<int>(p.n);
+    const int team_index = thread_index() / kSize;
+    unsigned char* memory = kMemory == Memory::kShared ? shared_memory<unsigned char>()
+                                                       : static_cast<unsigned char*>(p.workspace) +
+                                                             block_index() * p.workspace_stride;
+    TeamSpace<V, kSize> space(nullptr, n, kTwoMatrices);
+    space = TeamSpace<V, kSize>(memory + team_index * space.bytes, n, kTwoMatrices);
+    Team<kSize> team(space.slots);
+    TeamAlgorithms<V, kSize> algorithms(team, space);
+    for (int64_t b = block_index() * kTeams + team_index; b < p.batch;
+         b += block_count() * kTeams) {
+      body(algorithms, b);
+    }
+  }
+};
+
+// kDet and kSlogdet.
+template <typename V, int kSize, int kTeams, Memory kPlace>
+struct TeamDeterminants : TeamKernel<V, kSize, kTeams, kPlace, false> {
+  TORCHDET_DEVICE static void run(const Problem& p) {
+    TeamDeterminants::for_matrices(p, [&](auto& matrix, int64_t b) {
+      matrix.read(p.A, b);
+      const Equilibration<V> eq = matrix.equilibrate();
+      const RealOf<V> sign = matrix.template factor<false>();
+      Scaled<V> d = matrix.product();
+      d.mantissa = add_poison(d.mantissa * sign, eq.poison);
+      d.exponent = d.exponent + eq.total;
+      if (thread_index() % kSize == 0) {
+        write_determinant(p, b, d);
+      }
+    });
+  }
+};
+
+// kCofactor, kDetBackward and kSlogdetBackward.
+template <typename V, int kSize, int kTeams, Memory kPlace>
+struct TeamCofactors : TeamKernel<V, kSize, kTeams, kPlace, true> {
+  TORCHDET_DEVICE static void run(const Problem& p) {
+    TeamCofactors::for_matrices(p, [&](auto& matrix, int64_t b) {
+      matrix.read(p.A, b);
+      const Equilibration<V> eq = matrix.equilibrate();
+      const RealOf<V> sign = matrix.template factor<true>();
+      const Scaled<V> d = matrix.product();
+      matrix.invert_permutations();
+      // C(B) = s X 2^e; det(B) = s d.
+      const IntegerOf<V> e = matrix.exclusive_products();
+      matrix.template carry_back<true>();
+      Scaled<V> factor = gradient_factor(p, b, Scaled<V>{d.mantissa * sign, d.exponent}, eq.total);
+      factor.mantissa = factor.mantissa * sign;
+      factor.exponent = factor.exponent + e;
+      matrix.write(p, b, factor, eq.poison);
+    });
+  }
+};
+
+// kDetHvp.
+template <typename V, int kSize, int kTeams, Memory kPlace>
+struct TeamHvp : TeamKernel<V, kSize, kTeams, kPlace, true> {
+  TORCHDET_DEVICE static void run(const Problem& p) {
+    TeamHvp::for_matrices(p, [&](auto& matrix, int64_t b) {
+      matrix.read(p.A, b);
+      const Equilibration<V> eq = matrix.equilibrate();
+      const RealOf<V> sign = matrix.template factor<true>();
+      matrix.invert_permutations();
+      const IntegerOf<V> z = matrix.read_direction(p.other, b);
+      matrix.carry_in();
+      const IntegerOf<V> e = matrix.pair_products();
+      matrix.template carry_back<false>();
+      matrix.write(p, b, {one<V>() * sign, e + z + eq.total}, eq.poison);
+    });
+  }
+};
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet

@@ -1,0 +1,188 @@
+// The operators, the same on every device: checks, outputs, dtypes, and the problem for a kernel.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "checks.h"
+#include "problem.h"
+
+namespace torchdet {
+
+inline std::vector<int64_t> leading_sizes(const Tensor& A, int64_t dropped) {
+  std::vector<int64_t> sizes;
+  for (int64_t d = 0; d < A.dim() - dropped; ++d) {
+    sizes.push_back(A.size(d));
+  }
+  return sizes;
+}
+
+// An uninitialised contiguous tensor. torch::stable::new_empty goes through boxed dispatch, which
+// costs a small matrix as much as its determinant.
+inline Tensor empty_tensor(const std::vector<int64_t>& sizes, ScalarType dtype, int32_t device_type,
+                           int32_t device_index) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    strides[d] = stride;
+    stride *= std::max<int64_t>(sizes[d], 1);
+  }
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
+      device_index, &handle));
+  return Tensor(handle);
+}
+
+inline BatchView batch_view(const Tensor& X, int64_t matrix_dims) {
+  BatchView view;
+  view.data = X.const_data_ptr();
+  for (int64_t d = 0; d < X.dim() - matrix_dims; ++d) {
+    view.append(X.size(d), X.stride(d));
+  }
+  if (matrix_dims == 2) {
+    view.row_stride = X.stride(-2);
+    view.column_stride = X.stride(-1);
+  }
+  return view;
+}
+
+inline Dtype kernel_dtype(const Tensor& A) {
+  switch (A.scalar_type()) {
+    case ScalarType::Float:
+      return Dtype::kFloat;
+    case ScalarType::Double:
+      return Dtype::kDouble;
+    case ScalarType::ComplexFloat:
+      return Dtype::kComplexFloat;
+    default:
+      return Dtype::kComplexDouble;
+  }
+}
+
+// The order of the matrices and their number.
+inline int64_t order(const Tensor& A) {
+  return A.size(-1);
+}
+inline int64_t batch_size(const Tensor& A) {
+  int64_t batch = 1;
+  for (int64_t d = 0; d < A.dim() - 2; ++d) {
+    batch *= A.size(d);
+  }
+  return batch;
+}
+
+inline Tensor in_float32(const Tensor& X) {
+  return torch::stable::to(X, ScalarType::Float);
+}
+
+// A Backend has
+//   static Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like);
+//   static void run(Problem& problem, Dtype dtype, const Tensor& A);
+// the second for n > 0 and at least one matrix.
+template <typename Backend>
+struct Operators {
+  static Tensor det(const Tensor& A) {
+    check_matrices("det", "A", A);
+    if (is_half(A.scalar_type())) {
+      return torch::stable::to(det(in_float32(A)), A.scalar_type());
+    }
+    Tensor out = Backend::empty(leading_sizes(A, 2), A.scalar_type(), A);
+    if (order(A) == 0) {
+      return torch::stable::fill_(out, 1.0);
+    }
+    compute(Op::kDet, A, out);
+    return out;
+  }
+
+  static std::tuple<Tensor, Tensor> slogdet(const Tensor& A) {
+    check_matrices("slogdet", "A", A);
+    const ScalarType dtype = A.scalar_type();
+    if (is_half(dtype)) {
+      const auto [sign, logabsdet] = slogdet(in_float32(A));
+      return {torch::stable::to(sign, dtype), torch::stable::to(logabsdet, dtype)};
+    }
+    const bool single = dtype == ScalarType::Float || dtype == ScalarType::ComplexFloat;
+    Tensor sign = Backend::empty(leading_sizes(A, 2), dtype, A);
+    Tensor logabsdet =
+        Backend::empty(leading_sizes(A, 2), single ? ScalarType::Float : ScalarType::Double, A);
+    if (order(A) == 0) {
+      torch::stable::fill_(sign, 1.0);
+      torch::stable::fill_(logabsdet, 0.0);
+    } else {
+      compute(Op::kSlogdet, A, sign, {}, logabsdet.mutable_data_ptr());
+    }
+    return {sign, logabsdet};
+  }
+
+  static Tensor cofactor(const Tensor& A) {
+    check_matrices("cofactor", "A", A);
+    return matrix_operator(Op::kCofactor, A, nullptr, 0);
+  }
+
+  static Tensor det_backward(const Tensor& grad, const Tensor& A) {
+    check_matrices("det_backward", "A", A);
+    check_matches("det_backward", "grad", grad, A, 2);
+    return matrix_operator(Op::kDetBackward, A, &grad, 0);
+  }
+
+  static Tensor slogdet_backward(const Tensor& grad, const Tensor& A) {
+    check_matrices("slogdet_backward", "A", A);
+    check_matches("slogdet_backward", "grad", grad, A, 2);
+    return matrix_operator(Op::kSlogdetBackward, A, &grad, 0);
+  }
+
+  static Tensor det_hvp(const Tensor& A, const Tensor& Z) {
+    check_matrices("det_hvp", "A", A);
+    check_matches("det_hvp", "Z", Z, A, 0);
+    return matrix_operator(Op::kDetHvp, A, &Z, 2);
+  }
+
+ private:
+  static void compute(Op op, const Tensor& A, Tensor& out, const BatchView& other = {},
+                      void* logabsdet = nullptr) {
+    if (order(A) == 0 || batch_size(A) == 0) {
+      return;
+    }
+    Problem problem;
+    problem.op = op;
+    problem.n = order(A);
+    problem.batch = batch_size(A);
+    problem.A = batch_view(A, 2);
+    problem.other = other;
+    problem.out = out.mutable_data_ptr();
+    problem.logabsdet = logabsdet;
+    Backend::run(problem, kernel_dtype(A), A);
+  }
+
+  // The operators whose result has the shape of A. `other`: grad or Z, with other_dims matrix
+  // dimensions.
+  static Tensor matrix_operator(Op op, const Tensor& A, const Tensor* other, int64_t other_dims) {
+    if (is_half(A.scalar_type())) {
+      const std::optional<Tensor> widened =
+          other ? std::optional<Tensor>(in_float32(*other)) : std::nullopt;
+      const Tensor out =
+          matrix_operator(op, in_float32(A), other ? &*widened : nullptr, other_dims);
+      return torch::stable::to(out, A.scalar_type());
+    }
+    Tensor out = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
+    compute(op, A, out, other ? batch_view(*other, other_dims) : BatchView{});
+    return out;
+  }
+};
+
+}  // namespace torchdet
+
+// Registers the kernels of a backend for a dispatch key; inside STABLE_TORCH_LIBRARY_IMPL.
+#define TORCHDET_REGISTER_OPERATORS(m, Backend)                                           \
+  m.impl("det", TORCH_BOX(&torchdet::Operators<Backend>::det));                           \
+  m.impl("slogdet", TORCH_BOX(&torchdet::Operators<Backend>::slogdet));                   \
+  m.impl("cofactor", TORCH_BOX(&torchdet::Operators<Backend>::cofactor));                 \
+  m.impl("det_backward", TORCH_BOX(&torchdet::Operators<Backend>::det_backward));         \
+  m.impl("slogdet_backward", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward)); \
+  m.impl("det_hvp", TORCH_BOX(&torchdet::Operators<Backend>::det_hvp))

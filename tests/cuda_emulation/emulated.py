@@ -1,0 +1,92 @@
+"""The CUDA kernels on the host: ctypes binding to the emulation, on numpy arrays.
+
+Nothing here needs torch, so that it also runs in a process with sanitizers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path(__file__).parent
+OPERATORS = ("det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp")
+DTYPES = ("float32", "float64", "complex64", "complex128")
+ORDERS = ("forward", "reverse", "random")
+# What a block of an H200 may have; smaller ones send more orders to the class "large".
+SHARED_BYTES = 227 * 1024
+LARGE_BLOCKS = 2
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("dims", ctypes.c_int),
+        ("sizes", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+    )
+
+    def __init__(self, x: np.ndarray) -> None:
+        shape = ctypes.c_int64 * max(x.ndim, 1)
+        strides = [s // x.itemsize for s in x.strides]
+        super().__init__(x.ctypes.data, x.ndim, shape(*x.shape), shape(*strides))
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The emulation, built on first use; TORCHDET_EMULATION_BUILD names another build folder."""
+    build = os.environ.get("TORCHDET_EMULATION_BUILD")
+    if build is None:
+        build = str(FOLDER.parents[1] / "build" / "cuda_emulation")
+        subprocess.run(["make", "--silent", "-j2", f"BUILD={build}"], cwd=FOLDER, check=True)
+    lib = ctypes.CDLL(str(Path(build) / "libemulation.so"))
+    lib.emulated_run.restype = ctypes.c_char_p
+    lib.emulated_block_bytes.restype = ctypes.c_size_t
+    return lib
+
+
+def schedule(order: str = "forward", seed: int = 0, fill: int = 0xFF) -> None:
+    """How the next launches run: order of threads, seed of the random one, fill of shared memory."""
+    library().emulated_schedule(ORDERS.index(order), ctypes.c_uint64(seed), fill)
+
+
+def run(
+    operator: str, A: np.ndarray, other: np.ndarray | None = None, large: bool = False
+) -> tuple[np.ndarray, ...]:
+    """The results of an operator; `other` is grad or Z. large: the class "large" at any order."""
+    lib, n = library(), A.shape[-1]
+    op, dtype = OPERATORS.index(operator), DTYPES.index(A.dtype.name)
+    if op >= OPERATORS.index("cofactor"):
+        results: tuple[np.ndarray, ...] = (np.empty(A.shape, A.dtype),)
+    else:
+        results = (np.ones(A.shape[:-2], A.dtype),)
+        if operator == "slogdet":
+            results += (np.zeros(A.shape[:-2], A.real.dtype),)
+    batch = int(np.prod(A.shape[:-2], dtype=np.int64))
+    if n == 0 or batch == 0:
+        return results
+    order = ctypes.c_int64(n)
+    large = large or lib.emulated_block_bytes(op, dtype, order, 0) > SHARED_BYTES
+    workspace = None
+    if large:
+        each = lib.emulated_block_bytes(op, dtype, order, 1)
+        workspace = np.full(LARGE_BLOCKS * each, 0xFF, np.uint8)
+    message = lib.emulated_run(
+        op,
+        dtype,
+        order,
+        ctypes.c_int64(batch),
+        ctypes.byref(_Tensor(A)),
+        None if other is None else ctypes.byref(_Tensor(other)),
+        *(ctypes.c_void_p(x.ctypes.data) for x in results),
+        *((None,) * (2 - len(results))),
+        None if workspace is None else ctypes.c_void_p(workspace.ctypes.data),
+        ctypes.c_int64(LARGE_BLOCKS),
+    )
+    if message is not None:
+        raise RuntimeError(message.decode())
+    return results

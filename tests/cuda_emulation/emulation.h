@@ -1,0 +1,112 @@
+// The CUDA execution model on the host, as far as csrc/cuda/device.h asks for it.
+//
+// Every CUDA thread is a fiber. The threads of a block run one after the other, each to its next
+// collective; blocks follow one another. The order within a round is a choice of the caller
+// (forward, reverse, random): a result that changes with it means that a barrier is missing. Shared
+// memory is a heap block of exactly the launched size, filled with a pattern: bytes 0xff are NaN
+// and -1. A collective at which the threads of a warp do not all meet, and a block barrier that
+// some threads never reach, end the run with a message.
+//
+// What it cannot see: a race between threads that a shuffle happens to order, rounding of
+// instructions without a host equivalent, bank conflicts, alignment beyond what the sanitizers
+// check.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#define TORCHDET_CAPABILITY emulated
+#define TORCHDET_DEVICE [[gnu::always_inline]] inline
+#define TORCHDET_UNROLL
+
+namespace torchdet {
+namespace emulation {
+
+enum class Order { kForward, kReverse, kRandom };
+enum class Collective { kNone, kSyncBlock, kSyncWarp, kShuffle, kShuffleXor, kAny };
+
+struct Schedule {
+  Order order = Order::kForward;
+  uint64_t seed = 0;  // of the random order
+  unsigned char fill = 0xff;
+};
+// How the next launches of this thread run, and what went wrong in the last one ("" if nothing).
+inline thread_local Schedule schedule;
+
+constexpr int kWarp = 32;
+constexpr size_t kLargestPayload = 8;
+
+// State of the running block, for the functions below.
+int64_t block_index();
+int64_t block_count();
+int thread_index();
+void* shared_memory();
+// Waits until every thread that takes part has arrived; the payload of each can be read with
+// received() until the next collective but one.
+void arrive(Collective collective, const void* payload, size_t bytes);
+const void* received(int lane);
+
+// Runs body(problem) in all threads; null, or a message that stays valid until the next launch.
+const char* run(void (*body)(const Problem&), const Problem& problem, int64_t blocks, int threads,
+                size_t shared_bytes);
+
+}  // namespace emulation
+
+inline namespace TORCHDET_CAPABILITY {
+
+inline int64_t block_index() {
+  return emulation::block_index();
+}
+inline int64_t block_count() {
+  return emulation::block_count();
+}
+inline int thread_index() {
+  return emulation::thread_index();
+}
+inline void sync_block() {
+  emulation::arrive(emulation::Collective::kSyncBlock, nullptr, 0);
+}
+inline void sync_warp() {
+  emulation::arrive(emulation::Collective::kSyncWarp, nullptr, 0);
+}
+template <typename T>
+T received_from(int lane) {
+  T x;
+  std::memcpy(&x, emulation::received(lane), sizeof(T));
+  return x;
+}
+// Plain numbers only, as on the device.
+template <typename T>
+T shuffle(T x, int lane) {
+  static_assert(sizeof(T) <= emulation::kLargestPayload);
+  emulation::arrive(emulation::Collective::kShuffle, &x, sizeof(T));
+  return received_from<T>(lane & (emulation::kWarp - 1));
+}
+template <typename T>
+T shuffle_xor(T x, int mask) {
+  static_assert(sizeof(T) <= emulation::kLargestPayload);
+  emulation::arrive(emulation::Collective::kShuffleXor, &x, sizeof(T));
+  return received_from<T>((emulation::thread_index() ^ mask) & (emulation::kWarp - 1));
+}
+inline bool any_in_warp(bool x) {
+  emulation::arrive(emulation::Collective::kAny, &x, sizeof(x));
+  bool any = false;
+  for (int lane = 0; lane < emulation::kWarp; ++lane) {
+    any = any || received_from<bool>(lane);
+  }
+  return any;
+}
+template <typename T>
+T* shared_memory() {
+  return static_cast<T*>(emulation::shared_memory());
+}
+
+template <typename Kernel>
+const char* launch(const Problem& problem, unsigned blocks, size_t shared_bytes, void*) {
+  return emulation::run(Kernel::run, problem, blocks, Kernel::kThreads, shared_bytes);
+}
+
+}  // namespace TORCHDET_CAPABILITY
+
+}  // namespace torchdet

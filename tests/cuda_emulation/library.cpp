@@ -1,0 +1,74 @@
+// The emulated kernels behind a C interface (emulated.py calls it).
+#include "../../csrc/cuda/kernels.h"
+#include "emulation.h"
+
+using namespace torchdet;
+
+namespace {
+
+BatchView view_of(const void* data, int dims, const int64_t* sizes, const int64_t* strides,
+                  int matrix_dims) {
+  BatchView view;
+  view.data = data;
+  for (int d = 0; d < dims - matrix_dims; ++d) {
+    view.append(sizes[d], strides[d]);
+  }
+  if (matrix_dims == 2) {
+    view.row_stride = strides[dims - 2];
+    view.column_stride = strides[dims - 1];
+  }
+  return view;
+}
+
+}  // namespace
+
+extern "C" {
+
+// A tensor, in the words of torch.
+struct EmulatedTensor {
+  void* data;
+  int dims;
+  const int64_t *sizes, *strides;
+};
+
+void emulated_schedule(int order, uint64_t seed, int fill) {
+  emulation::schedule = {static_cast<emulation::Order>(order), seed,
+                         static_cast<unsigned char>(fill)};
+}
+
+// Bytes that a block shares, for the class of order n as csrc/size_class.h has it.
+size_t emulated_block_bytes(int op, int dtype, int64_t n, int large) {
+  const CudaKernelTable& table = cuda_kernels();
+  const CudaKernels& kernels = large               ? table.large[dtype]
+                               : n <= kLargestWarp ? table.small[dtype][n]
+                                                   : table.block[dtype];
+  return kernels.select(static_cast<Op>(op)).block_bytes(n);
+}
+
+// Runs an operator for n, batch > 0; null, or what went wrong. other: grad or Z, or none. With a
+// workspace the class "large" serves, whatever n is.
+const char* emulated_run(int op, int dtype, int64_t n, int64_t batch, const EmulatedTensor* A,
+                         const EmulatedTensor* other, void* out, void* logabsdet, void* workspace,
+                         int64_t workspace_blocks) {
+  Problem p;
+  p.op = static_cast<Op>(op);
+  p.n = n;
+  p.batch = batch;
+  p.A = view_of(A->data, A->dims, A->sizes, A->strides, 2);
+  if (other != nullptr) {
+    p.other = view_of(other->data, other->dims, other->sizes, other->strides,
+                      p.op == Op::kDetHvp ? 2 : 0);
+  }
+  p.out = out;
+  p.logabsdet = logabsdet;
+  p.workspace = workspace;
+  p.workspace_blocks = workspace_blocks;
+  const CudaKernelTable& table = cuda_kernels();
+  const CudaKernels& kernels = workspace != nullptr ? table.large[dtype]
+                               : n <= kLargestWarp  ? table.small[dtype][n]
+                                                    : table.block[dtype];
+  const CudaKernel& kernel = kernels.select(p.op);
+  p.workspace_stride = static_cast<int64_t>(kernel.block_bytes(n));
+  return kernel.launch(p, nullptr);
+}
+}
