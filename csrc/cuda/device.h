@@ -23,7 +23,6 @@
 
 #define TORCHDET_CAPABILITY cuda
 #define TORCHDET_DEVICE __device__ __forceinline__
-#define TORCHDET_UNROLL _Pragma("unroll")
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
@@ -56,6 +55,9 @@ TORCHDET_DEVICE T shuffle_xor(T x, int mask) {
 }
 TORCHDET_DEVICE bool any_in_warp(bool x) {
   return __any_sync(kAllLanes, x) != 0;
+}
+TORCHDET_DEVICE int count_bits(unsigned x) {
+  return __popc(x);
 }
 // The block's dynamic shared memory.
 template <typename T>

@@ -7,6 +7,7 @@
 #include "kernels.h"
 #include "team_kernels.h"
 #include "thread_kernels.h"
+#include "warp_kernels.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
@@ -35,8 +36,12 @@ CudaKernels team_kernels() {
 
 template <typename V, int N>
 void set_thread(CudaKernels* kernels) {
-  kernels[N] = {make_kernel<ThreadDeterminants<V, N>>(), make_kernel<ThreadCofactors<V, N>>(),
-                make_kernel<ThreadHvp<V, N>>()};
+  kernels[N].determinants = make_kernel<ThreadDeterminants<V, N>>();
+  kernels[N].cofactors = make_kernel<ThreadCofactors<V, N>>();
+  if constexpr (N < 4 ||
+                sizeof(V) < 16) {  // three complex128 matrices of order 4 take too many registers
+    kernels[N].hvp = make_kernel<ThreadHvp<V, N>>();
+  }
   if constexpr (N > 1) {
     set_thread<V, N - 1>(kernels);
   }
@@ -45,12 +50,15 @@ void set_thread(CudaKernels* kernels) {
 template <typename V>
 void add_kernels(CudaKernelTable& table, Dtype dtype) {
   const int d = static_cast<int>(dtype);
-  set_thread<V, static_cast<int>(kLargestThread)>(table.small[d]);
   // Fewer warps to a block where matrices are large, so that older devices have room for one.
   constexpr int kWarps = sizeof(V) == 16 ? 2 : 4;
-  for (int n = kLargestThread + 1; n <= kLargestWarp; ++n) {
+  for (int n = 1; n <= kLargestWarp; ++n) {
     table.small[d][n] = team_kernels<V, kWarpSize, kWarps, Memory::kShared>();
+    table.small[d][n].determinants = n <= 8    ? make_kernel<WarpDeterminants<V, 8>>()
+                                     : n <= 16 ? make_kernel<WarpDeterminants<V, 16>>()
+                                               : make_kernel<WarpDeterminants<V, 32>>();
   }
+  set_thread<V, static_cast<int>(kLargestThread)>(table.small[d]);
   table.block[d] = team_kernels<V, 256, 1, Memory::kShared>();
   table.large[d] = team_kernels<V, 512, 1, Memory::kGlobal>();
 }

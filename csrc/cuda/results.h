@@ -12,6 +12,11 @@ inline namespace TORCHDET_CAPABILITY {
 
 constexpr int kWarpSize = 32;
 
+// Sixteen bytes, the widest access to memory.
+struct alignas(16) Wide {
+  unsigned char bytes[16];
+};
+
 // Where a kernel keeps what its threads share.
 enum class Memory { kShared, kGlobal };
 

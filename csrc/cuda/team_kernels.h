@@ -14,7 +14,7 @@ inline namespace TORCHDET_CAPABILITY {
 template <typename V, int kSize, int kTeams, Memory kPlace, bool kTwoMatrices>
 struct TeamKernel {
   static constexpr Memory kMemory = kPlace;
-  static constexpr int kThreads = kSize * kTeams, kBlocksPerSm = 1024 / kThreads;
+  static constexpr int kThreads = kSize * kTeams, kBlocksPerSm = 512 / kThreads;
   static constexpr int64_t kMatricesPerBlock = kTeams;
   static size_t team_bytes(int64_t n) {
     return TeamSpace<V, kSize>(nullptr, static_cast<int>(n), kTwoMatrices).bytes;

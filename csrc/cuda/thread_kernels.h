@@ -14,11 +14,6 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// Sixteen bytes, the widest access to memory.
-struct alignas(16) Wide {
-  unsigned char bytes[16];
-};
-
 template <typename V, int N>
 class ThreadMatrices {
  public:
@@ -125,7 +120,7 @@ class ThreadMatrices {
 template <typename V, int N>
 struct ThreadKernel {
   using Matrices = ThreadMatrices<V, N>;
-  static constexpr int kThreads = Matrices::kThreads, kBlocksPerSm = 4;
+  static constexpr int kThreads = Matrices::kThreads, kBlocksPerSm = sizeof(V) == 4 ? 4 : 2;
   static constexpr int64_t kMatricesPerBlock = kThreads;
   static constexpr Memory kMemory = Memory::kShared;
   static size_t block_bytes(int64_t) { return Matrices::kSharedBytes; }

@@ -31,14 +31,18 @@ TORCHDET_LANE void solve_unit_transposed(const V* lu, First first, V* y, Start c
   for_steps<0, N, kUnroll>([&](auto step) TORCHDET_LANE_LAMBDA {
     const int r = N - 1 - step;
     V x[K];
+    TORCHDET_UNROLL
     for (int q = 0; q < K; ++q) {
       x[q] = r >= first + q ? c(r, q) : zero<V>();
     }
+    TORCHDET_UNROLL
     for (int k = r + 1; k < N; ++k) {
+      TORCHDET_UNROLL
       for (int q = 0; q < K; ++q) {
         x[q] = fnma(lu[k * s + r], y[k * s + first + q], x[q]);
       }
     }
+    TORCHDET_UNROLL
     for (int q = 0; q < K; ++q) {
       y[r * s + first + q] = x[q];
     }
@@ -54,10 +58,13 @@ TORCHDET_LANE void moderate_columns(const V* lu, const V* before, const V* after
   V t[N][K], h[N][K];
   for_steps<kFirst, N, kUnroll>([&](auto step) TORCHDET_LANE_LAMBDA {  // (3)
     const int j = step;
+    TORCHDET_UNROLL
     for (int q = 0; q < K; ++q) {
       h[j][q] = j == kFirst + q ? one<V>() : zero<V>();
     }
+    TORCHDET_UNROLL
     for (int r = kFirst; r < j; ++r) {
+      TORCHDET_UNROLL
       for (int q = 0; q < K; ++q) {
         if (kFirst + q <= r) {
           t[r][q] = r + 1 < j ? t[r][q] * -lu[(j - 1) * (s + 1)] : h[r][q];
@@ -114,14 +121,17 @@ TORCHDET_LANE void scaled_columns(const V* lu, const ProductChain<N, V>& chain, 
   V factor[K];
   R bound[K];
   I exponent[K], common[K];
+  TORCHDET_UNROLL
   for (int q = 0; q < K; ++q) {
     factor[q] = one<V>();
     bound[q] = R(ScalarOf<V>(1));
     exponent[q] = I(0);
     common[q] = I(kZeroExponent);
   }
+  TORCHDET_UNROLL
   for (int j = first; j < n; ++j) {
     V sum[K];
+    TORCHDET_UNROLL
     for (int q = 0; q < K; ++q) {
       sum[q] = zero<V>();
       if (j == first + q) {  // h_ii = 1 starts the column; what bound and exponent say of its zero
@@ -132,14 +142,17 @@ TORCHDET_LANE void scaled_columns(const V* lu, const ProductChain<N, V>& chain, 
       }
     }
     if (j > first) {  // (3); factors of step j - 1 are applied as the terms are read
+      TORCHDET_UNROLL
       for (int r = first; r < j - 1; ++r) {
         const V u = lu[r * s + j];
+        TORCHDET_UNROLL
         for (int q = 0; q < K; ++q) {
           t[r][q] = t[r][q] * factor[q];
           sum[q] = fma(u, t[r][q], sum[q]);
         }
       }
       const V u = lu[(j - 1) * s + j];
+      TORCHDET_UNROLL
       for (int q = 0; q < K; ++q) {
         sum[q] = fma(u, t[j - 1][q], sum[q]);
       }
@@ -147,6 +160,7 @@ TORCHDET_LANE void scaled_columns(const V* lu, const ProductChain<N, V>& chain, 
     const V pivot = lu[j * s + j];
     const R pivot_magnitude = component_size(pivot);
     R largest = zero_real, smallest = R(kCentre);
+    TORCHDET_UNROLL
     for (int q = 0; q < K; ++q) {
       const V h = sum[q] * chain.after[j].mantissa;
       y[j * s + first + q] = h;
@@ -161,11 +175,13 @@ TORCHDET_LANE void scaled_columns(const V* lu, const ProductChain<N, V>& chain, 
       t[j][q] = sum[q];
     }
     if (any(mask_or(greater(largest, R(kCentre)), greater(R(1 / kCentre), smallest)))) {
+      TORCHDET_UNROLL
       for (int q = 0; q < K; ++q) {
         recentre(bound[q], factor[q], t[j][q], exponent[q]);
       }
     }
   }
+  TORCHDET_UNROLL
   for (int q = 0; q < K; ++q) {
     common[q] = select(greater(I(kZeroExponentBound), common[q]), I(0), common[q]);
     column_exponent[first + q] = common[q] + chain.before[first + q].exponent;
@@ -190,15 +206,18 @@ TORCHDET_COLD void scaled_cofactors(const V* lu, RealOf<V> sign, V* y,
   chain.before[0] = scaled_one<V>();
   chain.before[0].mantissa = chain.before[0].mantissa * sign;
   chain.after[N - 1] = scaled_one<V>();
+  TORCHDET_UNROLL
   for (int k = 1; k < N; ++k) {
     chain.before[k] = chain.before[k - 1] * lu[(k - 1) * (s + 1)];
     chain.after[N - 1 - k] = chain.after[N - k] * lu[(N - k) * (s + 1)];
   }
-  int i = 0;
-  for (; i + kColumns<V> <= N; i += kColumns<V>) {
+  constexpr int kWhole = N / kColumns<V> * kColumns<V>;
+  TORCHDET_UNROLL
+  for (int i = 0; i < kWhole; i += kColumns<V>) {
     scaled_columns<kColumns<V>, N>(lu, chain, i, y, column_exponent);
   }
-  for (; i < N; ++i) {
+  TORCHDET_UNROLL
+  for (int i = kWhole; i < N; ++i) {
     scaled_columns<1, N>(lu, chain, i, y, column_exponent);
   }
 }
@@ -210,6 +229,7 @@ TORCHDET_LANE void moderate_cofactors(const V* lu, RealOf<V> sign, V* y) {
   V before[N], after[N];
   before[0] = one<V>() * sign;
   after[N - 1] = one<V>();
+  TORCHDET_UNROLL
   for (int k = 1; k < N; ++k) {
     before[k] = before[k - 1] * lu[(k - 1) * (s + 1)];
     after[N - 1 - k] = after[N - k] * lu[(N - k) * (s + 1)];
@@ -233,9 +253,11 @@ TORCHDET_LANE void cofactor_closed(const V* a, V* y) {
     y[3] = a[0];
   } else {
     static_assert(N == 3);
+    TORCHDET_UNROLL
     for (int i = 0; i < 3; ++i) {  // cyclic neighbours carry the sign (-1)^(i+j)
       const V* p = a + (i + 1) % 3 * 3;
       const V* q = a + (i + 2) % 3 * 3;
+      TORCHDET_UNROLL
       for (int j = 0; j < 3; ++j) {
         const int s = (j + 1) % 3, t = (j + 2) % 3;
         y[i * 3 + j] = difference_of_products(p[s], q[t], p[t], q[s]);
@@ -248,17 +270,22 @@ TORCHDET_LANE void cofactor_closed(const V* a, V* y) {
 template <int N, typename V>
 TORCHDET_LANE void restore_rows(const IntegerOf<V>* row_index, const V* x, V* y) {
   constexpr int s = tile_stride(N);
+  TORCHDET_UNROLL
   for (int i = 0; i < N; ++i) {
     V row[N];
+    TORCHDET_UNROLL
     for (int j = 0; j < N; ++j) {
       row[j] = x[j];
     }
+    TORCHDET_UNROLL
     for (int k = 1; k < N; ++k) {
       const auto chosen = equal(row_index[k], IntegerOf<V>(i));
+      TORCHDET_UNROLL
       for (int j = 0; j < N; ++j) {
         row[j] = select(chosen, x[k * s + j], row[j]);
       }
     }
+    TORCHDET_UNROLL
     for (int j = 0; j < N; ++j) {
       y[i * s + j] = row[j];
     }
@@ -271,6 +298,7 @@ template <int N, typename V>
 TORCHDET_LANE Scaled<V> cofactors(V* a, V* y, IntegerOf<V>* column_exponent) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
+  TORCHDET_UNROLL
   for (int i = 0; i < N; ++i) {
     column_exponent[i] = I(0);
   }
@@ -288,6 +316,7 @@ TORCHDET_LANE Scaled<V> cofactors(V* a, V* y, IntegerOf<V>* column_exponent) {
     // underflows all the same is nothing beside them.
     constexpr int kModerate = Format<ScalarOf<V>>::kMaxExponent * 2 / (3 * (N - 1));
     R smallest = component_size(a[0]);
+    TORCHDET_UNROLL
     for (int k = 1; k + 1 < N; ++k) {
       smallest = minimum(smallest, component_size(a[k * (s + 1)]));
     }
@@ -296,9 +325,11 @@ TORCHDET_LANE Scaled<V> cofactors(V* a, V* y, IntegerOf<V>* column_exponent) {
       V scaled[tile_size(N)];
       I exponent[N];
       scaled_cofactors<N>(a, sign, scaled, exponent);
+      TORCHDET_UNROLL
       for (int t = 0; t < tile_size(N); ++t) {
         x[t] = select(tiny, scaled[t], x[t]);
       }
+      TORCHDET_UNROLL
       for (int j = 0; j < N; ++j) {
         column_exponent[j] = select(tiny, exponent[j], I(0));
       }

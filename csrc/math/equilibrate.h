@@ -41,6 +41,7 @@ class PairScaling {
   using I = IntegerOf<V>;
   TORCHDET_LANE PairScaling(const I* row, const I* column, int n) : row_(row), column_(column) {
     I largest = maximum(row[0], -row[0]);
+    TORCHDET_UNROLL
     for (int i = 0; i < n; ++i) {
       largest = maximum(largest, maximum(row[i], -row[i]));
       largest = maximum(largest, maximum(column[i], -column[i]));
@@ -52,17 +53,22 @@ class PairScaling {
   TORCHDET_LANE void for_entries(int n, Body body) const {
     if (fits_) {
       R column_factor[kMaxLaneOrder];
+      TORCHDET_UNROLL
       for (int j = 0; j < n; ++j) {
         column_factor[j] = exact_pow2<R>(column_[j]);
       }
+      TORCHDET_UNROLL
       for (int i = 0; i < n; ++i) {
         const R row_factor = exact_pow2<R>(row_[i]);
+        TORCHDET_UNROLL
         for (int j = 0; j < n; ++j) {
           body(i, j, [&](V x) { return x * (row_factor * column_factor[j]); });
         }
       }
     } else {
+      TORCHDET_UNROLL
       for (int i = 0; i < n; ++i) {
+        TORCHDET_UNROLL
         for (int j = 0; j < n; ++j) {
           body(i, j, [&](V x) { return scale_pow2(x, row_[i] + column_[j]); });
         }
@@ -82,15 +88,19 @@ TORCHDET_LANE void frame_exponents(const V* a, int n, IntegerOf<V>* row, Integer
   using I = IntegerOf<V>;
   const int s = tile_stride(n);
   const auto moved = [](I e) { return select(greater(I(kZeroExponentBound), e), I(0), -e); };
+  TORCHDET_UNROLL
   for (int i = 0; i < n; ++i) {
     I e = I(kZeroExponent);
+    TORCHDET_UNROLL
     for (int j = 0; j < n; ++j) {
       e = maximum(e, entry_exponent(a[i * s + j]));
     }
     row[i] = moved(e);
   }
+  TORCHDET_UNROLL
   for (int j = 0; j < n; ++j) {
     I e = I(kZeroExponent);
+    TORCHDET_UNROLL
     for (int i = 0; i < n; ++i) {
       e = maximum(e, entry_exponent(a[i * s + j]) + row[i]);
     }
@@ -105,6 +115,7 @@ TORCHDET_COLD void equilibrate_unbalanced(V* a, int n, Mask unbalanced, IntegerO
   using I = IntegerOf<V>;
   const int s = tile_stride(n);
   frame_exponents(a, n, row, column);
+  TORCHDET_UNROLL
   for (int i = 0; i < n; ++i) {
     row[i] = select(unbalanced, row[i], I(0));
     column[i] = select(unbalanced, column[i], I(0));
@@ -139,11 +150,14 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
   const int n = N > 0 ? N : n_runtime;
   const int s = tile_stride(n);
   I largest = I(0), least = pattern_of_pow2<I, F>(kCentral);
+  TORCHDET_UNROLL
   for (int j = 0; j < n; ++j) {
     column[j] = I(0);
   }
+  TORCHDET_UNROLL
   for (int i = 0; i < n; ++i) {
     I largest_of_row = I(0);
+    TORCHDET_UNROLL
     for (int j = 0; j < n; ++j) {
       const I size = component_bits(a[i * s + j]);
       largest_of_row = maximum(largest_of_row, size);
@@ -153,6 +167,7 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
     least = minimum(least, largest_of_row);
     row[i] = I(0);
   }
+  TORCHDET_UNROLL
   for (int j = 0; j < n; ++j) {
     least = minimum(least, column[j]);
     column[j] = I(0);
@@ -166,6 +181,7 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
   }
   equilibrate_unbalanced(a, n, unbalanced, row, column);
   I total = I(0);
+  TORCHDET_UNROLL
   for (int i = 0; i < n; ++i) {
     total = total - row[i] - column[i];
   }

@@ -33,6 +33,7 @@ class ExclusivePairProducts {
     R p_size = infinity, q_size = infinity;
     V p_value = one<V>(), q_value = one<V>();
     smallest_ = second_smallest_ = I(-1);
+    TORCHDET_UNROLL
     for (int64_t k = 0; k < n; ++k) {
       const R size = pivot_size(pivot(k));
       const auto below_p = greater(p_size, size);
@@ -46,6 +47,7 @@ class ExclusivePairProducts {
       p_size = select(below_p, size, p_size);
     }
     common = scaled_one<V>();
+    TORCHDET_UNROLL
     for (int64_t k = 0; k < n; ++k) {
       const auto is_pq = mask_or(equal(smallest_, I(k)), equal(second_smallest_, I(k)));
       common = common * select(is_pq, one<V>(), pivot(k));
@@ -71,6 +73,7 @@ class ExclusivePairProducts {
 // row_to -= factor * row_from, entries [begin, end).
 template <typename V>
 TORCHDET_LANE void subtract_multiple(V* to, const V* from, V factor, int begin, int end) {
+  TORCHDET_UNROLL
   for (int j = begin; j < end; ++j) {
     to[j] = fnma(factor, from[j], to[j]);
   }
@@ -81,20 +84,26 @@ TORCHDET_LANE void subtract_multiple(V* to, const V* from, V factor, int begin, 
 template <typename V>
 TORCHDET_LANE IntegerOf<V> cofactor_derivative(const V* ldu, int n, V* w, V* k) {
   const int s = tile_stride(n);
+  TORCHDET_UNROLL
   for (int r = 0; r < n; ++r) {  // W = L^-1 (P Z Q) U^-1
+    TORCHDET_UNROLL
     for (int i = r + 1; i < n; ++i) {
       subtract_multiple(w + i * s, w + r * s, ldu[i * s + r], 0, n);
     }
   }
+  TORCHDET_UNROLL
   for (int i = 0; i < n; ++i) {
+    TORCHDET_UNROLL
     for (int r = 0; r < n; ++r) {
       subtract_multiple(w + i * s, ldu + r * s, w[i * s + r], r + 1, n);
     }
   }
   V x[kMaxLaneOrder], y[kMaxLaneOrder];
   const ExclusivePairProducts<V> rho([&](int64_t i) { return ldu[i * s + i]; }, n, x, y);
+  TORCHDET_UNROLL
   for (int i = 0; i < n; ++i) {  // (1)
     V diagonal = zero<V>();
+    TORCHDET_UNROLL
     for (int j = 0; j < n; ++j) {
       if (j != i) {
         const V product = rho(i, j);
@@ -104,14 +113,19 @@ TORCHDET_LANE IntegerOf<V> cofactor_derivative(const V* ldu, int n, V* w, V* k) 
     }
     k[i * s + i] = diagonal * rho.common.mantissa;
   }
+  TORCHDET_UNROLL
   for (int r = n - 1; r > 0; --r) {  // L^-T K U^-T
+    TORCHDET_UNROLL
     for (int i = 0; i < r; ++i) {
       subtract_multiple(k + i * s, k + r * s, ldu[r * s + i], 0, n);
     }
   }
+  TORCHDET_UNROLL
   for (int i = 0; i < n; ++i) {
+    TORCHDET_UNROLL
     for (int r = n - 1; r > 0; --r) {
       const V factor = k[i * s + r];
+      TORCHDET_UNROLL
       for (int j = 0; j < r; ++j) {
         k[i * s + j] = fnma(factor, ldu[j * s + r], k[i * s + j]);
       }

@@ -22,12 +22,18 @@
 #endif
 
 // TORCHDET_COLD marks rare paths: calls on the CPU, but on a GPU a call would push the caller's
-// registers to memory.
+// registers to memory. So would an array with an index that is not known at compile time:
+// TORCHDET_UNROLL stands before the loops over small arrays, TORCHDET_ROLL before loops that must
+// stay loops.
 #ifdef __CUDACC__
+#define TORCHDET_UNROLL _Pragma("unroll")
+#define TORCHDET_ROLL _Pragma("unroll 1")
 #define TORCHDET_LANE __host__ __device__ __forceinline__
 #define TORCHDET_COLD TORCHDET_LANE
 #define TORCHDET_LANE_LAMBDA
 #else
+#define TORCHDET_UNROLL
+#define TORCHDET_ROLL
 #define TORCHDET_LANE [[gnu::always_inline]] inline
 #define TORCHDET_COLD [[gnu::noinline]]
 #define TORCHDET_LANE_LAMBDA __attribute__((always_inline))
@@ -99,6 +105,7 @@ constexpr int kMaxUnrolledOrder = 8;
 template <int kBegin, int kEnd, bool kUnroll, typename Body>
 TORCHDET_LANE void for_steps(Body body) {
   if constexpr (!kUnroll) {
+    TORCHDET_UNROLL
     for (int k = kBegin; k < kEnd; ++k) {
       body(k);
     }
@@ -137,8 +144,14 @@ TORCHDET_LANE bool all_equal(T a, T b) {
 TORCHDET_LANE bool any(bool mask) {
   return mask;
 }
+// Of a number and NaN it may be either.
 template <Plain T>
 TORCHDET_LANE T maximum(T a, T b) {
+#ifdef __CUDA_ARCH__  // one instruction
+  if constexpr (std::is_floating_point_v<T>) {
+    return ::fmax(a, b);
+  }
+#endif
   return a > b ? a : b;
 }
 template <Plain T>
@@ -192,8 +205,12 @@ TORCHDET_LANE double from_bits(int64_t bits) {
 
 template <Float T>
 TORCHDET_LANE T abs(T x) {
+#ifdef __CUDA_ARCH__  // a modifier of the instruction that uses it
+  return ::fabs(x);
+#else
   using I = typename Format<T>::Integer;
   return from_bits(I(bits_of(x) & std::numeric_limits<I>::max()));
+#endif
 }
 
 // ---- exponents and exact scaling, for numbers and packs alike ----

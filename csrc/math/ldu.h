@@ -14,10 +14,12 @@ inline namespace TORCHDET_CAPABILITY {
 template <typename V>
 TORCHDET_LANE void exchange_columns(V* a, int n, int k, IntegerOf<V> pivot) {
   using I = IntegerOf<V>;
+  TORCHDET_UNROLL
   for (int i = 0; i < n; ++i) {
     V* row = a + i * tile_stride(n);
     const V old = row[k];
     V top = old;
+    TORCHDET_UNROLL
     for (int j = k + 1; j < n; ++j) {
       const auto chosen = equal(pivot, I(j));
       top = select(chosen, row[j], top);
@@ -35,13 +37,17 @@ TORCHDET_LANE RealOf<V> factor_ldu(V* a, int n, RowLabels<V> rows, RowLabels<V> 
   using I = IntegerOf<V>;
   const int s = tile_stride(n);
   R sign = R(ScalarOf<V>(1));
+  TORCHDET_UNROLL
   for (int i = 0; i < n; ++i) {
     rows.index[i] = columns.index[i] = I(i);
   }
+  TORCHDET_UNROLL
   for (int k = 0; k < n; ++k) {
     R best = pivot_size(a[k * s + k]);
     I pivot_row = I(k), pivot_column = I(k);
+    TORCHDET_UNROLL
     for (int i = k; i < n; ++i) {
+      TORCHDET_UNROLL
       for (int j = k; j < n; ++j) {
         const R size = pivot_size(a[i * s + j]);
         const auto larger = greater(size, best);
@@ -59,10 +65,12 @@ TORCHDET_LANE RealOf<V> factor_ldu(V* a, int n, RowLabels<V> rows, RowLabels<V> 
     exchange(rows.exponent, n, k, pivot_row);
     exchange_and_update_range<false>(a, n, k, 0, k + 1, pivot_row);
     const PivotQuotient<V> quotient(a[k * s + k]);
+    TORCHDET_UNROLL
     for (int i = k + 1; i < n; ++i) {
       a[i * s + k] = quotient(a[i * s + k]);
     }
     exchange_and_update_range<true>(a, n, k, k + 1, n, pivot_row);
+    TORCHDET_UNROLL
     for (int j = k + 1; j < n; ++j) {
       a[k * s + j] = quotient(a[k * s + j]);
     }

@@ -27,23 +27,29 @@ TORCHDET_LANE void exchange_and_update(V* a, int n, int k, int j, IntegerOf<V> p
   const int s = tile_stride(n);
   V* top = a + k * s + j;
   V old[J], u[J];
+  TORCHDET_UNROLL
   for (int t = 0; t < J; ++t) {
     old[t] = u[t] = top[t];
   }
+  TORCHDET_UNROLL
   for (int i = k + 1; i < n; ++i) {
     const auto chosen = equal(pivot, I(i));
     const V* row = a + i * s + j;
+    TORCHDET_UNROLL
     for (int t = 0; t < J; ++t) {
       u[t] = select(chosen, row[t], u[t]);
     }
   }
+  TORCHDET_UNROLL
   for (int t = 0; t < J; ++t) {
     top[t] = u[t];
   }
+  TORCHDET_UNROLL
   for (int i = k + 1; i < n; ++i) {
     const auto chosen = equal(pivot, I(i));
     V* row = a + i * s + j;
     const V l = kUpdate ? a[i * s + k] : zero<V>();
+    TORCHDET_UNROLL
     for (int t = 0; t < J; ++t) {
       const V x = select(chosen, old[t], row[t]);
       row[t] = kUpdate ? fnma(l, u[t], x) : x;
@@ -78,6 +84,7 @@ template <typename T>
 TORCHDET_LANE void exchange(T* x, int n, int k, T pivot) {
   const T old = x[k];
   T top = old;
+  TORCHDET_UNROLL
   for (int i = k + 1; i < n; ++i) {
     const auto chosen = equal(pivot, T(i));
     top = select(chosen, x[i], top);
@@ -113,6 +120,7 @@ TORCHDET_LANE RealOf<V> factor_lu(V* a, IntegerOf<V>* row_index) {
   constexpr int s = tile_stride(N);
   R sign = R(ScalarOf<V>(1));
   if constexpr (kKeepL) {
+    TORCHDET_UNROLL
     for (int i = 0; i < N; ++i) {
       row_index[i] = I(i);
     }
@@ -121,6 +129,7 @@ TORCHDET_LANE RealOf<V> factor_lu(V* a, IntegerOf<V>* row_index) {
     const int k = step;
     R best = pivot_size(a[k * s + k]);
     I pivot = I(k);
+    TORCHDET_UNROLL
     for (int i = k + 1; i < N; ++i) {
       const R size = pivot_size(a[i * s + k]);
       const auto larger = greater(size, best);
@@ -130,6 +139,7 @@ TORCHDET_LANE RealOf<V> factor_lu(V* a, IntegerOf<V>* row_index) {
     sign = select(equal(pivot, I(k)), sign, -sign);
     exchange_and_update<1, false>(a, N, k, k, pivot);
     const PivotDivision<V> quotient(a[k * s + k]);
+    TORCHDET_UNROLL
     for (int i = k + 1; i < N; ++i) {
       a[i * s + k] = quotient(a[i * s + k]);
     }
@@ -149,6 +159,7 @@ TORCHDET_LANE Scaled<V> diagonal_product(const V* a, RealOf<V> sign) {
   using I = IntegerOf<V>;
   V mantissa = one<V>() * sign;
   I exponent = I(0);
+  TORCHDET_UNROLL
   for (int k = 0; k < N; ++k) {
     const Scaled<V> d = normalise(a[k * (tile_stride(N) + 1)], I(0));
     mantissa = mantissa * d.mantissa;

@@ -18,7 +18,6 @@
 
 #define TORCHDET_CAPABILITY emulated
 #define TORCHDET_DEVICE [[gnu::always_inline]] inline
-#define TORCHDET_UNROLL
 
 namespace torchdet {
 namespace emulation {
@@ -96,6 +95,9 @@ inline bool any_in_warp(bool x) {
     any = any || received_from<bool>(lane);
   }
   return any;
+}
+inline int count_bits(unsigned x) {
+  return __builtin_popcount(x);
 }
 template <typename T>
 T* shared_memory() {

@@ -1,0 +1,195 @@
+// A matrix in the registers of a few neighbouring lanes of a warp: the class "warp".
+//
+// Each lane holds R adjacent columns of A, R numbers being one 16-byte word, so the rows of A are
+// read in wide words and whole lines. These columns are the rows of M = A^T, which is what is
+// factored: det M = det A and C(M) = C(A)^T. Each lane thus owns whole rows of M, an elimination
+// step is arithmetic within the lane, and what has to travel is one pivot row, once for R rows that
+// use it.
+//
+// Orders up to N share the code for N: rows and columns of M beyond n are zero and no step is
+// spent on them. Registers cannot be indexed, so every loop over m has constant bounds.
+#pragma once
+
+#include "results.h"
+
+#include "../math/equilibrate.h"
+#include "../math/scaled.h"
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+// sum + 0 x: NaN where x is not finite.
+template <typename R>
+TORCHDET_DEVICE R add_nothing(R x, R sum) {
+  return fma(x, R(0), sum);
+}
+template <typename R>
+TORCHDET_DEVICE R add_nothing(Complex<R> x, R sum) {
+  return fma(x.re, R(0), fma(x.im, R(0), sum));
+}
+
+template <typename V, int N>
+struct WarpMatrix {
+  using R = RealOf<V>;
+  using I = IntegerOf<V>;
+  using T = ScalarOf<V>;
+  static constexpr int kRows = 16 / static_cast<int>(sizeof(V));  // of M, in a lane
+  static constexpr int kLanes = N / kRows;                        // of a matrix
+  static constexpr int kPerWarp = kWarpSize / kLanes;
+  static_assert(kLanes <= kWarpSize && kWarpSize % kLanes == 0);
+
+  static constexpr size_t kSharedBytes = sizeof(I) * N;
+
+  const int n;
+  const int lane;  // within those of the matrix
+  I* const row;    // in shared memory: the equilibration exponents -r of the rows of A
+  V m[kRows][N];   // rows lane * kRows + r of M; columns from the current step on
+
+  // place: number of the matrix within the block.
+  TORCHDET_DEVICE WarpMatrix(int order, int place)
+      : n(order), lane(thread_index() % kLanes), row(shared_memory<I>() + place * N) {}
+
+  TORCHDET_DEVICE int row_of(int r) const { return lane * kRows + r; }
+
+  // combine() over the lanes of the matrix, the same in each.
+  template <typename X, typename Combine>
+  TORCHDET_DEVICE static X reduce(X x, Combine combine) {
+    for (int mask = kLanes / 2; mask > 0; mask /= 2) {
+      x = combine(x, shuffle_xor(x, mask));
+    }
+    return x;
+  }
+  template <typename X>
+  TORCHDET_DEVICE static X reduce_maximum(X x) {
+    return reduce(x, [](X a, X b) { return maximum(a, b); });
+  }
+
+  TORCHDET_DEVICE void read(const BatchView& view, int64_t b) {
+    const V* from =
+        static_cast<const V*>(view.data) + view.offset(b) + row_of(0) * view.column_stride;
+    const bool wide = view.column_stride == 1 && n % kRows == 0 && view.row_stride % kRows == 0 &&
+                      reinterpret_cast<uintptr_t>(from) % sizeof(Wide) == 0;
+    TORCHDET_UNROLL
+    for (int j = 0; j < N; ++j) {
+      TORCHDET_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        m[r][j] = zero<V>();
+      }
+      if (j < n && row_of(0) < n) {
+        const V* entries = from + j * view.row_stride;
+        if (wide) {
+          V word[kRows];
+          const Wide loaded = *reinterpret_cast<const Wide*>(entries);
+          std::memcpy(static_cast<void*>(word), &loaded, sizeof(loaded));
+          TORCHDET_UNROLL
+          for (int r = 0; r < kRows; ++r) {
+            m[r][j] = word[r];
+          }
+        } else {
+          TORCHDET_UNROLL
+          for (int r = 0; r < kRows; ++r) {
+            if (row_of(r) < n) {
+              m[r][j] = entries[r * view.column_stride];
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // The rule of math/equilibrate.h: a matrix whose rows and columns all have an entry near the
+  // largest one stays as it is. column receives the exponents -c of the lane's columns of A.
+  TORCHDET_DEVICE Equilibration<V> equilibrate(I (&column)[kRows]) {
+    // All in floating point: bit patterns of the entries would be kept in registers for later.
+    R largest = 0, check = 0;  // check turns NaN where an entry is not finite
+    TORCHDET_UNROLL
+    for (int j = 0; j < N; ++j) {
+      TORCHDET_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        largest = maximum(largest, component_size(m[r][j]));
+        check = add_nothing(m[r][j], check);
+      }
+    }
+    largest = reduce_maximum(largest);
+    const R bound = maximum(largest * exact_pow2<R>(-kBalance<0>), exact_pow2<R>(-kCentral));
+    // Bit j: row j of A has a large entry. column_is_large: so has each column of the lane.
+    unsigned large_rows = 0;
+    bool column_is_large[kRows] = {};
+    TORCHDET_UNROLL
+    for (int j = 0; j < N; ++j) {
+      TORCHDET_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const bool is_large = component_size(m[r][j]) >= bound;
+        large_rows |= is_large ? 1u << j : 0;
+        column_is_large[r] = column_is_large[r] || is_large;
+      }
+    }
+    constexpr int kSmallColumn = 1, kNotFinite = 2;
+    int flags = check == 0 ? 0 : kNotFinite;
+    TORCHDET_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      flags |= row_of(r) < n && !column_is_large[r] ? kSmallColumn : 0;
+      column[r] = 0;
+    }
+    large_rows = reduce(large_rows, [](unsigned a, unsigned b) { return a | b; });
+    flags = reduce(flags, [](int a, int b) { return a | b; });
+    const bool unbalanced = largest > exact_pow2<R>(kCentral) || flags != 0 ||
+                            large_rows != (n == kWarpSize ? ~0u : (1u << n) - 1);
+    I total = 0;
+    // All matrices of the warp come along, so that the lanes stay together; the balanced ones are
+    // scaled by 1.
+    if (any_in_warp(unbalanced)) {
+      total = scale(unbalanced, column);
+    }
+    const bool finite = (flags & kNotFinite) == 0;
+    return {total, finite ? T(-0.0) : std::numeric_limits<T>::quiet_NaN()};
+  }
+
+ private:
+  TORCHDET_DEVICE I scale(bool unbalanced, I (&column)[kRows]) {
+    const auto moved = [&](I e) { return e < kZeroExponentBound || !unbalanced ? I(0) : -e; };
+    I total = 0;
+    I exponent[kRows];
+    TORCHDET_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      exponent[r] = kZeroExponent;
+    }
+    TORCHDET_UNROLL
+    for (int j = 0; j < N; ++j) {
+      I own[kRows], largest = kZeroExponent;
+      TORCHDET_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        own[r] = entry_exponent(m[r][j]);
+        largest = maximum(largest, own[r]);
+      }
+      const I e = moved(reduce_maximum(largest));
+      if (lane == 0) {
+        row[j] = e;
+      }
+      total -= e;
+      TORCHDET_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        exponent[r] = maximum(exponent[r], own[r] + e);
+      }
+    }
+    I column_total = 0;
+    TORCHDET_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      column[r] = moved(exponent[r]);
+      column_total -= column[r];
+    }
+    sync_warp();
+    TORCHDET_UNROLL
+    for (int j = 0; j < N; ++j) {
+      TORCHDET_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        m[r][j] = scale_pow2(m[r][j], row[j] + column[r]);
+      }
+    }
+    sync_warp();
+    return total + reduce(column_total, [](I a, I b) { return a + b; });
+  }
+};
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet
