@@ -19,11 +19,12 @@ BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
-CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' 2>/dev/null)
-PY_SOURCES := setup.py torchdet tests bench examples
+CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' 2>/dev/null)
+TEST_CXX_SOURCES := $(wildcard tests/cuda_emulation/*.cpp tests/cuda_emulation/*.h)
+PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
-.PHONY: help setup demo test test-reference lint lint-python lint-cpp lint-types lint-length format \
+.PHONY: help setup demo test test-reference test-cuda-emulation cuda-check lint lint-python lint-cpp lint-types lint-length format \
         bench exactness wheel-check clean
 
 help: ## list the targets
@@ -73,6 +74,12 @@ test: $(VENV)/.installed ## the test suite
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
 	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
+# Every kernel and every derivative, against exact arithmetic; what concerns only torch, or only the CPU, is left out.
+test-cuda-emulation: $(VENV)/.installed ## the suite's numerical part on the CUDA kernels, run on the host
+	TORCHDET_EXTENSION=0 TORCHDET_TEST_EMULATION=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
+	  tests/test_values.py tests/test_gradients.py tests/test_second_derivatives.py tests/test_slogdet_derivatives.py \
+	  tests/test_guarantees.py tests/test_identities.py $(PYTEST_ARGS)
+
 bench: $(VENV)/.installed ## timings against torch.linalg; wants an idle machine; BENCH_ARGS="--help" for the choices
 	$(RUN) -m bench $(BENCH_ARGS)
 
@@ -85,7 +92,7 @@ lint-python: $(VENV)/.installed
 	$(BIN)/ruff format --check $(PY_SOURCES)
 
 lint-cpp: $(VENV)/.installed
-	$(if $(CXX_SOURCES),$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES))
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES) $(TEST_CXX_SOURCES)
 
 lint-types: $(VENV)/.installed
 	$(BIN)/mypy
@@ -98,7 +105,10 @@ lint-length:
 format: $(VENV)/.installed ## apply ruff and clang-format
 	$(BIN)/ruff check --fix $(PY_SOURCES)
 	$(BIN)/ruff format $(PY_SOURCES)
-	$(if $(CXX_SOURCES),$(BIN)/clang-format -i $(CXX_SOURCES))
+	$(BIN)/clang-format -i $(CXX_SOURCES) $(TEST_CXX_SOURCES)
+
+cuda-check: $(VENV)/.installed ## compile every CUDA kernel with nvcc; registers per kernel; needs no GPU
+	$(RUN) tools/cuda_check.py --jobs $(JOBS)
 
 # The wheel is built from the source archive and used where neither the sources nor the editable install can stand in
 # for a file that it lacks, nor .venv for a requirement that it does not name.

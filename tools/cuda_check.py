@@ -46,9 +46,10 @@ def compile_kernels(source: Path, architecture: str, folder: Path) -> tuple[list
     """The kernels of a source file, and the compiler's complaints."""
     number = architecture.removeprefix("sm_")
     # The newest architecture also as PTX, as the library has it.
-    code = f"[{architecture},compute_{number}]" if architecture == ARCHITECTURES[-1] else architecture
+    ptx = f",compute_{number}" if architecture == ARCHITECTURES[-1] else ""
+    target = f"arch=compute_{number},code=[{architecture}{ptx}]"
     run = subprocess.run(
-        ["nvcc", *FLAGS, "-Xptxas", "-v", "-gencode", f"arch=compute_{number},code={code}",
+        ["nvcc", *FLAGS, "-Xptxas", "-v", "-gencode", target,
          "-c", str(source), "-o", str(folder / f"{source.stem}.{architecture}.o")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -92,14 +93,18 @@ def main() -> int:
             for architecture in arguments.architectures
         ]
         done = concurrent.futures.as_completed(tasks)
-        for task in track(done, "nvcc", len(tasks), console=console, disable=not console.is_terminal):
+        for task in track(
+            done, "nvcc", len(tasks), console=console, disable=not console.is_terminal
+        ):
             found, complaint = task.result()
             if complaint:
                 console.print(complaint, markup=False, highlight=False)
                 return 1
             kernels += found
 
-    table = Table("kernel", *(f"{a}: registers" for a in arguments.architectures), "stack", "spills")
+    table = Table(
+        "kernel", *(f"{a}: registers" for a in arguments.architectures), "stack", "spills"
+    )
     wrong = 0
     names = sorted({kernel.name for kernel in kernels})
     for name, text in sorted(zip(names, readable(names), strict=True), key=lambda pair: pair[1]):

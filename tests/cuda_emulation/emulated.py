@@ -6,6 +6,7 @@ Nothing here needs torch, so that it also runs in a process with sanitizers.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import os
 import subprocess
@@ -36,21 +37,29 @@ class _Tensor(ctypes.Structure):
         super().__init__(x.ctypes.data, x.ndim, shape(*x.shape), shape(*strides))
 
 
+def build(sanitize: str = "") -> Path:
+    """The library, made where it is out of date. sanitize: as in -fsanitize."""
+    folder = FOLDER.parents[1] / "build" / ("cuda_emulation" + ("_sanitized" if sanitize else ""))
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["make", "--silent", "-j2", f"BUILD={folder}", f"SANITIZE={sanitize}"]
+    with (folder / "lock").open("w") as lock:  # several processes may want it at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(command, cwd=FOLDER, check=True)
+    return folder / "libemulation.so"
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The emulation, built on first use; TORCHDET_EMULATION_BUILD names another build folder."""
-    build = os.environ.get("TORCHDET_EMULATION_BUILD")
-    if build is None:
-        build = str(FOLDER.parents[1] / "build" / "cuda_emulation")
-        subprocess.run(["make", "--silent", "-j2", f"BUILD={build}"], cwd=FOLDER, check=True)
-    lib = ctypes.CDLL(str(Path(build) / "libemulation.so"))
+    """The emulation, built on first use; TORCHDET_EMULATION names another library."""
+    lib = ctypes.CDLL(os.environ.get("TORCHDET_EMULATION") or str(build()))
     lib.emulated_run.restype = ctypes.c_char_p
+    lib.emulated_fault.restype = ctypes.c_char_p
     lib.emulated_block_bytes.restype = ctypes.c_size_t
     return lib
 
 
 def schedule(order: str = "forward", seed: int = 0, fill: int = 0xFF) -> None:
-    """How the next launches run: order of threads, seed of the random one, fill of shared memory."""
+    """How the next launches run: order of threads, its seed, what fills shared memory."""
     library().emulated_schedule(ORDERS.index(order), ctypes.c_uint64(seed), fill)
 
 
@@ -90,3 +99,12 @@ def run(
     if message is not None:
         raise RuntimeError(message.decode())
     return results
+
+
+def fault(name: str) -> np.ndarray:
+    """What a kernel of faults.cpp writes."""
+    out = np.zeros(64, np.float32)
+    message = library().emulated_fault(name.encode(), ctypes.c_void_p(out.ctypes.data))
+    if message is not None:
+        raise RuntimeError(message.decode())
+    return out

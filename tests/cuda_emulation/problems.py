@@ -1,0 +1,29 @@
+"""Arguments for every operator: regular, singular, unbalanced and not finite matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+
+NOT_FINITE = (6, 7)  # places of the matrices with a NaN and an infinity
+
+
+def arguments(operator: str, n: int, dtype: str, batch: int) -> tuple[np.ndarray, ...]:
+    """A, then grad or Z where the operator has one; special matrices where batch > 8."""
+    rng = np.random.default_rng(n * 1000 + batch)
+
+    def normal(*shape: int) -> np.ndarray:
+        x = rng.standard_normal(shape)
+        return (x + 1j * rng.standard_normal(shape) if dtype.startswith("c") else x).astype(dtype)
+
+    A = normal(batch, n, n)
+    if batch > 8:
+        A[1, n // 2] = 0  # rank n - 1
+        A[2, :, :2] = A[2, :, :1]  # rank n - 1, two equal columns
+        A[3] = 0
+        A[4] *= 2.0 ** rng.integers(-30, 30, (n, 1))
+        A[5] *= 2.0 ** rng.integers(-30, 30, n)
+        A[NOT_FINITE[0], 0, n - 1] = np.nan
+        A[NOT_FINITE[1], n - 1, 0] = np.inf
+    if operator.endswith("_backward"):
+        return A, normal(batch)
+    return (A, normal(batch, n, n)) if operator == "det_hvp" else (A,)

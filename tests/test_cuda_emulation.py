@@ -1,0 +1,186 @@
+"""The CUDA kernels' source, run on the host by an emulation of CUDA's threads (cuda_emulation/).
+
+Values are tested by running the other files on the emulated kernels (make test-cuda-emulation);
+here are the properties that only the emulation can show: nothing depends on the order in which
+threads run or on what shared memory held before, no matrix on its neighbours, no access outside.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import emulated
+import numpy as np
+import pytest
+from problems import NOT_FINITE, arguments
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("make") is None or shutil.which(os.environ.get("C", "g++")) is None,
+    reason="the emulation is built with make and a C++ compiler",
+)
+
+# A member of every class and every instantiation: orders at the ends of threads (1..4), of 8, 16
+# and 32 numbers per lane, and of blocks.
+ORDERS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 40)
+# Ragged: neither whole warps nor whole blocks.
+BATCHES = (1, 35)
+
+
+def assert_same_bits(got: tuple[np.ndarray, ...], expected: tuple[np.ndarray, ...], what: str):
+    for g, e in zip(got, expected, strict=True):
+        same = g.reshape(-1).view(np.uint8) == e.reshape(-1).view(np.uint8)
+        nan = np.isnan(g.reshape(-1)) & np.isnan(e.reshape(-1))  # the bits of a NaN mean nothing
+        assert (same.reshape(g.size, -1).all(1) | nan).all(), what
+
+
+@pytest.fixture(autouse=True)
+def _plain_schedule():
+    emulated.schedule()
+    yield
+    emulated.schedule()
+
+
+CASES = tuple(itertools.product(emulated.OPERATORS, ORDERS, emulated.DTYPES))
+
+
+@pytest.mark.parametrize(("operator", "n", "dtype"), CASES)
+def test_no_order_of_threads_and_no_memory_content_changes_a_bit(operator, n, dtype):
+    batch = BATCHES[1] if n <= 32 else 9
+    args = arguments(operator, n, dtype, batch)
+    expected = emulated.run(operator, *args)
+    for order, seed, fill in (("reverse", 0, 0x00), ("random", 1, 0xFF), ("random", 2, 0x7F)):
+        emulated.schedule(order, seed, fill)
+        assert_same_bits(emulated.run(operator, *args), expected, f"{order} {seed} {fill:#x}")
+
+
+@pytest.mark.parametrize(("operator", "n", "dtype"), CASES)
+def test_no_matrix_depends_on_its_neighbours_or_its_place(operator, n, dtype):
+    args = arguments(operator, n, dtype, BATCHES[1] if n <= 32 else 9)
+    together = emulated.run(operator, *args)
+    for b in range(0, len(args[0]), 1 if n <= 8 else 5):
+        alone = emulated.run(operator, *(np.ascontiguousarray(x[b : b + 1]) for x in args))
+        assert_same_bits(alone, tuple(x[b : b + 1] for x in together), f"matrix {b}")
+
+
+@pytest.mark.parametrize(("operator", "n", "dtype"), CASES)
+def test_nan_and_inf_stay_in_their_own_matrix(operator, n, dtype):
+    batch = BATCHES[1] if n <= 32 else 9
+    results = emulated.run(operator, *arguments(operator, n, dtype, batch))
+    result = results[0].reshape(batch, -1)
+    assert not np.isfinite(result[list(NOT_FINITE)]).any()
+    assert np.isfinite(result[np.r_[0, 8:batch]]).all()
+
+
+@pytest.mark.parametrize(("operator", "n", "dtype"), CASES)
+def test_strides_do_not_change_a_bit(operator, n, dtype):
+    args = arguments(operator, n, dtype, 9)
+    expected = emulated.run(operator, *args)
+    layouts = {
+        "columns": lambda x: np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2),
+        "spaced": lambda x: np.repeat(np.repeat(x, 2, -1), 3, -2)[..., ::3, ::2],
+        "batch": lambda x: np.repeat(x, 2, 0)[::2],
+        "reversed": lambda x: np.ascontiguousarray(x[::-1])[::-1],
+    }
+    for name, layout in layouts.items():
+        moved = tuple(layout(x) if x.ndim == 3 else x for x in args)
+        assert_same_bits(emulated.run(operator, *moved), expected, name)
+
+
+@pytest.mark.parametrize("operator", emulated.OPERATORS)
+@pytest.mark.parametrize("n", (1, 3, 6, 20, 33))
+@pytest.mark.parametrize("dtype", emulated.DTYPES)
+def test_the_class_large_agrees_with_the_others(operator, n, dtype):
+    # In global memory every order can be checked against the class that owns it. Both are within
+    # a few units of the truth; the matrices here are well conditioned.
+    args = tuple(x[8:9] for x in arguments(operator, n, dtype, 9))
+    A = args[0] + 4 * np.eye(n, dtype=dtype)
+    native = emulated.run(operator, A, *args[1:])
+    large = emulated.run(operator, A, *args[1:], large=True)
+    scale = 1 + max(np.abs(x).max() for x in native)
+    tolerance = 50 * n * np.finfo(dtype).eps * np.linalg.cond(A[0].astype(complex)) * scale
+    for x, y in zip(native, large, strict=True):
+        assert np.abs(x - y).max() <= tolerance
+
+
+def test_more_matrices_than_blocks_of_workspace_are_served_in_turn():
+    args = arguments("det_backward", 6, "float32", 9)
+    native = emulated.run("det_backward", *args, large=True)
+    for b in range(9):
+        alone = emulated.run("det_backward", args[0][b : b + 1], args[1][b : b + 1], large=True)
+        assert_same_bits(alone, (native[0][b : b + 1],), f"matrix {b}")
+
+
+# ---- the emulation shows what it is for
+
+
+def outcomes(fault: str) -> set[bytes]:
+    """What the kernel writes in all orders and on all contents of shared memory."""
+    seen = set()
+    for order, fill in itertools.product(emulated.ORDERS, (0x00, 0xFF)):
+        emulated.schedule(order, 1, fill)
+        seen.add(emulated.fault(fault).tobytes())
+    return seen
+
+
+@pytest.mark.parametrize("fault", ("no barrier", "no warp barrier", "uninitialised"))
+def test_a_race_or_uninitialised_memory_shows_in_the_result(fault):
+    assert len(outcomes(fault)) > 1
+
+
+@pytest.mark.parametrize("sound", ("barrier", "warp barrier"))
+def test_with_its_barrier_the_same_kernel_always_gives_one_result(sound):
+    assert len(outcomes(sound)) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    (
+        ("exited lane", "0..19 at shuffle 20..31 at the end"),
+        ("diverged", "0..0 at shuffle_xor 1..1 at any_in_warp"),
+        ("skipped barrier", "0..31 at sync_block 32..63 at the end"),
+    ),
+)
+def test_threads_that_do_not_meet_at_a_collective_are_named(fault, where):
+    with pytest.raises(RuntimeError, match="do not meet") as error:
+        emulated.fault(fault)
+    assert where in str(error.value)
+
+
+def sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
+    compiler = os.environ.get("CXX", "g++")
+    asan = subprocess.run(
+        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if not os.path.isabs(asan):
+        pytest.skip(f"{compiler} has no address sanitizer here")
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": asan,
+        # Python itself leaks, and numpy's threads are not of interest.
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "OPENBLAS_NUM_THREADS": "1",
+        "TORCHDET_EMULATION": str(emulated.build("address,undefined")),
+    }
+    program = Path(emulated.__file__).with_name("sanitized.py")
+    return subprocess.run(
+        [sys.executable, program, *arguments], env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
+def test_the_sanitizers_find_nothing_in_any_kernel():
+    run = sanitized()
+    assert run.returncode == 0, run.stderr[-5000:]
+    assert run.stdout == "all kernels ran\n"
+
+
+@pytest.mark.parametrize("fault", ("outside shared", "outside global"))
+def test_the_sanitizers_find_an_access_outside(fault):
+    run = sanitized("fault", fault)
+    assert run.returncode != 0
+    assert "heap-buffer-overflow" in run.stderr
