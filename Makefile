@@ -25,7 +25,7 @@ PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
 .PHONY: help setup demo test test-reference test-cuda-emulation cuda-check lint lint-python lint-cpp lint-types lint-length format \
-        bench exactness wheel-check clean
+        bench exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,6 +109,30 @@ format: $(VENV)/.installed ## apply ruff and clang-format
 
 cuda-check: $(VENV)/.installed ## compile every CUDA kernel with nvcc; registers per kernel; needs no GPU
 	$(RUN) tools/cuda_check.py --jobs $(JOBS)
+
+# What needs a GPU, with the Python and the torch that are there: nothing is installed, and the extension is built in
+# place for that GPU. Each part ends within minutes; `make gpu` is all of them.
+GPU_PYTHON ?= $(PYTHON)
+GPU_ARCHITECTURE ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
+GPU_TESTS := tests --ignore=tests/test_cuda_emulation.py -k cuda
+GPU_BENCH_ARGS ?=
+
+gpu: gpu-build gpu-test gpu-sanitize gpu-bench ## on a machine with a GPU: build, test suite, compute-sanitizer, benchmarks
+
+gpu-build:
+	TORCHDET_CUDA=1 TORCH_CUDA_ARCH_LIST=$(GPU_ARCHITECTURE) MAX_JOBS=$(JOBS) $(GPU_PYTHON) setup.py --quiet build_ext --inplace
+
+gpu-test:
+	OMP_NUM_THREADS=1 $(GPU_PYTHON) -m pytest $(GPU_TESTS) \
+	  $$($(GPU_PYTHON) -c 'import xdist' 2>/dev/null && echo '-n 4') $(PYTEST_ARGS)
+
+gpu-sanitize:
+	for tool in memcheck racecheck initcheck synccheck; do \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 $(GPU_PYTHON) tools/run_all_kernels.py; \
+	done
+
+gpu-bench:
+	$(GPU_PYTHON) -m bench --device cuda $(GPU_BENCH_ARGS)
 
 # The wheel is built from the source archive and used where neither the sources nor the editable install can stand in
 # for a file that it lacks, nor .venv for a requirement that it does not name.

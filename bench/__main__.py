@@ -1,4 +1,4 @@
-"""Times torchdet against its peers and writes JSON, a Markdown table and a plot.
+"""Times torchdet against its peers and writes JSON, a Markdown table and plots.
 
 Wants a machine with nothing else to do. Each case is checked before it is timed.
 """
@@ -7,132 +7,145 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 import sys
-from dataclasses import asdict
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench import machine, report
-from bench.cases import Case, must, suite_cases
-from bench.peers import PEERS
-from bench.timing import Effort, Spread, copy_bandwidth, measure
+from bench import machine, plots, report
+from bench.cases import Case
+from bench.clocks import Clock, CpuClock, CudaClock
+from bench.limits import measure_limits
+from bench.peers import peers
+from bench.run import INTERRUPTED, OUT_OF_TIME, run_cases
+from bench.suites import DEFAULT_SUITES, SUITES, cpu_cases, cuda_cases
+from bench.timing import Effort
 
-SUITES = ("small", "dram", "latency", "medium")
 RESULTS = Path(__file__).parent / "results"
-
-
-def run_case(case: Case, threads: int, effort: Effort) -> dict[str, Any]:
-    """One entry of the JSON's list of cases."""
-    times = measure(case, PEERS, threads, effort)
-    ours = times[PEERS[0].name]
-    ratios = {
-        peer.name: Spread.of([t / o for t, o in zip(times[peer.name], ours, strict=True)])
-        for peer in PEERS[1:]
-    }
-    return {
-        "suite": case.suite,
-        "op": case.op,
-        "n": case.n,
-        "dtype": case.dtype_name,
-        "batch": case.batch,
-        "bytes_moved": case.bytes_moved,
-        "seconds": {name: asdict(Spread.of(values)) for name, values in times.items()},
-        "ratio": {name: asdict(ratio) for name, ratio in ratios.items()},
-        "must": must(case),
-        "passed": ratios["torch.linalg"].median >= must(case),
-    }
-
-
-def run(cases: list[Case], threads: int, effort: Effort, quick: bool) -> dict[str, Any]:
-    """Everything that is written down."""
-    torch.set_num_threads(threads)
-    columns = (
-        TextColumn("{task.description:42}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    result: dict[str, Any] = {
-        "machine": machine.facts(),
-        "peers": [peer.name for peer in PEERS],
-        "threads": threads,
-        "rounds": effort.rounds,
-        "seconds_per_measurement": effort.seconds,
-        "copy_bandwidth": copy_bandwidth(threads, effort, quick),
-        "cases": [],
-    }
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=len(cases))
-        try:
-            for case in cases:
-                description = f"{case.suite} {case.dtype_name} n={case.n} {case.op}"
-                progress.update(task, description=description)
-                result["cases"].append(run_case(case, threads, effort))
-                progress.advance(task)
-        except KeyboardInterrupt:
-            progress.print("interrupted: what was measured until now is written")
-    return result
+CUDA_MINUTES = 8.0
+TO_WRITE = 20.0  # seconds of the time allowed that are kept for tables and plots
 
 
 def write(result: dict[str, Any], path: Path) -> None:
-    """The JSON, and the table and plot that are made from it."""
+    """The JSON, and the tables and plots that are made from it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     report.write_markdown(result, path.with_suffix(".md"))
-    report.plot(result, path.with_suffix(".png"))
+    plots.plot(result, path.with_suffix(".png"))
+    plots.plot_batches(result, path.with_name(f"{path.stem}-batch.png"))
     report.print_table(result)
-    print(f"wrote {path} and, beside it, the table as .md and the plot as .png")
+    print(f"wrote {path} and, beside it, the table as .md and the plots as .png")
 
 
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--suite",
-        action="append",
-        choices=SUITES,
-        help="may be given several times; without it small, dram and latency",
-    )
-    parser.add_argument("--n", type=int, action="append", help="only this order; several times")
-    parser.add_argument("--complex", action="store_true", help="complex64 and complex128 as well")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=15, help="of interleaved measurements")
-    parser.add_argument("--seconds", type=float, default=0.02, help="of one measurement")
-    parser.add_argument("--quick", action="store_true", help="few, tiny cases: does it run at all?")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--report", type=Path, metavar="JSON", help="only show and plot this run")
-    arguments = parser.parse_args()
-
-    if arguments.report:
-        write(json.loads(arguments.report.read_text()), arguments.report)
-        return 0
+def _cases(arguments: argparse.Namespace) -> list[Case]:
     dtypes = [torch.float32, torch.float64]
     if arguments.complex:
         dtypes += [torch.complex64, torch.complex128]
-    suites = arguments.suite or ["small", "dram", "latency"]
-    cases = [
+    n, quick = arguments.n, arguments.quick
+    return [
         case
-        for suite in suites
-        for case in suite_cases(suite, dtypes, arguments.n, arguments.threads, arguments.quick)
+        for suite in arguments.suite
+        for case in (
+            cuda_cases(suite, dtypes, n, quick)
+            if arguments.device == "cuda"
+            else cpu_cases(suite, dtypes, n, arguments.threads, quick)
+        )
     ]
-    if not cases:
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=SUITES, default="cpu")
+    parser.add_argument(
+        "--suite",
+        action="append",
+        choices=sum(SUITES.values(), ()),
+        help="may be given several times; without it small, dram and latency, or all gpu-*",
+    )
+    parser.add_argument("--n", type=int, action="append", help="only this order; several times")
+    parser.add_argument("--complex", action="store_true", help="complex64 and complex128 as well")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--rounds", type=int, default=15, help="of interleaved measurements")
+    parser.add_argument("--seconds", type=float, help="of one measurement (0.02, cuda: 0.01)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help=f"end in this time, with fewer rounds or less important cases left out "
+        f"(cuda: {CUDA_MINUTES:g})",
+    )
+    parser.add_argument("--quick", action="store_true", help="few, tiny cases: does it run at all?")
+    parser.add_argument("--commit", help="of the sources, where there is no git to ask")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--report", type=Path, metavar="JSON", help="only show and plot this run")
+    arguments = parser.parse_args()
+    arguments.suite = arguments.suite or list(DEFAULT_SUITES[arguments.device])
+    suites = SUITES[arguments.device]
+    if set(arguments.suite) - set(suites):
+        parser.error(f"the suites of --device {arguments.device} are {', '.join(suites)}")
+    if arguments.device == "cuda" and not (arguments.report or torch.cuda.is_available()):
+        parser.error("--device cuda: torch.cuda.is_available() is False")
+    if not (arguments.report or _cases(arguments)):
         parser.error("no case has that --suite and --n")
-    effort = Effort(2, 0.001) if arguments.quick else Effort(arguments.rounds, arguments.seconds)
-    result = run(cases, arguments.threads, effort, arguments.quick)
+    return arguments
+
+
+def run(arguments: argparse.Namespace, clock: Clock, end: float) -> dict[str, Any]:
+    """Everything that is written down."""
+    seconds = arguments.seconds or (0.01 if arguments.device == "cuda" else 0.02)
+    effort = Effort(2, 0.001) if arguments.quick else Effort(arguments.rounds, seconds)
+    compared = peers(clock.device)
+    facts = machine.facts()
+    if arguments.commit:
+        facts["commit"] = arguments.commit
+    limits = measure_limits(clock, effort, arguments.quick)
+    if arguments.device == "cuda":  # warm by now, and its clocks with it
+        facts["device"] = machine.device_facts(clock.device)
+    cases, stopped = run_cases(_cases(arguments), compared, clock, effort, limits, end)
+    facts["packages"] = machine.packages()
+    return {
+        "machine": facts,
+        "peers": [peer.name for peer in compared],
+        "threads": arguments.threads,
+        "rounds": effort.rounds,
+        "seconds_per_measurement": effort.seconds,
+        **limits,
+        "stopped": stopped,
+        "cases": cases,
+    }
+
+
+def main() -> int:
+    """Command line; not 0 if the run ended with an error."""
+    started = time.monotonic()
+    arguments = _arguments()
+    if arguments.report:
+        write(json.loads(arguments.report.read_text()), arguments.report)
+        return 0
+    torch.set_num_threads(arguments.threads)
+    clock: Clock = CpuClock(arguments.threads)
+    minutes, where = arguments.minutes or math.inf, f"{arguments.threads}t"
+    if arguments.device == "cuda":
+        clock = CudaClock(torch.device("cuda", torch.cuda.current_device()))
+        minutes = arguments.minutes or CUDA_MINUTES
+        where = re.sub(r"\W+", "-", torch.cuda.get_device_name().lower())
+    result = run(arguments, clock, started + 60 * minutes - TO_WRITE)
     name = "-".join(
         [
             *(["quick"] if arguments.quick else []),
             result["machine"]["date"][:10],
-            *suites,
-            f"{arguments.threads}t",
+            *arguments.suite,
+            where,
             result["machine"]["commit"] or "uncommitted",
         ]
     )
     write(result, arguments.out / f"{name}.json")
-    return 0
+    if result["stopped"]:
+        print(f"not all cases were timed: {result['stopped']}")
+    return int(result["stopped"] not in (None, OUT_OF_TIME, INTERRUPTED))
 
 
 if __name__ == "__main__":

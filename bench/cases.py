@@ -1,4 +1,4 @@
-"""What is timed: suites of cases, and the ratio that each case must reach."""
+"""One operation at one size: its inputs, the least traffic and the arithmetic that it takes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 OPS = ("det forward", "det forward+backward", "slogdet forward", "slogdet forward+backward")
-SMALL = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
-MEDIUM = (48, 64, 96, 128, 192, 256)
-IN_CACHE = 1 << 20
-IN_DRAM = 256 << 20
+HVP = "det hvp"  # the derivative of det's gradient in a direction Z
 
 
 @dataclass(frozen=True)
@@ -36,68 +33,49 @@ class Case:
         return self.op.endswith("backward")
 
     @property
+    def hvp(self) -> bool:
+        """Whether a Hessian-vector product is timed."""
+        return self.op == HVP
+
+    @property
+    def slogdet(self) -> bool:
+        """Whether the logarithm of the determinant is timed, not the determinant."""
+        return self.op.startswith("slogdet")
+
+    @property
+    def input_bytes(self) -> int:
+        """Of A, and of Z where there is one."""
+        return (2 if self.hvp else 1) * (self.batch or 1) * self.n**2 * self.dtype.itemsize
+
+    @property
     def bytes_moved(self) -> int:
         """Least traffic: A read, the result written; backward, A read and its gradient written."""
         matrices = self.batch or 1
         entries = matrices * self.n**2
-        numbers = 3 * entries + 2 * matrices if self.backward else entries + matrices
+        if self.hvp:
+            numbers = 3 * entries
+        else:
+            numbers = 3 * entries + 2 * matrices if self.backward else entries + matrices
         return numbers * self.dtype.itemsize
 
-    def matrices(self) -> Tensor:
-        """Random normal entries, scaled for a mean of det^2 of 1: no size leaves the range."""
-        generator = torch.Generator().manual_seed(self.n)
+    @property
+    def flops(self) -> float:
+        """Leading term of the real operations: LU, with the inverse, with two products more."""
+        cubes = 6 if self.hvp else 2 if self.backward else 2 / 3
+        return (4 if self.dtype.is_complex else 1) * cubes * (self.batch or 1) * self.n**3
+
+    def inputs(self, device: torch.device, copies: int) -> list[tuple[Tensor, Tensor | None]]:
+        """(A, Z), and copies of them in other places of the memory; Z is None but for a hvp.
+
+        Random normal entries, those of A scaled for a mean of det^2 of 1: no size leaves the range.
+        """
+        generator = torch.Generator(device).manual_seed(self.n)
         shape = (self.n, self.n) if self.batch is None else (self.batch, self.n, self.n)
+
+        def normal() -> Tensor:
+            return torch.randn(shape, dtype=self.dtype, device=device, generator=generator)
+
         scale = math.exp(-math.lgamma(self.n + 1) / (2 * self.n))
-        return torch.randn(shape, dtype=self.dtype, generator=generator).mul_(scale)
-
-
-def suite_cases(
-    suite: str, dtypes: list[torch.dtype], sizes: list[int] | None, threads: int, quick: bool
-) -> list[Case]:
-    """The cases of 'small', 'medium', 'dram' or 'latency'."""
-    available = {"small": SMALL, "medium": MEDIUM, "dram": (2, 3, 4), "latency": (3,)}[suite]
-    chosen = [n for n in available if sizes is None or n in sizes]
-    if threads > 1:  # above, torch.linalg on several threads hangs or answers wrongly
-        chosen = [n for n in chosen if n <= 128]
-    if quick:
-        chosen = chosen[::3]
-    target = (IN_DRAM if suite == "dram" else IN_CACHE) // (64 if quick else 1)
-
-    def batch(n: int, dtype: torch.dtype) -> int | None:
-        return None if suite == "latency" else max(2, target // (n * n * dtype.itemsize))
-
-    return [
-        Case(suite, op, n, dtype, batch(n, dtype)) for dtype in dtypes for n in chosen for op in OPS
-    ]
-
-
-# Largest n of a range, then the least ratio of torch.linalg's time to torchdet's in float32:
-# forward, forward + backward.
-_MUST = (
-    (8, 12.0, 8.0),
-    (16, 6.0, 6.0),
-    (32, 8.0, 6.0),
-    (64, 4.0, 5.0),
-    (128, 3.5, 4.5),
-    (256, 3.0, 3.5),
-)
-_MUST_DRAM = (15.0, 12.0)
-_MUST_LATENCY = (1 / 0.35, 1 / 0.6)
-_MUST_NOT_SLOWER = 1.0
-
-
-def must(case: Case) -> float:
-    """The ratio to torch.linalg that a case must reach with one thread."""
-    if case.suite == "latency":
-        return _MUST_LATENCY[case.backward]
-    if case.suite == "dram":
-        least = _MUST_DRAM[case.backward]
-    elif case.n <= 4:  # in cache these sizes have no target of their own
-        return _MUST_NOT_SLOWER
-    else:
-        least = next((row[1 + case.backward] for row in _MUST if case.n <= row[0]), 1.0)
-    if case.dtype.is_complex:
-        return 0.5 * least if case.n <= 32 else 1.5
-    if case.dtype == torch.float64:
-        return (0.5 if case.backward else 0.6) * least
-    return least
+        A, Z = normal().mul_(scale), normal() if self.hvp else None
+        clones = [(A.clone(), None if Z is None else Z.clone()) for _ in range(copies - 1)]
+        return [(A, Z), *clones]

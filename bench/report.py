@@ -1,28 +1,30 @@
-"""A run's JSON as a table in the terminal, a Markdown table and a plot."""
+"""A run's JSON as a table in the terminal and as a Markdown file."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # figures go to files, so no display is needed
-
-import matplotlib.pyplot as plt
-from matplotlib.lines import Line2D
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-COLORS = {
-    "det forward": "#0072B2",
-    "det forward+backward": "#D55E00",
-    "slogdet forward": "#56B4E9",
-    "slogdet forward+backward": "#E69F00",
-}
-GREY = "#6B6B6B"
-HEADINGS = ("suite", "dtype", "n", "batch", "operation", "torchdet", "GB/s")
+from bench.cases import HVP, OPS
+from bench.timing import graph_of
+
+WIDE = 280  # columns, where there is no terminal to ask
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, and what stands below it for a case."""
+
+    heading: str
+    cell: Callable[[dict[str, Any]], str]
+    words: bool = False
 
 
 def duration(seconds: float) -> str:
@@ -33,62 +35,114 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def _cells(case: dict[str, Any]) -> list[str]:
-    """One row: the time of one call, and how many times longer the peer takes."""
-    cells = [
-        case["suite"],
-        case["dtype"],
-        str(case["n"]),
-        str(case["batch"] or "single"),
-        case["op"],
-        duration(case["seconds"]["torchdet"]["median"]),
-        f"{case['bytes_moved'] / case['seconds']['torchdet']['median'] / 1e9:.3g}",
+def _time_in_graph(case: dict[str, Any]) -> str:
+    spread = case["seconds"].get(graph_of("torchdet"))
+    return duration(spread["median"]) if spread else ""
+
+
+def _gigabytes_per_second(case: dict[str, Any]) -> str:
+    return f"{case['bytes_moved'] / case['seconds']['torchdet']['median'] / 1e9:.3g}"
+
+
+def _copy_share(case: dict[str, Any]) -> str:
+    least = case["must_share"]
+    return f"{case['share']['copy']:.0%}" + (f" (must {least:.0%})" if least else "")
+
+
+def _ratio(case: dict[str, Any], peer: str, quartiles: bool) -> str:
+    wrong = peer in case.get("errors", {})
+    ratio = case["ratio"].get(peer)
+    if ratio is None:
+        return "failed" if wrong else ""
+    text = f"{ratio['median']:.2f}"
+    if quartiles:
+        text += f" ({ratio['q25']:.2f}-{ratio['q75']:.2f})"
+    return text + (" wrong" if wrong else "")
+
+
+def _columns(run: dict[str, Any]) -> list[Column]:
+    """Of a CPU, or with the shares of what a GPU can do: those are of the time in a graph."""
+    reference, *others = run["peers"][1:]
+    on_gpu = [
+        Column("in a graph", _time_in_graph),
+        Column("of copy", _copy_share),
+        Column("of FMA", lambda case: f"{case['share']['fma']:.0%}"),
     ]
-    for ratio in case["ratio"].values():
-        cells.append(f"{ratio['median']:.2f} ({ratio['q25']:.2f}-{ratio['q75']:.2f})")
-    return cells + [f"{case['must']:.3g}", "yes" if case["passed"] else "NO"]
-
-
-def _headings(run: dict[str, Any]) -> list[str]:
-    return [*HEADINGS, *(f"ratio to {name}" for name in run["peers"][1:]), "must", "reached"]
+    return [
+        Column("suite", lambda case: case["suite"], words=True),
+        Column("dtype", lambda case: case["dtype"], words=True),
+        Column("n", lambda case: str(case["n"])),
+        Column("batch", lambda case: str(case["batch"] or "single")),
+        Column("operation", lambda case: case["op"], words=True),
+        Column("torchdet", lambda case: duration(case["seconds"]["torchdet"]["median"])),
+        *(on_gpu if "fma_peak" in run else [Column("GB/s", _gigabytes_per_second)]),
+        Column(f"ratio to {reference}", lambda case: _ratio(case, reference, quartiles=True)),
+        *(
+            Column(f"to {peer}", lambda case, peer=peer: _ratio(case, peer, quartiles=False))
+            for peer in others
+        ),
+        Column("must", lambda case: f"{case['must']:.3g}"),
+        Column("reached", lambda case: "yes" if case["passed"] else "NO"),
+    ]
 
 
 def print_table(run: dict[str, Any]) -> None:
     """For the terminal."""
+    columns = _columns(run)
     table = Table(title=summary(run))
-    for heading in _headings(run):
-        text = heading in ("suite", "dtype", "operation")
-        table.add_column(heading, justify="left" if text else "right", no_wrap=True)
+    for column in columns:
+        table.add_column(column.heading, justify="left" if column.words else "right", no_wrap=True)
     for case in run["cases"]:
-        table.add_row(*map(Text, _cells(case)), style="" if case["passed"] else "red")
-    Console().print(table)
+        cells = (Text(column.cell(case)) for column in columns)
+        table.add_row(*cells, style="" if case["passed"] else "red")
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
     missed = sum(not case["passed"] for case in run["cases"])
     print(f"{len(run['cases']) - missed} of {len(run['cases'])} cases reach what they must")
+
+
+def threads(run: dict[str, Any]) -> str:
+    """As in '2 threads'."""
+    return f"{run['threads']} thread" + ("s" if run["threads"] > 1 else "")
 
 
 def summary(run: dict[str, Any]) -> str:
     """The machine in one line."""
     machine, build = run["machine"], run["machine"]["build"]
+    bandwidth = {name: f"{value / 1e9:.0f} GB/s" for name, value in run["copy_bandwidth"].items()}
+    if device := machine.get("device"):
+        cuda = ", ".join(build["cuda_architectures"]) if build else ""
+        driver = device["nvidia_smi"].get("driver_version", "unknown")
+        peaks = (f"{value / 1e12:.1f} in {name}" for name, value in run["fma_peak"].items())
+        return (
+            f"{device['name']}, driver {driver}, torchdet {machine['torchdet']} "
+            f"({cuda or 'no CUDA kernels'}), torch {machine['torch']}, CUDA {device['cuda']}, "
+            f"copy {bandwidth['device']}, matrix product TFLOP/s: {', '.join(peaks)}"
+        )
     active = build["active_instruction_set"] if build else "no extension"
-    threads = f"{run['threads']} thread" + ("s" if run["threads"] > 1 else "")
     return (
-        f"{machine['cpu']}, {threads}, torchdet {machine['torchdet']} ({active}), "
-        f"torch {machine['torch']}, copy {run['copy_bandwidth']['cache'] / 1e9:.0f} GB/s in cache, "
-        f"{run['copy_bandwidth']['dram'] / 1e9:.0f} GB/s in memory"
+        f"{machine['cpu']}, {threads(run)}, torchdet {machine['torchdet']} ({active}), "
+        f"torch {machine['torch']}, copy {bandwidth['cache']} in cache, "
+        f"{bandwidth['dram']} in memory"
     )
+
+
+def _row_name(case: dict[str, Any]) -> str:
+    place = {"dram": "256 MB of input", "latency": "a single matrix"}
+    place["gpu-batch"] = f"batch {case['batch']}"
+    where = place.get(case["suite"])
+    return f"{case['n']}, {where}" if where else str(case["n"])
 
 
 def compact_table(run: dict[str, Any]) -> list[str]:
     """Only the ratios to the first peer: rows are sizes, columns dtypes and operations."""
     dtypes = list(dict.fromkeys(case["dtype"] for case in run["cases"]))
-    columns = [(dtype, op) for dtype in dtypes for op in COLORS]
-    place = {"dram": "256 MB of input", "latency": "a single matrix"}
+    ops = [op for op in (*OPS, HVP) if op != HVP or any(case["op"] == op for case in run["cases"])]
+    columns = [(dtype, op) for dtype in dtypes for op in ops]
     rows: dict[str, dict[tuple[str, str], float]] = {}
     for case in run["cases"]:
-        where = place.get(case["suite"])
-        row = f"{case['n']}, {where}" if where else str(case["n"])
-        ratio = case["ratio"][run["peers"][1]]["median"]
-        rows.setdefault(row, {})[case["dtype"], case["op"]] = ratio
+        row = rows.setdefault(_row_name(case), {})
+        if ratio := case["ratio"].get(run["peers"][1]):
+            row[case["dtype"], case["op"]] = ratio["median"]
     return [
         "| n | " + " | ".join(f"{dtype} {op}" for dtype, op in columns) + " |",
         "|" + "---|" * (1 + len(columns)),
@@ -101,77 +155,60 @@ def compact_table(run: dict[str, Any]) -> list[str]:
     ]
 
 
+def _explanation(run: dict[str, Any]) -> list[str]:
+    on_cpu = [
+        f"Random normal matrices. Medians of {run['rounds']} interleaved rounds; a ratio is the",
+        "peer's time over torchdet's in the same round, with its quartiles. GB/s counts the least",
+        "traffic of the operation: reading A and writing the result, in each direction.",
+    ]
+    if "fma_peak" not in run:
+        return on_cpu
+    lines = [
+        f"Random normal matrices. Medians of up to {run['rounds']} interleaved rounds; a ratio is",
+        "the peer's time over torchdet's in the same round. *In a graph* is torchdet's time",
+        "without launches, replayed in a CUDA graph; the shares are of that time where there is",
+        "one. *Of copy* counts the least traffic of the operation against the bandwidth of a",
+        "large copy, *of FMA* its arithmetic against a large matrix product of that precision",
+        "(without TF32; in float64 on tensor cores, where there are any). A peer that is wrong",
+        "at some matrix, beyond its condition, is timed and marked; errors are listed at the end.",
+    ]
+    if run["stopped"]:
+        lines += ["", f"Not all cases were timed: {run['stopped'].strip().splitlines()[-1]}."]
+    return lines
+
+
+def _errors(run: dict[str, Any]) -> list[str]:
+    """Each message once, with the cases it came from."""
+    cases: dict[str, list[str]] = {}
+    for case in run["cases"]:
+        for peer, message in case.get("errors", {}).items():
+            where = f"{case['dtype']} {case['op']} n={case['n']} batch={case['batch']}"
+            cases.setdefault(f"{peer}: {message}", []).append(where)
+    if not cases:
+        return []
+    listed = (f"- {message} ({'; '.join(where)})" for message, where in cases.items())
+    return ["", "What went wrong with a peer:", "", *listed]
+
+
 def write_markdown(run: dict[str, Any], path: Path) -> None:
     """The same rows as in the terminal, with the facts above them."""
     machine = run["machine"]
-    headings = _headings(run)
+    columns = _columns(run)
     lines = [
         f"# Timings of {machine['date'][:10]}, commit {machine['commit']}",
         "",
         f"{summary(run)}.",
         "",
-        f"Random normal matrices. Medians of {run['rounds']} interleaved rounds; a ratio is the",
-        "peer's time over torchdet's in the same round, with its quartiles. GB/s counts the least",
-        "traffic of the operation: reading A and writing the result, in each direction.",
+        *_explanation(run),
         "",
         *compact_table(run),
         "",
-        "| " + " | ".join(headings) + " |",
-        "|" + "---|" * len(headings),
-        *("| " + " | ".join(_cells(case)) + " |" for case in run["cases"]),
+        "| " + " | ".join(column.heading for column in columns) + " |",
+        "|" + "---|" * len(columns),
+        *(
+            "| " + " | ".join(column.cell(case) for column in columns) + " |"
+            for case in run["cases"]
+        ),
+        *_errors(run),
     ]
     path.write_text("\n".join(lines) + "\n")
-
-
-def plot(run: dict[str, Any], path: Path) -> None:
-    """Ratio to the first peer against n, a panel for each dtype; single matrices are left out."""
-    cases = [case for case in run["cases"] if case["suite"] != "latency"]
-    dtypes = list(dict.fromkeys(case["dtype"] for case in cases))
-    if not dtypes:
-        return
-    peer = run["peers"][1]
-    figure, panels = plt.subplots(
-        1,
-        len(dtypes),
-        figsize=(5.6 * len(dtypes), 4.2),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for axes, dtype in zip(panels[0], dtypes, strict=True):
-        for op, color in COLORS.items():
-            for in_dram in (False, True):
-                points = [
-                    (case["n"], case["ratio"][peer]["median"], case["must"])
-                    for case in cases
-                    if (case["dtype"], case["op"], case["suite"] == "dram") == (dtype, op, in_dram)
-                ]
-                if not points:
-                    continue
-                n, ratio, must = zip(*sorted(points), strict=True)
-                style = {"marker": "s", "linestyle": "none"} if in_dram else {"marker": "o"}
-                axes.plot(n, ratio, color=color, markersize=5, linewidth=1.6, **style)
-                if op.startswith("det") and not in_dram:
-                    axes.plot(n, must, color=color, linestyle=":", linewidth=1.2)
-        axes.axhline(1, color=GREY, linewidth=1)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log", base=2)
-        sizes = sorted({case["n"] for case in cases})
-        axes.set_xticks(sizes, map(str, sizes))
-        axes.minorticks_off()
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set(title=dtype, xlabel="n")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_ylabel(f"time of {peer} / time of torchdet")
-    handles = [Line2D([], [], color=c, marker="o", label=op) for op, c in COLORS.items()]
-    handles += [
-        Line2D([], [], color=GREY, marker="s", linestyle="none", label="256 MB of input"),
-        Line2D([], [], color=GREY, linestyle=":", label="to be reached by det"),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    threads = f"{run['threads']} thread" + ("s" if run["threads"] > 1 else "")
-    figure.suptitle(f"{run['machine']['cpu']}, {threads}", fontsize=10)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-    plt.close(figure)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-from torch.utils.benchmark import Timer
-
-from bench.cases import IN_CACHE, IN_DRAM, Case
+from bench.cases import Case
+from bench.checks import Truth
+from bench.clocks import Clock, Stopwatch
 from bench.peers import Peer
 
-CHECKED = 4096  # matrices of a batch that are compared with the float64 reference
+SHORT = 2e-3  # seconds of a call; in longer ones the launch does not count
 
 
 @dataclass(frozen=True)
@@ -40,86 +39,78 @@ class Spread:
         return cls(median, q25, q75)
 
 
-def operation(case: Case, peer: Peer, A: Tensor) -> Callable[[], Tensor]:
-    """What is timed; the whole call, autograd and allocation included."""
-    function = peer.det if case.op.startswith("det") else peer.logabsdet
-    if not case.backward:
-        return lambda: function(A)
-    leaf = A.detach().requires_grad_()
-    with torch.no_grad():
-        ones = torch.ones_like(function(A))
-    return lambda: torch.autograd.grad(function(leaf), leaf, ones)[0]
+@dataclass
+class Measurement:
+    """Seconds per call of each peer, one per round, and what went wrong with a peer."""
+
+    times: dict[str, list[float]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
 
 
-def check(case: Case, peer: Peer, A: Tensor) -> None:
-    """Compares with torch in double precision, within the condition number of each matrix.
-
-    Raises:
-        ArithmeticError: naming the peer, the case and the worst matrix.
-    """
-    stride = max(1, (case.batch or 1) // CHECKED)
-    got = operation(case, peer, A)()
-    if not bool(torch.isfinite(got).all()):
-        raise ArithmeticError(f"{peer.name}, {case}: a result is not finite")
-    # In front of a single matrix this adds the batch dimension that the others have.
-    wide = torch.complex128 if case.dtype.is_complex else torch.float64
-    A = A.reshape(-1, case.n, case.n)[::stride].to(wide)
-    got = got.reshape(-1, *got.shape[-2:])[::stride] if case.backward else got.reshape(-1)[::stride]
-    inverse = torch.linalg.inv(A)
-    det = torch.linalg.det(A)
-    condition = torch.linalg.matrix_norm(A) * torch.linalg.matrix_norm(inverse)
-    unit = 4 * case.n * torch.finfo(case.dtype).eps * condition
-    if case.backward:
-        truth = (
-            inverse.mH
-            if case.op.startswith("slogdet")
-            else (det[:, None, None] * inverse.mT).conj()
-        )
-        error = torch.linalg.matrix_norm(got - truth) / torch.linalg.matrix_norm(truth)
-    elif case.op.startswith("slogdet"):
-        error = (got - det.abs().log()).abs()
-    else:
-        error = (got - det).abs() / det.abs()
-    # Beyond this the bound says nothing: the matrix is as good as singular at this precision.
-    ratio = torch.where(unit < 0.1, error / unit, 0.0)
-    if (worst := ratio.max().item()) > 1:
-        index = ratio.argmax().item() * stride
-        raise ArithmeticError(f"{peer.name}, {case}: matrix {index} is wrong by {worst:.3g} units")
+def graph_of(name: str) -> str:
+    """The name under which the times of a library's captured calls are kept."""
+    return f"{name}, graph"
 
 
-def measure(
-    case: Case, peers: tuple[Peer, ...], threads: int, effort: Effort
-) -> dict[str, list[float]]:
-    """Seconds per call of each peer, one per round.
+def _seconds_once(stopwatch: Stopwatch, effort: Effort) -> float:
+    once = stopwatch(1)
+    return min(once, stopwatch(max(1, int(effort.seconds / 4 / once))))
+
+
+def _message(error: Exception) -> str:
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first_line[:200]}"
+
+
+def measure(case: Case, peers: Sequence[Peer], clock: Clock, effort: Effort) -> Measurement:
+    """Times the peers that can do this case.
 
     The peers take turns, in alternating order, so that a change of the machine's speed meets all of
-    them; ratios are taken round by round.
+    them; ratios are taken round by round. What is wrong with a peer is written down. If it has no
+    answer, or takes longer for a call than the case may take, it is not timed: but the second,
+    which the ratios that must be reached refer to, however long it takes.
+
+    Raises:
+        ArithmeticError: The first peer, the library that is measured, is wrong.
+        Exception: Whatever it raises.
     """
-    A = case.matrices()
-    timers, numbers = {}, {}
-    one_round = 0.0
+    inputs = case.inputs(clock.device, clock.copies(case.input_bytes))
+    truth = Truth(case, *inputs[0])
+    measurement = Measurement()
+    stopwatches: dict[str, Stopwatch] = {}
+    seconds: dict[str, float] = {}
+    ours, reference = peers[0], peers[1]
     for peer in peers:
-        check(case, peer, A)
-        timer = Timer("f()", globals={"f": operation(case, peer, A)}, num_threads=threads)
-        once = timer.timeit(1).mean
-        once = min(once, timer.timeit(max(1, int(effort.seconds / 4 / once))).mean)
-        timers[peer.name], numbers[peer.name] = timer, max(1, int(effort.seconds / once))
-        one_round += once * numbers[peer.name]
-    times: dict[str, list[float]] = {peer.name: [] for peer in peers}
+        if not peer.supports(case):
+            continue
+        try:
+            calls = [peer.operation(case, A, Z) for A, Z in inputs]
+            if fault := truth.fault(peer.tensor(calls[0]())):
+                if peer is ours:
+                    raise ArithmeticError(f"{peer.name}, {case}: {fault}")
+                measurement.errors[peer.name] = fault
+            stopwatch = clock.stopwatch(calls, peer.finish)
+            once = _seconds_once(stopwatch, effort)
+        except Exception as error:
+            if peer is ours:
+                raise
+            measurement.errors[peer.name] = _message(error)
+            continue
+        if once > effort.longest and peer not in (ours, reference):
+            measurement.errors[peer.name] = f"not timed: one call takes {once:.2g} s"
+            continue
+        stopwatches[peer.name], seconds[peer.name] = stopwatch, once
+        if peer is ours and once < SHORT:
+            name = graph_of(peer.name)
+            try:
+                if in_graph := clock.graph_stopwatch(calls):
+                    stopwatches[name], seconds[name] = in_graph, _seconds_once(in_graph, effort)
+            except RuntimeError as error:
+                measurement.errors[name] = _message(error)
+    numbers = {name: max(1, int(effort.seconds / once)) for name, once in seconds.items()}
+    one_round = math.fsum(numbers[name] * seconds[name] for name in numbers)
+    measurement.times = {name: [] for name in stopwatches}
     for i in range(min(effort.rounds, max(3, int(effort.longest / one_round)))):
-        for name in list(timers)[:: 1 if i % 2 == 0 else -1]:
-            times[name].append(timers[name].timeit(numbers[name]).mean)
-    return times
-
-
-def copy_bandwidth(threads: int, effort: Effort, quick: bool) -> dict[str, float]:
-    """Bytes read and written per second by Tensor.copy_, in cache and in memory."""
-    bandwidth = {}
-    for name, size in (("cache", IN_CACHE), ("dram", IN_DRAM // (64 if quick else 1))):
-        source = torch.ones(size // 4)
-        target = torch.empty_like(source)
-        timer = Timer("t.copy_(s)", globals={"s": source, "t": target}, num_threads=threads)
-        number = max(1, int(effort.seconds / timer.timeit(2).mean))
-        seconds = statistics.median(timer.timeit(number).mean for _ in range(effort.rounds))
-        bandwidth[name] = 2 * size / seconds
-    return bandwidth
+        for name in list(stopwatches)[:: 1 if i % 2 == 0 else -1]:
+            measurement.times[name].append(stopwatches[name](numbers[name]))
+    return measurement

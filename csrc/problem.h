@@ -46,6 +46,19 @@ struct BatchView {
   }
 };
 
+// What the CUDA class "large" keeps in global memory. Matrices are n x n numbers each, one after
+// the other.
+struct LargeBuffers {
+  // workspace_stride bytes for each of workspace_blocks matrices or blocks.
+  void* workspace = nullptr;
+  int64_t workspace_stride = 0, workspace_blocks = 0;
+  void* scaled = nullptr;  // the equilibrated matrices B, row-major
+  // The factors of B as LAPACK has them, column-major, and its row exchanges, counted from 1.
+  const void* lu = nullptr;
+  const int32_t* pivots = nullptr;
+  void* inverse = nullptr;  // B^-1, column-major; work space afterwards
+};
+
 struct Problem {
   Op op = Op::kDet;
   int64_t n = 0;      // order of the matrices
@@ -54,9 +67,7 @@ struct Problem {
   BatchView other;            // grad (numbers) or Z (matrices)
   void* out = nullptr;        // contiguous
   void* logabsdet = nullptr;  // slogdet only, contiguous
-  // CUDA, class "large" only: workspace_stride bytes for each of workspace_blocks blocks.
-  void* workspace = nullptr;
-  int64_t workspace_stride = 0, workspace_blocks = 0;
+  LargeBuffers large;         // CUDA, class "large" only
 };
 
 // One kernel for each kind of result. Operators that differ only in how they finish share it.

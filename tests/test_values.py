@@ -272,6 +272,30 @@ def test_slogdet_of_a_matrix_beyond_the_range_of_its_determinant_is_finite(devic
         assert abs(logabs.item() - expected) <= 4 * torch.finfo(dtype).eps * abs(expected)
 
 
+@pytest.mark.parametrize("n", (2, 3, 4, 5, 7, 8, 10, 12, 16, 24, 32, 40))
+@pytest.mark.parametrize("exponent", (-24, -20, -10, 10, 20, 23))
+def test_gradients_of_scaled_matrices_do_not_overflow_on_the_way(n, exponent, device, dtype):
+    # The cofactors of 2^20 A leave the range of float32 from n = 8 on; A^-T does not, nor does the
+    # gradient of det where grad is small. Scaling by a power of two is exact.
+    A = torch.randn(4, n, n, dtype=dtype, device=device)
+    grad = torch.ones(4, dtype=dtype, device=device)
+    tolerance = torch.tensor([4 * n * torch.finfo(dtype).eps * units.condition(a) for a in A])
+    tolerance = tolerance[:, None, None].to(device)
+
+    inverse = torch.ops.torchdet.slogdet_backward(grad, A)
+    scaled = torch.ops.torchdet.slogdet_backward(grad, A * 2.0**exponent) * 2.0**exponent
+    largest = inverse.abs().amax((1, 2), keepdim=True)
+    assert ((scaled - inverse).abs() <= tolerance * largest).all()
+
+    half = -exponent * (n - 1) // 2  # grad takes half of the cofactors' scale, the result the rest
+    if abs(half) < 100:
+        gradient = torch.ops.torchdet.det_backward(grad, A)
+        scaled = torch.ops.torchdet.det_backward(grad * 2.0**half, A * 2.0**exponent)
+        scaled = scaled * 2.0 ** -(half + exponent * (n - 1))
+        largest = gradient.abs().amax((1, 2), keepdim=True)
+        assert ((scaled - gradient).abs() <= tolerance * largest).all()
+
+
 @pytest.mark.parametrize("n", (1, 2, 3, 5, 8, 33))
 def test_slogdet_is_zero_and_minus_infinity_where_a_row_or_column_is_zero(n, dtype, device):
     A = torch.randn(2, n, n, dtype=dtype, device=device)

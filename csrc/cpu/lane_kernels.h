@@ -51,7 +51,8 @@ struct LaneKernels {
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Io::read(p.A, first, lanes, n, a);
-      const Equilibration<V> eq = equilibrate<N>(a, n, row_exponent, column);
+      const Equilibration<V> eq =
+          equilibrate<N, kCofactorCentral<N, T>>(a, n, row_exponent, column);
       const Scaled<V> d = cofactors<N>(a, y, column_exponent);
       // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and conj(grad),
       // since grad conj(C) = conj(conj(grad) C).

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "kernels.h"
-#include "team_kernels.h"
+#include "large_kernels.h"
 #include "thread_kernels.h"
 #include "warp_kernels.h"
 
@@ -16,22 +16,18 @@ template <typename Kernel>
 CudaKernel make_kernel() {
   const auto launch_batch = [](const Problem& p, void* stream) {
     constexpr bool kIsShared = Kernel::kMemory == Memory::kShared;
-    // What a launch may have, or what there is memory for; kernels loop over the rest.
-    const int64_t most =
-        kIsShared ? int64_t(std::numeric_limits<int32_t>::max()) : p.workspace_blocks;
     constexpr int64_t kEach = Kernel::kMatricesPerBlock;
-    const int64_t blocks = std::min((p.batch + kEach - 1) / kEach, most);
+    int64_t blocks = (p.batch + kEach - 1) / kEach;
+    if (!kIsShared) {  // those loop over the batch with as many blocks as there is memory for
+      blocks = std::min(blocks, p.large.workspace_blocks);
+    }
+    if (blocks > std::numeric_limits<int32_t>::max()) {
+      return "more matrices than one launch can have";
+    }
     return launch<Kernel>(p, static_cast<unsigned>(blocks),
                           kIsShared ? Kernel::block_bytes(p.n) : 0, stream);
   };
   return {launch_batch, Kernel::block_bytes};
-}
-
-template <typename V, int kSize, int kTeams, Memory kMemory>
-CudaKernels team_kernels() {
-  return {make_kernel<TeamDeterminants<V, kSize, kTeams, kMemory>>(),
-          make_kernel<TeamCofactors<V, kSize, kTeams, kMemory>>(),
-          make_kernel<TeamHvp<V, kSize, kTeams, kMemory>>()};
 }
 
 template <typename V, int N>
@@ -47,20 +43,42 @@ void set_thread(CudaKernels* kernels) {
   }
 }
 
+template <typename V, int N>
+void set_warp(CudaKernels& kernels) {
+  kernels.determinants = make_kernel<WarpDeterminants<V, N>>();
+  kernels.cofactors = make_kernel<WarpCofactors<V, N>>();
+}
+
 template <typename V>
 void add_kernels(CudaKernelTable& table, Dtype dtype) {
   const int d = static_cast<int>(dtype);
+  constexpr int kBlockTeam = 256;
   // Fewer warps to a block where matrices are large, so that older devices have room for one.
   constexpr int kWarps = sizeof(V) == 16 ? 2 : 4;
   for (int n = 1; n <= kLargestWarp; ++n) {
-    table.small[d][n] = team_kernels<V, kWarpSize, kWarps, Memory::kShared>();
-    table.small[d][n].determinants = n <= 8    ? make_kernel<WarpDeterminants<V, 8>>()
-                                     : n <= 16 ? make_kernel<WarpDeterminants<V, 16>>()
-                                               : make_kernel<WarpDeterminants<V, 32>>();
+    CudaKernels& kernels = table.small[d][n];
+
+    kernels.hvp = make_kernel<TeamHvp<V, kWarpSize, kWarps, Memory::kShared>>();
+    if (n <= 8) {
+      set_warp<V, 8>(kernels);
+    } else if (n <= 16) {
+      set_warp<V, 16>(kernels);
+    } else if constexpr (sizeof(V) < 16) {
+      set_warp<V, 32>(kernels);
+    } else {  // 32 complex128 numbers are all the registers there are
+      kernels.determinants = make_kernel<TeamDeterminants<V, kWarpSize, kWarps>>();
+      kernels.cofactors = make_kernel<TeamCofactors<V, kWarpSize, kWarps>>();
+    }
   }
   set_thread<V, static_cast<int>(kLargestThread)>(table.small[d]);
-  table.block[d] = team_kernels<V, 256, 1, Memory::kShared>();
-  table.large[d] = team_kernels<V, 512, 1, Memory::kGlobal>();
+  table.block[d] = {make_kernel<TeamDeterminants<V, kBlockTeam, 1>>(),
+                    make_kernel<TeamCofactors<V, kBlockTeam, 1>>(),
+                    make_kernel<TeamHvp<V, kBlockTeam, 1, Memory::kShared>>()};
+  CudaLargeKernels& large = table.large[d];
+  large.prepare = make_kernel<LargePrepare<V>>();
+  large.determinants = make_kernel<LargeDeterminants<V>>();
+  large.cofactors = make_kernel<LargeCofactors<V>>();
+  large.hvp = make_kernel<TeamHvp<V, kLargeTeam, 1, Memory::kGlobal>>();
 }
 
 }  // namespace TORCHDET_CAPABILITY

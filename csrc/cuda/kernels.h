@@ -12,7 +12,7 @@ namespace torchdet {
 using CudaLaunch = const char* (*)(const Problem&, void* stream);
 
 // A kernel, and the bytes that one of its blocks shares for matrices of order n: shared memory, or
-// workspace in the class "large".
+// workspace in the class "large" (for each matrix; for hvp, each block).
 struct CudaKernel {
   CudaLaunch launch = nullptr;
   size_t (*block_bytes)(int64_t n) = nullptr;
@@ -20,9 +20,15 @@ struct CudaKernel {
 
 using CudaKernels = KernelsByOperator<CudaKernel>;
 
+// Class "large": prepare, then torch's LU, then determinants or cofactors; hvp alone.
+struct CudaLargeKernels : CudaKernels {
+  CudaKernel prepare;
+};
+
 // small[n] for the orders of the classes "thread" and "warp".
 struct CudaKernelTable {
-  CudaKernels small[kDtypes][kLargestWarp + 1], block[kDtypes], large[kDtypes];
+  CudaKernels small[kDtypes][kLargestWarp + 1], block[kDtypes];
+  CudaLargeKernels large[kDtypes];
 };
 
 // Shared memory that a block may have on every device, without asking.

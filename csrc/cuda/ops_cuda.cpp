@@ -29,41 +29,98 @@ const char* name_of(Op op) {
   }
 }
 
+using torch::stable::detail::from;
+using torch::stable::detail::to;
+
+// Calls an operator of torch through its dispatcher; the stack holds arguments, then results.
+template <size_t kSize>
+void call(const char* name, StableIValue (&stack)[kSize]) {
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack, TORCH_ABI_VERSION));
+}
+
+// The transposes of the matrices, row after row.
+Tensor transposed(const Tensor& X) {
+  return torch::stable::contiguous(torch::stable::transpose(X, -2, -1));
+}
+
 struct CudaBackend {
   static Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like) {
     return empty_tensor(sizes, dtype, aoti_torch_device_type_cuda(), like.get_device_index());
   }
 
   static void run(Problem& problem, Dtype dtype, const Tensor& A) {
-    const char* op = name_of(problem.op);
     const int32_t device = A.get_device_index();
     const torch::stable::accelerator::DeviceGuard guard(device);
-    void* stream = nullptr;
-    check(aoti_torch_get_current_cuda_stream != nullptr, op, ": this torch has no CUDA streams");
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-
     const CudaKernelTable& table = cuda_kernels();
     const int d = static_cast<int>(dtype);
     const CudaKernels& native =
         problem.n <= kLargestWarp ? table.small[d][problem.n] : table.block[d];
-    const CudaKernel* kernel = &native.select(problem.op);
-    std::optional<Tensor> workspace;  // given back to the allocator in stream order
-    const size_t bytes = kernel->block_bytes(problem.n);
+    const CudaKernel& kernel = native.select(problem.op);
+    const size_t bytes = kernel.block_bytes(problem.n);
     if (bytes > kSharedBytesEverywhere) {
       const CudaLimits limits = cuda_limits(device);
-      check(limits.error == nullptr, op, ": CUDA: ", limits.error);
+      check(limits.error == nullptr, name_of(problem.op), ": CUDA: ", limits.error);
       if (bytes > limits.shared_bytes_per_block) {
-        kernel = &table.large[d].select(problem.op);
-        problem.workspace_stride = static_cast<int64_t>(kernel->block_bytes(problem.n));
-        problem.workspace_blocks = std::min<int64_t>(problem.batch, limits.multiprocessors);
-        workspace =
-            empty({problem.workspace_blocks * problem.workspace_stride}, ScalarType::Byte, A);
-        problem.workspace = workspace->mutable_data_ptr();
+        run_large(problem, table.large[d], limits, A);
+        return;
       }
     }
-    const char* error = kernel->launch(problem, stream);
+    launch(kernel, problem, device);
+  }
+
+ private:
+  static void launch(const CudaKernel& kernel, const Problem& problem, int32_t device) {
+    const char* op = name_of(problem.op);
+    void* stream = nullptr;
+    check(aoti_torch_get_current_cuda_stream != nullptr, op, ": this torch has no CUDA streams");
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+    const char* error = kernel.launch(problem, stream);
     check(error == nullptr, op, ": CUDA: ", error == nullptr ? "" : error, ", at the launch for ",
           problem.batch, " matrices of order ", problem.n);
+  }
+
+  // csrc/cuda/large_kernels.h. All work spaces go back to the allocator in stream order.
+  static void run_large(Problem& problem, const CudaLargeKernels& kernels, const CudaLimits& limits,
+                        const Tensor& A) {
+    const int32_t device = A.get_device_index();
+    const int64_t n = problem.n, batch = problem.batch;
+    LargeBuffers& large = problem.large;
+    const auto take_workspace = [&](const CudaKernel& kernel, int64_t blocks) {
+      large.workspace_blocks = blocks;
+      large.workspace_stride = static_cast<int64_t>(kernel.block_bytes(n));
+      Tensor workspace = empty({blocks * large.workspace_stride}, ScalarType::Byte, A);
+      large.workspace = workspace.mutable_data_ptr();
+      return workspace;
+    };
+    if (problem.op == Op::kDetHvp) {
+      const Tensor workspace =
+          take_workspace(kernels.hvp, std::min<int64_t>(batch, limits.multiprocessors));
+      launch(kernels.hvp, problem, device);
+      return;
+    }
+    const bool wants_inverse = problem.op != Op::kDet && problem.op != Op::kSlogdet;
+    const Tensor workspace = take_workspace(kernels.prepare, batch);
+    Tensor scaled = empty({batch, n, n}, A.scalar_type(), A);
+    Tensor inverse = wants_inverse ? empty({batch, n, n}, A.scalar_type(), A) : scaled;
+    large.scaled = scaled.mutable_data_ptr();
+    large.inverse = inverse.mutable_data_ptr();
+    launch(kernels.prepare, problem, device);
+
+    // No error is raised for a singular matrix, so nothing waits for the device.
+    StableIValue factor[] = {from(scaled), from(true), from(false)};  // A, pivot, check_errors
+    call("aten::linalg_lu_factor_ex", factor);
+    const Tensor factors = to<Tensor>(factor[0]), pivots = to<Tensor>(factor[1]);
+    to<Tensor>(factor[2]);  // info, owned by the stack otherwise
+    const Tensor lu = transposed(factors);
+    large.lu = lu.const_data_ptr();
+    large.pivots = static_cast<const int32_t*>(pivots.const_data_ptr());
+    if (wants_inverse) {  // LU, pivots, B = I, left, adjoint
+      StableIValue solve[] = {from(factors), from(pivots), from(inverse), from(true), from(false)};
+      call("aten::linalg_lu_solve", solve);
+      inverse = transposed(to<Tensor>(solve[0]));
+      large.inverse = inverse.mutable_data_ptr();
+    }
+    launch(kernels.select(problem.op), problem, device);
   }
 };
 

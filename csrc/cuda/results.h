@@ -12,13 +12,25 @@ inline namespace TORCHDET_CAPABILITY {
 
 constexpr int kWarpSize = 32;
 
-// Sixteen bytes, the widest access to memory.
-struct alignas(16) Wide {
-  unsigned char bytes[16];
+// Bytes that are read and written at once; sixteen are the widest access to memory.
+template <int kBytes>
+struct alignas(kBytes) Word {
+  unsigned char bytes[kBytes];
 };
+using Wide = Word<16>;
 
 // Where a kernel keeps what its threads share.
 enum class Memory { kShared, kGlobal };
+
+// sum + 0 x: NaN where x is not finite.
+template <typename R>
+TORCHDET_DEVICE R add_nothing(R x, R sum) {
+  return fma(x, R(0), sum);
+}
+template <typename R>
+TORCHDET_DEVICE R add_nothing(Complex<R> x, R sum) {
+  return fma(x.re, R(0), fma(x.im, R(0), sum));
+}
 
 // kDet and kSlogdet.
 template <typename V>

@@ -81,6 +81,29 @@ class Team {
     }
   }
 
+  // The same with a reduction along rows: body(i) in all threads of row i of the grid, which take
+  // the columns j of for_columns; i may be n or more, so that all threads stay together.
+  template <typename Body>
+  TORCHDET_DEVICE void for_rows(int n, Body body) const {
+    for (int i = rank_ / kColumns; i - rank_ / kColumns < n; i += kRows) {
+      body(i);
+    }
+  }
+  template <typename Body>
+  TORCHDET_DEVICE void for_columns(int n, Body body) const {
+    for (int j = rank_ % kColumns; j < n; j += kColumns) {
+      body(j);
+    }
+  }
+  template <typename X, typename Combine>
+  TORCHDET_DEVICE static X reduce_row(X x, Combine combine) {
+    for (int mask = kColumns / 2; mask > 0; mask /= 2) {
+      x = combine(x, shuffle_xor(x, mask));
+    }
+    return x;
+  }
+  TORCHDET_DEVICE bool is_first_of_row() const { return rank_ % kColumns == 0; }
+
   // combine() over the values of all threads, the same in each. Also a barrier. The slots
   // alternate: those of a call are written again two calls later, when the barrier of the next
   // call has seen them read.
@@ -113,56 +136,82 @@ class Team {
   int turn_ = 0;
 };
 
-// An n x n matrix at an odd stride, so that columns too spread over all banks of shared memory.
 template <typename V>
 struct TeamMatrix {
   V* data;
   int n, stride;
 
-  TORCHDET_ANYWHERE static int64_t entries(int64_t n) { return n * (n | 1); }
+  // In shared memory matrices have an odd stride, so that columns too spread over all banks.
+  TORCHDET_ANYWHERE static int odd_stride(int64_t n) { return static_cast<int>(n | 1); }
 
-  TORCHDET_ANYWHERE TeamMatrix(V* storage, int order)
-      : data(storage), n(order), stride(order | 1) {}
   TORCHDET_DEVICE V& operator()(int i, int j) const { return data[int64_t(i) * stride + j]; }
 };
 
-// The memory of one team, cut into pieces. Without memory it only counts the bytes.
-template <typename V, int kSize>
-struct TeamSpace {
-  using I = IntegerOf<V>;
-
-  size_t bytes = 0;
-  TeamMatrix<V> A, X;             // X only where two_matrices says so
-  I *row, *column;                // equilibration exponents -r and -c of the rows and columns of A
-  int *row_index, *column_index;  // original row and column at each place of the factored matrix
-  int *row_place, *column_place;  // and the way back
-  V *x, *y, *diagonal;
-  ExclusivePairProducts<V>* rho;
-  unsigned char* slots;
-
-  TORCHDET_ANYWHERE TeamSpace(unsigned char* memory, int n, bool two_matrices)
-      : A(take<V>(memory, TeamMatrix<V>::entries(n)), n),
-        X(take<V>(memory, two_matrices ? TeamMatrix<V>::entries(n) : 0), n),
-        row(take<I>(memory, n)),
-        column(take<I>(memory, n)),
-        row_index(take<int>(memory, n)),
-        column_index(take<int>(memory, n)),
-        row_place(take<int>(memory, two_matrices ? n : 0)),
-        column_place(take<int>(memory, two_matrices ? n : 0)),
-        x(take<V>(memory, two_matrices ? n : 0)),
-        y(take<V>(memory, two_matrices ? n : 0)),
-        diagonal(take<V>(memory, two_matrices ? n : 0)),
-        rho(take<ExclusivePairProducts<V>>(memory, two_matrices ? 1 : 0)),
-        slots(take<unsigned char>(memory, Team<kSize>::kAllSlotBytes)) {}
-
- private:
+// Memory cut into pieces. Without memory it only counts the bytes.
+class Arena {
+ public:
+  TORCHDET_ANYWHERE explicit Arena(unsigned char* memory) : memory_(memory) {}
   template <typename X>
-  TORCHDET_ANYWHERE X* take(unsigned char* memory, int64_t count) {
+  TORCHDET_ANYWHERE X* take(int64_t count) {
     constexpr size_t kAlignment = 16;
-    X* piece = memory == nullptr ? nullptr : reinterpret_cast<X*>(memory + bytes);
+    X* piece = memory_ == nullptr ? nullptr : reinterpret_cast<X*>(memory_ + bytes);
     bytes += (sizeof(X) * count + kAlignment - 1) / kAlignment * kAlignment;
     return piece;
   }
+  template <typename V>
+  TORCHDET_ANYWHERE TeamMatrix<V> take_matrix(int n) {
+    const int stride = TeamMatrix<V>::odd_stride(n);
+    return {take<V>(int64_t(n) * stride), n, stride};
+  }
+
+  size_t bytes = 0;
+
+ private:
+  unsigned char* memory_;
+};
+
+// What goes with the matrices of a team; the second half only where there are two of them.
+template <typename V>
+struct TeamVectors {
+  using I = IntegerOf<V>;
+  I *row, *column;                // equilibration exponents -r and -c of the rows and columns of A
+  int *row_index, *column_index;  // original row and column at each place of the factored matrix
+  int *row_place = nullptr, *column_place = nullptr;  // and the way back
+  V *x = nullptr, *y = nullptr, *diagonal = nullptr;
+  ExclusivePairProducts<V>* rho = nullptr;
+  Equilibration<V>* equilibration = nullptr;  // kept from one kernel to the next
+  unsigned char* slots;
+
+  TORCHDET_ANYWHERE TeamVectors(Arena& arena, int n, int slot_bytes, bool two_matrices)
+      : row(arena.take<I>(n)),
+        column(arena.take<I>(n)),
+        row_index(arena.take<int>(n)),
+        column_index(arena.take<int>(n)),
+        slots(arena.take<unsigned char>(slot_bytes)) {
+    if (two_matrices) {
+      row_place = arena.take<int>(n);
+      column_place = arena.take<int>(n);
+      x = arena.take<V>(n);
+      y = arena.take<V>(n);
+      diagonal = arena.take<V>(n);
+      rho = arena.take<ExclusivePairProducts<V>>(1);
+      equilibration = arena.take<Equilibration<V>>(1);
+    }
+  }
+};
+
+// The matrix A of a team, for most operators a second one, and their vectors.
+template <typename V>
+struct TeamSpace {
+  TeamMatrix<V> A, X;
+  TeamVectors<V> vectors;
+
+  TORCHDET_ANYWHERE TeamSpace(Arena& arena, int n, int slot_bytes, bool two_matrices)
+      : A(arena.take_matrix<V>(n)),
+        X(two_matrices ? arena.take_matrix<V>(n) : TeamMatrix<V>{nullptr, n, 0}),
+        vectors(arena, n, slot_bytes, two_matrices) {}
+  TORCHDET_ANYWHERE TeamSpace(TeamMatrix<V> a, TeamMatrix<V> x, const TeamVectors<V>& v)
+      : A(a), X(x), vectors(v) {}
 };
 
 }  // namespace TORCHDET_CAPABILITY

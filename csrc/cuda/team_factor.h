@@ -13,10 +13,10 @@ class TeamAlgorithms {
  public:
   using R = RealOf<V>;
   using I = IntegerOf<V>;
-  using Space = TeamSpace<V, kSize>;
+  using Space = TeamSpace<V>;
 
-  TORCHDET_DEVICE TeamAlgorithms(Team<kSize>& team, Space& space)
-      : team_(team), s_(space), n_(space.A.n) {}
+  TORCHDET_DEVICE TeamAlgorithms(Team<kSize>& team, const Space& space)
+      : team_(team), s_(space), v_(space.vectors), n_(space.A.n) {}
 
   TORCHDET_DEVICE void read(const BatchView& view, int64_t b) {
     const V* from = static_cast<const V*>(view.data) + view.offset(b);
@@ -32,33 +32,43 @@ class TeamAlgorithms {
     team_.sync();
   }
 
+  // X <- I.
+  TORCHDET_DEVICE void set_identity() {
+    team_.for_entries(0, n_, 0, n_,
+                      [&](int i, int j) { s_.X(i, j) = i == j ? one<V>() : zero<V>(); });
+    team_.sync();
+  }
+
   // A <- 2^-r A 2^-c, with -r and -c in row and column.
   TORCHDET_DEVICE Equilibration<V> equilibrate() {
     const auto moved = [](I e) { return e < kZeroExponentBound ? I(0) : -e; };
     const auto added = [](I x, I y) { return x + y; };
     I total = 0, largest = 0;
-    team_.for_each(0, n_, [&](int i) {
+    team_.for_rows(n_, [&](int i) {
       I e = kZeroExponent;
-      for (int j = 0; j < n_; ++j) {
-        e = maximum(e, entry_exponent(s_.A(i, j)));
+      if (i < n_) {
+        team_.for_columns(n_, [&](int j) { e = maximum(e, entry_exponent(s_.A(i, j))); });
       }
+      e = team_.reduce_row(e, [](I x, I y) { return maximum(x, y); });
       largest = maximum(largest, e);
-      s_.row[i] = moved(e);
-      total -= s_.row[i];
+      if (i < n_ && team_.is_first_of_row()) {
+        v_.row[i] = moved(e);
+        total -= v_.row[i];
+      }
     });
     team_.sync();
     team_.for_each(0, n_, [&](int j) {
       I e = kZeroExponent;
       for (int i = 0; i < n_; ++i) {
-        e = maximum(e, entry_exponent(s_.A(i, j)) + s_.row[i]);
+        e = maximum(e, entry_exponent(s_.A(i, j)) + v_.row[i]);
       }
-      s_.column[j] = moved(e);
-      total -= s_.column[j];
+      v_.column[j] = moved(e);
+      total -= v_.column[j];
     });
     total = team_.reduce(total, added);
     largest = team_.reduce(largest, [](I x, I y) { return maximum(x, y); });
     team_.for_entries(0, n_, 0, n_, [&](int i, int j) {
-      s_.A(i, j) = scale_pow2(s_.A(i, j), s_.row[i] + s_.column[j]);
+      s_.A(i, j) = scale_pow2(s_.A(i, j), v_.row[i] + v_.column[j]);
     });
     team_.sync();
     using T = ScalarOf<V>;
@@ -75,7 +85,7 @@ class TeamAlgorithms {
     const TeamMatrix<V>& A = s_.A;
     R sign = 1;
     Candidate<R> best = {R(-1), 0, 0};
-    team_.for_each(0, n_, [&](int i) { s_.row_index[i] = s_.column_index[i] = i; });
+    team_.for_each(0, n_, [&](int i) { v_.row_index[i] = v_.column_index[i] = i; });
     team_.for_entries(0, n_, 0, kComplete ? n_ : 1,
                       [&](int i, int j) { best = larger(best, {pivot_size(A(i, j)), i, j}); });
     for (int k = 0; k < n_; ++k) {
@@ -86,8 +96,8 @@ class TeamAlgorithms {
         team_.for_each(0, n_, [&](int i) { exchange(A(i, k), A(i, best.column)); });
       }
       if (team_.is_first()) {
-        exchange(s_.row_index[k], s_.row_index[best.row]);
-        exchange(s_.column_index[k], s_.column_index[best.column]);
+        exchange(v_.row_index[k], v_.row_index[best.row]);
+        exchange(v_.column_index[k], v_.column_index[best.column]);
       }
       team_.sync();
       if (best.row != k) {
@@ -153,13 +163,13 @@ class TeamAlgorithms {
     };
     I z = kZeroExponent;
     team_.for_entries(0, n_, 0, n_, [&](int i, int j) {
-      z = maximum(z, entry_exponent(entry(i, j)) + s_.row[i] + s_.column[j]);
+      z = maximum(z, entry_exponent(entry(i, j)) + v_.row[i] + v_.column[j]);
     });
     z = team_.reduce(z, [](I x, I y) { return maximum(x, y); });
     z = z < kZeroExponentBound ? I(0) : z;
     team_.for_entries(0, n_, 0, n_, [&](int i, int j) {
-      s_.X(s_.row_place[i], s_.column_place[j]) =
-          scale_pow2(entry(i, j), s_.row[i] + s_.column[j] - z);
+      s_.X(v_.row_place[i], v_.column_place[j]) =
+          scale_pow2(entry(i, j), v_.row[i] + v_.column[j] - z);
     });
     team_.sync();
     return z;
@@ -170,12 +180,12 @@ class TeamAlgorithms {
     const TeamMatrix<V>& A = s_.A;
     const TeamMatrix<V>& X = s_.X;
     if (team_.is_first()) {
-      *s_.rho =
-          ExclusivePairProducts<V>([&](int64_t k) { return A(int(k), int(k)); }, n_, s_.x, s_.y);
+      *v_.rho =
+          ExclusivePairProducts<V>([&](int64_t k) { return A(int(k), int(k)); }, n_, v_.x, v_.y);
     }
-    team_.for_each(0, n_, [&](int k) { s_.diagonal[k] = X(k, k); });
+    team_.for_each(0, n_, [&](int k) { v_.diagonal[k] = X(k, k); });
     team_.sync();
-    const ExclusivePairProducts<V> rho = *s_.rho;
+    const ExclusivePairProducts<V> rho = *v_.rho;
     const V m = rho.common.mantissa;
     team_.for_entries(0, n_, 0, n_, [&](int i, int j) {
       if (i < j) {  // rho_ij = rho_ji; K_ij takes the place of W_ij, which K_ji needs
@@ -188,7 +198,7 @@ class TeamAlgorithms {
       V sum = zero<V>();
       for (int k = 0; k < n_; ++k) {
         if (k != i) {
-          sum = fma(rho(i, k), s_.diagonal[k], sum);
+          sum = fma(rho(i, k), v_.diagonal[k], sum);
         }
       }
       X(i, i) = sum * m;
@@ -231,8 +241,8 @@ class TeamAlgorithms {
   // Where the rows and columns of A have gone; for read_direction and write.
   TORCHDET_DEVICE void invert_permutations() {
     team_.for_each(0, n_, [&](int k) {
-      s_.row_place[s_.row_index[k]] = k;
-      s_.column_place[s_.column_index[k]] = k;
+      v_.row_place[v_.row_index[k]] = k;
+      v_.column_place[v_.column_index[k]] = k;
     });
     team_.sync();
   }
@@ -242,8 +252,8 @@ class TeamAlgorithms {
     V* out = static_cast<V*>(p.out) + b * n_ * n_;
     const bool conjugated = p.op == Op::kDetBackward || p.op == Op::kSlogdetBackward;
     team_.for_entries(0, n_, 0, n_, [&](int i, int j) {
-      const V x = scale_pow2(s_.X(s_.row_place[i], s_.column_place[j]) * factor.mantissa,
-                             factor.exponent + s_.row[i] + s_.column[j]);
+      const V x = scale_pow2(s_.X(v_.row_place[i], v_.column_place[j]) * factor.mantissa,
+                             factor.exponent + v_.row[i] + v_.column[j]);
       out[int64_t(i) * n_ + j] = add_poison(conjugated ? conj(x) : x, poison);
     });
     team_.sync();
@@ -259,6 +269,7 @@ class TeamAlgorithms {
 
   Team<kSize>& team_;
   const Space& s_;
+  const TeamVectors<V>& v_;
   const int n_;
 };
 

@@ -1,4 +1,5 @@
-// Kernels of the classes "warp", "block" and "large": one matrix per team.
+// Kernels with one matrix per team: of the class "block", of "warp" where registers do not serve,
+// and the Hessian-vector product of "large".
 //
 // det and slogdet: LU with partial pivoting. Cofactors and Hessian-vector products: rank-revealing
 // LDU, C(B) = s G^T diag(a) F^T with a_i = prod_{k != i} d_k and H[Z] = s G^T K F^T (math/hvp.h),
@@ -16,22 +17,28 @@ struct TeamKernel {
   static constexpr Memory kMemory = kPlace;
   static constexpr int kThreads = kSize * kTeams, kBlocksPerSm = 512 / kThreads;
   static constexpr int64_t kMatricesPerBlock = kTeams;
-  static size_t team_bytes(int64_t n) {
-    return TeamSpace<V, kSize>(nullptr, static_cast<int>(n), kTwoMatrices).bytes;
+  static constexpr int kSlotBytes = Team<kSize>::kAllSlotBytes;
+
+  static size_t block_bytes(int64_t n) {
+    Arena counter(nullptr);
+    TeamSpace<V>(counter, static_cast<int>(n), kSlotBytes, kTwoMatrices);
+    return kTeams * counter.bytes;
   }
-  static size_t block_bytes(int64_t n) { return kTeams * team_bytes(n); }
 
   // body(algorithms, b) for every matrix b of the team.
   template <typename Body>
   TORCHDET_DEVICE static void for_matrices(const Problem& p, Body body) {
     const int n = static_cast<int>(p.n);
     const int team_index = thread_index() / kSize;
-    unsigned char* memory = kMemory == Memory::kShared ? shared_memory<unsigned char>()
-                                                       : static_cast<unsigned char*>(p.workspace) +
-                                                             block_index() * p.workspace_stride;
-    TeamSpace<V, kSize> space(nullptr, n, kTwoMatrices);
-    space = TeamSpace<V, kSize>(memory + team_index * space.bytes, n, kTwoMatrices);
-    Team<kSize> team(space.slots);
+    unsigned char* memory = kMemory == Memory::kShared
+                                ? shared_memory<unsigned char>()
+                                : static_cast<unsigned char*>(p.large.workspace) +
+                                      block_index() * p.large.workspace_stride;
+    Arena counter(nullptr);
+    TeamSpace<V>(counter, n, kSlotBytes, kTwoMatrices);
+    Arena arena(memory + team_index * counter.bytes);
+    const TeamSpace<V> space(arena, n, kSlotBytes, kTwoMatrices);
+    Team<kSize> team(space.vectors.slots);
     TeamAlgorithms<V, kSize> algorithms(team, space);
     for (int64_t b = block_index() * kTeams + team_index; b < p.batch;
          b += block_count() * kTeams) {
@@ -41,8 +48,8 @@ struct TeamKernel {
 };
 
 // kDet and kSlogdet.
-template <typename V, int kSize, int kTeams, Memory kPlace>
-struct TeamDeterminants : TeamKernel<V, kSize, kTeams, kPlace, false> {
+template <typename V, int kSize, int kTeams>
+struct TeamDeterminants : TeamKernel<V, kSize, kTeams, Memory::kShared, false> {
   TORCHDET_DEVICE static void run(const Problem& p) {
     TeamDeterminants::for_matrices(p, [&](auto& matrix, int64_t b) {
       matrix.read(p.A, b);
@@ -58,23 +65,29 @@ struct TeamDeterminants : TeamKernel<V, kSize, kTeams, kPlace, false> {
   }
 };
 
+// C(B) = s X 2^e for the equilibrated matrix B, and with it the operator's result; det(B) = s d.
+template <typename V, int kSize>
+TORCHDET_DEVICE void write_cofactors(TeamAlgorithms<V, kSize>& matrix, const Problem& p, int64_t b,
+                                     const Equilibration<V>& eq) {
+  const RealOf<V> sign = matrix.template factor<true>();
+  const Scaled<V> d = matrix.product();
+  matrix.invert_permutations();
+  const IntegerOf<V> e = matrix.exclusive_products();
+  matrix.template carry_back<true>();
+  Scaled<V> factor = gradient_factor(p, b, Scaled<V>{d.mantissa * sign, d.exponent}, eq.total);
+  factor.mantissa = factor.mantissa * sign;
+  factor.exponent = factor.exponent + e;
+  matrix.write(p, b, factor, eq.poison);
+}
+
 // kCofactor, kDetBackward and kSlogdetBackward.
-template <typename V, int kSize, int kTeams, Memory kPlace>
-struct TeamCofactors : TeamKernel<V, kSize, kTeams, kPlace, true> {
+template <typename V, int kSize, int kTeams>
+struct TeamCofactors : TeamKernel<V, kSize, kTeams, Memory::kShared, true> {
   TORCHDET_DEVICE static void run(const Problem& p) {
     TeamCofactors::for_matrices(p, [&](auto& matrix, int64_t b) {
       matrix.read(p.A, b);
       const Equilibration<V> eq = matrix.equilibrate();
-      const RealOf<V> sign = matrix.template factor<true>();
-      const Scaled<V> d = matrix.product();
-      matrix.invert_permutations();
-      // C(B) = s X 2^e; det(B) = s d.
-      const IntegerOf<V> e = matrix.exclusive_products();
-      matrix.template carry_back<true>();
-      Scaled<V> factor = gradient_factor(p, b, Scaled<V>{d.mantissa * sign, d.exponent}, eq.total);
-      factor.mantissa = factor.mantissa * sign;
-      factor.exponent = factor.exponent + e;
-      matrix.write(p, b, factor, eq.poison);
+      write_cofactors(matrix, p, b, eq);
     });
   }
 };

@@ -30,11 +30,11 @@ class ThreadMatrices {
         problem_(problem),
         shared_(shared_memory<V>() + thread_index() / kWarpSize * kWarpSize * kStride) {}
 
-  // body(b) for every matrix b of the thread. The threads of a warp that have none left work on
-  // the last matrix of the batch once more, and do not write.
+  // body(b) for the thread's matrix b. The threads of a warp that have none left work on the last
+  // matrix of the batch once more, and do not write.
   template <typename Body>
-  TORCHDET_DEVICE void for_each(Body body) {
-    for (; first_ < problem_.batch; first_ += block_count() * kThreads) {
+  TORCHDET_DEVICE void apply(Body body) {
+    if (first_ < problem_.batch) {
       const int64_t left = problem_.batch - first_;
       active_ = left < kWarpSize ? static_cast<int>(left) : kWarpSize;
       body(first_ + (lane < active_ ? lane : active_ - 1));
@@ -111,7 +111,7 @@ class ThreadMatrices {
     }
   }
 
-  int64_t first_;
+  const int64_t first_;
   int active_ = 0;
   const Problem& problem_;
   V* shared_;
@@ -131,7 +131,7 @@ template <typename V, int N>
 struct ThreadDeterminants : ThreadKernel<V, N> {
   TORCHDET_DEVICE static void run(const Problem& p) {
     ThreadMatrices<V, N> matrices(p);
-    matrices.for_each([&](int64_t b) {
+    matrices.apply([&](int64_t b) {
       V a[N * N];
       IntegerOf<V> row[N], column[N];
       matrices.read(p.A, b, a);
@@ -151,11 +151,12 @@ template <typename V, int N>
 struct ThreadCofactors : ThreadKernel<V, N> {
   TORCHDET_DEVICE static void run(const Problem& p) {
     ThreadMatrices<V, N> matrices(p);
-    matrices.for_each([&](int64_t b) {
+    matrices.apply([&](int64_t b) {
       V a[N * N], y[N * N];
       IntegerOf<V> row[N], column[N], column_exponent[N];
       matrices.read(p.A, b, a);
-      const Equilibration<V> eq = equilibrate<N>(a, N, row, column);
+      const Equilibration<V> eq =
+          equilibrate<N, kCofactorCentral<N, ScalarOf<V>>>(a, N, row, column);
       const Scaled<V> d = cofactors<N>(a, y, column_exponent);
       const Scaled<V> factor = gradient_factor(p, b, d, eq.total);
       for (int j = 0; j < N; ++j) {
@@ -177,7 +178,7 @@ template <typename V, int N>
 struct ThreadHvp : ThreadKernel<V, N> {
   TORCHDET_DEVICE static void run(const Problem& p) {
     ThreadMatrices<V, N> matrices(p);
-    matrices.for_each([&](int64_t b) {
+    matrices.apply([&](int64_t b) {
       using I = IntegerOf<V>;
       V a[N * N], w[N * N], k[N * N];
       I row_index[N], row[N], column_index[N], column[N];

@@ -18,36 +18,37 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// sum + 0 x: NaN where x is not finite.
-template <typename R>
-TORCHDET_DEVICE R add_nothing(R x, R sum) {
-  return fma(x, R(0), sum);
-}
-template <typename R>
-TORCHDET_DEVICE R add_nothing(Complex<R> x, R sum) {
-  return fma(x.re, R(0), fma(x.im, R(0), sum));
-}
+// The equilibration of a matrix, in shared memory: registers are for the matrix.
+template <int N>
+struct WarpScaling {
+  int row[N], column[N];  // -r and -c
+  int total;              // R
+};
 
-template <typename V, int N>
+// R of the text above.
+template <typename V>
+constexpr int kWideRows = sizeof(Wide) / sizeof(V);
+
+template <typename V, int N, int R_ = kWideRows<V>>
 struct WarpMatrix {
+  using Number = V;
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   using T = ScalarOf<V>;
-  static constexpr int kRows = 16 / static_cast<int>(sizeof(V));  // of M, in a lane
-  static constexpr int kLanes = N / kRows;                        // of a matrix
+  static constexpr int kOrder = N;
+  static constexpr int kRows = R_;          // of M, in a lane
+  static constexpr int kLanes = N / kRows;  // of a matrix
+  using LaneWord = Word<kRows* static_cast<int>(sizeof(V))>;
   static constexpr int kPerWarp = kWarpSize / kLanes;
   static_assert(kLanes <= kWarpSize && kWarpSize % kLanes == 0);
 
-  static constexpr size_t kSharedBytes = sizeof(I) * N;
-
   const int n;
   const int lane;  // within those of the matrix
-  I* const row;    // in shared memory: the equilibration exponents -r of the rows of A
-  V m[kRows][N];   // rows lane * kRows + r of M; columns from the current step on
+  WarpScaling<N>& scaling;
+  V m[kRows][N];  // rows lane * kRows + r of M; columns from the current step on
 
-  // place: number of the matrix within the block.
-  TORCHDET_DEVICE WarpMatrix(int order, int place)
-      : n(order), lane(thread_index() % kLanes), row(shared_memory<I>() + place * N) {}
+  TORCHDET_DEVICE WarpMatrix(int order, WarpScaling<N>& memory)
+      : n(order), lane(thread_index() % kLanes), scaling(memory) {}
 
   TORCHDET_DEVICE int row_of(int r) const { return lane * kRows + r; }
 
@@ -68,7 +69,7 @@ struct WarpMatrix {
     const V* from =
         static_cast<const V*>(view.data) + view.offset(b) + row_of(0) * view.column_stride;
     const bool wide = view.column_stride == 1 && n % kRows == 0 && view.row_stride % kRows == 0 &&
-                      reinterpret_cast<uintptr_t>(from) % sizeof(Wide) == 0;
+                      reinterpret_cast<uintptr_t>(from) % sizeof(LaneWord) == 0;
     TORCHDET_UNROLL
     for (int j = 0; j < N; ++j) {
       TORCHDET_UNROLL
@@ -79,7 +80,7 @@ struct WarpMatrix {
         const V* entries = from + j * view.row_stride;
         if (wide) {
           V word[kRows];
-          const Wide loaded = *reinterpret_cast<const Wide*>(entries);
+          const LaneWord loaded = *reinterpret_cast<const LaneWord*>(entries);
           std::memcpy(static_cast<void*>(word), &loaded, sizeof(loaded));
           TORCHDET_UNROLL
           for (int r = 0; r < kRows; ++r) {
@@ -98,8 +99,10 @@ struct WarpMatrix {
   }
 
   // The rule of math/equilibrate.h: a matrix whose rows and columns all have an entry near the
-  // largest one stays as it is. column receives the exponents -c of the lane's columns of A.
-  TORCHDET_DEVICE Equilibration<V> equilibrate(I (&column)[kRows]) {
+  // largest one stays as it is. kCentre: but for one power of two, that brings this entry to
+  // [1, 2).
+  template <bool kCentre>
+  TORCHDET_DEVICE Equilibration<V> equilibrate() {
     // All in floating point: bit patterns of the entries would be kept in registers for later.
     R largest = 0, check = 0;  // check turns NaN where an entry is not finite
     TORCHDET_UNROLL
@@ -129,42 +132,62 @@ struct WarpMatrix {
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
       flags |= row_of(r) < n && !column_is_large[r] ? kSmallColumn : 0;
-      column[r] = 0;
     }
     large_rows = reduce(large_rows, [](unsigned a, unsigned b) { return a | b; });
     flags = reduce(flags, [](int a, int b) { return a | b; });
     const bool unbalanced = largest > exact_pow2<R>(kCentral) || flags != 0 ||
                             large_rows != (n == kWarpSize ? ~0u : (1u << n) - 1);
-    I total = 0;
-    // All matrices of the warp come along, so that the lanes stay together; the balanced ones are
-    // scaled by 1.
+    int total = 0;
+    if constexpr (kCentre) {
+      // Written for all, in case that none is unbalanced; scale() overwrites it.
+      const int common = unbalanced ? 0 : -static_cast<int>(exponent_of<true>(largest));
+      for (int j = lane; j < N; j += kLanes) {
+        scaling.row[j] = common;
+        scaling.column[j] = 0;
+      }
+      sync_warp();
+      total = -n * common;
+      const R factor = exact_pow2<R>(I(common));
+      TORCHDET_UNROLL
+      for (int j = 0; j < N; ++j) {
+        TORCHDET_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          m[r][j] = m[r][j] * factor;
+        }
+      }
+    }
+    // All matrices of the warp come along, so that the lanes stay together.
     if (any_in_warp(unbalanced)) {
-      total = scale(unbalanced, column);
+      const int other_total = scale(unbalanced);
+      total = unbalanced ? other_total : total;
+    }
+    if (lane == 0) {
+      scaling.total = total;
     }
     const bool finite = (flags & kNotFinite) == 0;
     return {total, finite ? T(-0.0) : std::numeric_limits<T>::quiet_NaN()};
   }
 
  private:
-  TORCHDET_DEVICE I scale(bool unbalanced, I (&column)[kRows]) {
-    const auto moved = [&](I e) { return e < kZeroExponentBound || !unbalanced ? I(0) : -e; };
-    I total = 0;
-    I exponent[kRows];
+  TORCHDET_DEVICE int scale(bool unbalanced) {
+    const auto moved = [](int e) { return e < kZeroExponentBound ? 0 : -e; };
+    int total = 0;
+    int exponent[kRows];
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
       exponent[r] = kZeroExponent;
     }
     TORCHDET_UNROLL
     for (int j = 0; j < N; ++j) {
-      I own[kRows], largest = kZeroExponent;
+      int own[kRows], largest = kZeroExponent;
       TORCHDET_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        own[r] = entry_exponent(m[r][j]);
+        own[r] = static_cast<int>(entry_exponent(m[r][j]));
         largest = maximum(largest, own[r]);
       }
-      const I e = moved(reduce_maximum(largest));
-      if (lane == 0) {
-        row[j] = e;
+      const int e = moved(reduce_maximum(largest));
+      if (lane == 0 && unbalanced) {
+        scaling.row[j] = e;
       }
       total -= e;
       TORCHDET_UNROLL
@@ -172,22 +195,26 @@ struct WarpMatrix {
         exponent[r] = maximum(exponent[r], own[r] + e);
       }
     }
-    I column_total = 0;
+    int column_total = 0;
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      column[r] = moved(exponent[r]);
-      column_total -= column[r];
+      const int e = moved(exponent[r]);
+      column_total -= e;
+      if (unbalanced) {
+        scaling.column[row_of(r)] = e;
+      }
     }
     sync_warp();
     TORCHDET_UNROLL
     for (int j = 0; j < N; ++j) {
       TORCHDET_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        m[r][j] = scale_pow2(m[r][j], row[j] + column[r]);
+        const int e = unbalanced ? scaling.row[j] + scaling.column[row_of(r)] : 0;
+        m[r][j] = scale_pow2(m[r][j], I(e));
       }
     }
     sync_warp();
-    return total + reduce(column_total, [](I a, I b) { return a + b; });
+    return total + reduce(column_total, [](int a, int b) { return a + b; });
   }
 };
 

@@ -132,15 +132,20 @@ TORCHDET_LANE I pattern_of_pow2(int e) {
 }
 
 // Matrices whose rows and columns all have their largest entries within 2^kBalance of each other,
-// and within 2^kCentral of 1, are as good as equilibrated and stay as they are: a pivot is then at
+// and within 2^kWithin of 1, are as good as equilibrated and stay as they are: a pivot is then at
 // most 2^kBalance from the best. Closed forms (n <= 2) choose none.
 constexpr int kCentral = 24;
 template <int N>
 constexpr int kBalance = N == 1 || N == 2 ? 2 * kCentral : 4;
+// Cofactors are products of N - 1 pivots, formed without exponents where that is safe (cofactor.h):
+// nearer to 1, such products take a third of the range at the most.
+template <int N, typename T>
+constexpr int kCofactorCentral =
+    std::min(kCentral, Format<T>::kMaxExponent / 3 / std::max(N - 1, 1));
 
 // Scales a (n x n, row-major) in place, or leaves it where all matrices of the pack are balanced;
 // row and column receive the exponents -r and -c. N is n where it is known at compile time, or 0.
-template <int N, typename V>
+template <int N, int kWithin = kCentral, typename V>
 TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* row,
                                            IntegerOf<V>* column) {
   using R = RealOf<V>;
@@ -149,7 +154,7 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
   using F = Format<T>;
   const int n = N > 0 ? N : n_runtime;
   const int s = tile_stride(n);
-  I largest = I(0), least = pattern_of_pow2<I, F>(kCentral);
+  I largest = I(0), least = pattern_of_pow2<I, F>(kWithin);
   TORCHDET_UNROLL
   for (int j = 0; j < n; ++j) {
     column[j] = I(0);
@@ -173,9 +178,9 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
     column[j] = I(0);
   }
   const I bound = maximum(largest - (I(ScalarOf<I>(kBalance<N>)) << F::kFractionBits),
-                          pattern_of_pow2<I, F>(-kCentral));
+                          pattern_of_pow2<I, F>(-kWithin));
   const auto unbalanced =
-      mask_or(greater(bound, least), greater(largest, pattern_of_pow2<I, F>(kCentral)));
+      mask_or(greater(bound, least), greater(largest, pattern_of_pow2<I, F>(kWithin)));
   if (!any(unbalanced)) {
     return {I(0), R(T(-0.0))};
   }

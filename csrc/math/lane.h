@@ -11,6 +11,7 @@
 // every name, so that the linker cannot merge code made for different processors.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstdint>
 #include <cstring>

@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import scipy.linalg
 
 FOLDER = Path(__file__).parent
 OPERATORS = ("det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp")
@@ -21,6 +22,7 @@ ORDERS = ("forward", "reverse", "random")
 # What a block of an H200 may have; smaller ones send more orders to the class "large".
 SHARED_BYTES = 227 * 1024
 LARGE_BLOCKS = 2
+_NATIVE, _PREPARE, _FINISH = range(3)
 
 
 class _Tensor(ctypes.Structure):
@@ -78,27 +80,81 @@ def run(
     batch = int(np.prod(A.shape[:-2], dtype=np.int64))
     if n == 0 or batch == 0:
         return results
-    order = ctypes.c_int64(n)
-    large = large or lib.emulated_block_bytes(op, dtype, order, 0) > SHARED_BYTES
-    workspace = None
-    if large:
-        each = lib.emulated_block_bytes(op, dtype, order, 1)
-        workspace = np.full(LARGE_BLOCKS * each, 0xFF, np.uint8)
-    message = lib.emulated_run(
-        op,
-        dtype,
-        order,
-        ctypes.c_int64(batch),
-        ctypes.byref(_Tensor(A)),
-        None if other is None else ctypes.byref(_Tensor(other)),
-        *(ctypes.c_void_p(x.ctypes.data) for x in results),
-        *((None,) * (2 - len(results))),
-        None if workspace is None else ctypes.c_void_p(workspace.ctypes.data),
-        ctypes.c_int64(LARGE_BLOCKS),
-    )
-    if message is not None:
-        raise RuntimeError(message.decode())
+
+    def block_bytes(stage: int) -> int:
+        return lib.emulated_block_bytes(op, dtype, ctypes.c_int64(n), stage)
+
+    def launch(stage: int, buffers: _LargeBuffers | None = None) -> None:
+        message = lib.emulated_run(
+            op,
+            dtype,
+            ctypes.c_int64(n),
+            ctypes.c_int64(batch),
+            ctypes.byref(_Tensor(A)),
+            None if other is None else ctypes.byref(_Tensor(other)),
+            *(ctypes.c_void_p(x.ctypes.data) for x in results),
+            *((None,) * (2 - len(results))),
+            stage,
+            None if buffers is None else ctypes.byref(buffers),
+        )
+        if message is not None:
+            raise RuntimeError(message.decode())
+
+    if not large and block_bytes(_NATIVE) <= SHARED_BYTES:
+        launch(_NATIVE)
+    elif operator == "det_hvp":
+        launch(_FINISH, _LargeBuffers(_unset(LARGE_BLOCKS * block_bytes(_FINISH)), LARGE_BLOCKS))
+    else:
+        buffers = _LargeBuffers(_unset(batch * block_bytes(_PREPARE)), batch)
+        buffers.hold(scaled=_unset(A.size * A.itemsize), inverse=_unset(A.size * A.itemsize))
+        launch(_PREPARE, buffers)
+        buffers.factor(A.dtype, n, needs_inverse=len(results[0].shape) == A.ndim)
+        launch(_FINISH, buffers)
     return results
+
+
+def _unset(size: int) -> np.ndarray:
+    return np.full(size, 0xFF, np.uint8)
+
+
+class _LargeBuffers(ctypes.Structure):
+    """LargeBuffers of csrc/problem.h, and the part that torch has in the class "large"."""
+
+    _fields_ = (
+        ("workspace", ctypes.c_void_p),
+        ("workspace_stride", ctypes.c_int64),
+        ("workspace_blocks", ctypes.c_int64),
+        ("scaled", ctypes.c_void_p),
+        ("lu", ctypes.c_void_p),
+        ("pivots", ctypes.c_void_p),
+        ("inverse", ctypes.c_void_p),
+    )
+
+    def __init__(self, workspace: np.ndarray, blocks: int) -> None:
+        super().__init__()
+        self.arrays: dict[str, np.ndarray] = {}
+        self.hold(workspace=workspace)
+        self.workspace_stride = workspace.size // blocks
+        self.workspace_blocks = blocks
+
+    def hold(self, **arrays: np.ndarray) -> None:
+        self.arrays |= arrays
+        for name, x in arrays.items():
+            setattr(self, name, x.ctypes.data)
+
+    def factor(self, dtype: np.dtype, n: int, needs_inverse: bool) -> None:
+        """LU with partial pivoting of what is prepared, and its inverse, by LAPACK."""
+        B = self.arrays["scaled"].view(dtype).reshape(-1, n, n)
+        getrf, getrs = scipy.linalg.get_lapack_funcs(("getrf", "getrs"), (B,))
+        factors = [getrf(matrix)[:2] for matrix in B]
+        self.hold(
+            lu=np.stack([lu.T for lu, _ in factors]),
+            pivots=np.stack([pivots + 1 for _, pivots in factors]).astype(np.int32),
+        )
+        if needs_inverse:
+            identity = self.arrays["inverse"].view(dtype).reshape(-1, n, n)
+            solved = zip(factors, identity, strict=True)
+            self.hold(inverse=np.stack([getrs(*factor, I)[0].T for factor, I in solved]))
 
 
 def fault(name: str) -> np.ndarray:

@@ -36,20 +36,29 @@ void emulated_schedule(int order, uint64_t seed, int fill) {
                          static_cast<unsigned char>(fill)};
 }
 
-// Bytes that a block shares, for the class of order n as csrc/size_class.h has it.
-size_t emulated_block_bytes(int op, int dtype, int64_t n, int large) {
+// The kernels of the class "large", in the order in which they run.
+enum Stage { kNative, kPrepare, kFinish };
+
+static const CudaKernel& kernel_of(Op op, int dtype, int64_t n, Stage stage) {
   const CudaKernelTable& table = cuda_kernels();
-  const CudaKernels& kernels = large               ? table.large[dtype]
+  if (stage == kPrepare) {
+    return table.large[dtype].prepare;
+  }
+  const CudaKernels& kernels = stage == kFinish    ? table.large[dtype]
                                : n <= kLargestWarp ? table.small[dtype][n]
                                                    : table.block[dtype];
-  return kernels.select(static_cast<Op>(op)).block_bytes(n);
+  return kernels.select(op);
 }
 
-// Runs an operator for n, batch > 0; null, or what went wrong. other: grad or Z, or none. With a
-// workspace the class "large" serves, whatever n is.
+// Bytes that a block (in the class "large" a matrix) needs.
+size_t emulated_block_bytes(int op, int dtype, int64_t n, int stage) {
+  return kernel_of(static_cast<Op>(op), dtype, n, static_cast<Stage>(stage)).block_bytes(n);
+}
+
+// Runs an operator for n, batch > 0; null, or what went wrong. other: grad or Z, or none.
 const char* emulated_run(int op, int dtype, int64_t n, int64_t batch, const EmulatedTensor* A,
-                         const EmulatedTensor* other, void* out, void* logabsdet, void* workspace,
-                         int64_t workspace_blocks) {
+                         const EmulatedTensor* other, void* out, void* logabsdet, int stage,
+                         const LargeBuffers* large) {
   Problem p;
   p.op = static_cast<Op>(op);
   p.n = n;
@@ -61,14 +70,9 @@ const char* emulated_run(int op, int dtype, int64_t n, int64_t batch, const Emul
   }
   p.out = out;
   p.logabsdet = logabsdet;
-  p.workspace = workspace;
-  p.workspace_blocks = workspace_blocks;
-  const CudaKernelTable& table = cuda_kernels();
-  const CudaKernels& kernels = workspace != nullptr ? table.large[dtype]
-                               : n <= kLargestWarp  ? table.small[dtype][n]
-                                                    : table.block[dtype];
-  const CudaKernel& kernel = kernels.select(p.op);
-  p.workspace_stride = static_cast<int64_t>(kernel.block_bytes(n));
-  return kernel.launch(p, nullptr);
+  if (large != nullptr) {
+    p.large = *large;
+  }
+  return kernel_of(p.op, dtype, n, static_cast<Stage>(stage)).launch(p, nullptr);
 }
 }

@@ -1,0 +1,117 @@
+"""Runs cases one after the other and makes of each an entry of the JSON."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bench.cases import Case
+from bench.clocks import Clock
+from bench.peers import Peer
+from bench.suites import importance
+from bench.targets import must, must_share
+from bench.timing import Effort, Spread, graph_of, measure
+
+OUT_OF_TIME = "out of time"
+INTERRUPTED = "interrupted"
+
+
+def shares(case: Case, seconds: float, limits: dict[str, Any]) -> dict[str, float]:
+    """Of a GPU's limits: its copy bandwidth, its multiply-adds in the precision of the case."""
+    if "fma_peak" not in limits:
+        return {}
+    real = str(case.dtype.to_real()).removeprefix("torch.")
+    return {
+        "copy": case.bytes_moved / seconds / limits["copy_bandwidth"]["device"],
+        "fma": case.flops / seconds / limits["fma_peak"][real],
+    }
+
+
+def run_case(
+    case: Case, compared: Sequence[Peer], clock: Clock, effort: Effort, limits: dict[str, Any]
+) -> dict[str, Any]:
+    """One entry of the JSON's list of cases."""
+    measured = measure(case, compared, clock, effort)
+    ours, reference = compared[0].name, compared[1].name
+    seconds = {name: Spread.of(values) for name, values in measured.times.items()}
+    ratios = {
+        peer.name: Spread.of(
+            [t / o for t, o in zip(measured.times[peer.name], measured.times[ours], strict=True)]
+        )
+        for peer in compared[1:]
+        if peer.name in measured.times
+    }
+    share = shares(case, seconds.get(graph_of(ours), seconds[ours]).median, limits)
+    reached = []
+    if reference in ratios:
+        reached.append(ratios[reference].median >= must(case))
+    if share and (least := must_share(case)) is not None:
+        reached.append(share["copy"] >= least)
+    return {
+        "suite": case.suite,
+        "op": case.op,
+        "n": case.n,
+        "dtype": case.dtype_name,
+        "batch": case.batch,
+        "bytes_moved": case.bytes_moved,
+        "flops": case.flops,
+        "inputs": clock.copies(case.input_bytes),
+        "rounds": len(measured.times[ours]),
+        "seconds": {name: asdict(spread) for name, spread in seconds.items()},
+        "ratio": {name: asdict(ratio) for name, ratio in ratios.items()},
+        "share": share,
+        "errors": measured.errors,
+        "must": must(case),
+        "must_share": must_share(case),
+        "passed": all(reached),
+    }
+
+
+def run_cases(
+    cases: list[Case],
+    compared: Sequence[Peer],
+    clock: Clock,
+    effort: Effort,
+    limits: dict[str, Any],
+    end: float,
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The JSON's list of cases, in their order, and why it is not complete if it is not.
+
+    With an end (of time.monotonic()), the most important come first, and each has its part of what
+    is left of the time: rather fewer rounds than fewer cases.
+    """
+    columns = (
+        TextColumn("{task.description:42}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    hurry = math.isfinite(end)
+    order = sorted(cases, key=importance) if hurry else cases
+    done: dict[Case, dict[str, Any]] = {}
+    stopped = None
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=len(cases))
+        try:
+            for case in order:
+                if (time_left := end - time.monotonic()) <= 0:
+                    stopped = OUT_OF_TIME
+                    break
+                # Half of it: inputs, checks and compilers take their time as well.
+                part = time_left / (len(cases) - len(done)) / 2
+                hurried = replace(effort, longest=min(effort.longest, part))
+                description = f"{case.suite} {case.dtype_name} n={case.n} {case.op}"
+                progress.update(task, description=description)
+                done[case] = run_case(case, compared, clock, hurried, limits)
+                progress.advance(task)
+        except KeyboardInterrupt:
+            stopped = INTERRUPTED
+        except Exception:  # peers' errors are results: this one is torchdet's, or of this program
+            stopped = traceback.format_exc()
+    return [done[case] for case in cases if case in done], stopped

@@ -1,0 +1,91 @@
+"""What is timed on a CPU and on a GPU, and in which order when time is short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from bench.cases import HVP, OPS, Case
+
+SMALL = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
+MEDIUM = (48, 64, 96, 128, 192, 256)
+IN_CACHE = 1 << 20
+IN_DRAM = 256 << 20
+
+GPU_SMALL = (2, 3, 4, 5, 8, 12, 16, 24, 32)
+GPU_LARGE = (48, 64, 96, 128, 192, 256, 512, 1024)
+GPU_BATCH = (3, 8, 32)
+GPU_BATCHES = (1, 1_000, 100_000, 1_000_000)
+GPU_LEAST_BATCH = 100_000  # of the suite gpu-small
+GPU_MEMORY = 8 << 30  # for the inputs and the results of a case
+
+SUITES = {
+    "cpu": ("small", "dram", "latency", "medium"),
+    "cuda": ("gpu-small", "gpu-large", "gpu-batch"),
+}
+DEFAULT_SUITES = {"cpu": ("small", "dram", "latency"), "cuda": SUITES["cuda"]}
+
+_IMPORTANCE_OF_DTYPE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+_IMPORTANCE_OF_OP = (OPS[0], OPS[1], HVP, OPS[2], OPS[3])
+
+
+def _chosen(available: Iterable[int], sizes: list[int] | None, quick: bool) -> list[int]:
+    chosen = [n for n in available if sizes is None or n in sizes]
+    return chosen[::3] if quick else chosen
+
+
+def cpu_cases(
+    suite: str, dtypes: list[torch.dtype], sizes: list[int] | None, threads: int, quick: bool
+) -> list[Case]:
+    """The cases of 'small', 'medium', 'dram' or 'latency'."""
+    available = {"small": SMALL, "medium": MEDIUM, "dram": (2, 3, 4), "latency": (3,)}[suite]
+    if threads > 1:  # above, torch.linalg on several threads hangs or answers wrongly
+        available = tuple(n for n in available if n <= 128)
+    target = (IN_DRAM if suite == "dram" else IN_CACHE) // (64 if quick else 1)
+
+    def batch(n: int, dtype: torch.dtype) -> int | None:
+        return None if suite == "latency" else max(2, target // (n * n * dtype.itemsize))
+
+    return [
+        Case(suite, op, n, dtype, batch(n, dtype))
+        for dtype in dtypes
+        for n in _chosen(available, sizes, quick)
+        for op in OPS
+    ]
+
+
+def cuda_cases(
+    suite: str, dtypes: list[torch.dtype], sizes: list[int] | None, quick: bool
+) -> list[Case]:
+    """The cases of 'gpu-small', 'gpu-large' or 'gpu-batch'.
+
+    The first two take batches that fill the device, of 256 MB (64 MB from n = 192 on, where a
+    matrix alone is work for many threads); the last shows how the time grows with the batch.
+    """
+    shrink = 64 if quick else 1
+    available, ops = {
+        "gpu-small": (GPU_SMALL, (*OPS, HVP)),
+        "gpu-large": (GPU_LARGE, (*OPS, HVP)),
+        "gpu-batch": (GPU_BATCH, OPS[:2]),
+    }[suite]
+
+    def batches(n: int, dtype: torch.dtype) -> list[int]:
+        if suite == "gpu-batch":
+            return sorted({max(1, batch // shrink) for batch in GPU_BATCHES})
+        fill = (IN_DRAM if n < 192 else IN_DRAM // 4) // (n * n * dtype.itemsize)
+        return [max(2, (max(fill, GPU_LEAST_BATCH) if suite == "gpu-small" else fill) // shrink)]
+
+    cases = [
+        Case(suite, op, n, dtype, batch)
+        for dtype in dtypes
+        for n in _chosen(available, sizes, quick)
+        for batch in batches(n, dtype)
+        for op in ops
+    ]
+    return [case for case in cases if case.bytes_moved <= GPU_MEMORY]
+
+
+def importance(case: Case) -> tuple[int, int]:
+    """Key that sorts cases by what is worth most when not all of them can be timed."""
+    return _IMPORTANCE_OF_DTYPE.index(case.dtype), _IMPORTANCE_OF_OP.index(case.op)

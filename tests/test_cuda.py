@@ -1,0 +1,155 @@
+"""What only a GPU can show: launches, streams, graphs, memory, waiting, batches beyond 2^31.
+
+Values, derivatives and contract are tested by the other files, on every device there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchdet
+from conftest import NO_CUDA
+from test_contract import all_outputs, same_bits
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
+
+NATIVE = (2, 3, 4, 5, 8, 12, 16, 24, 32, 48, 64)
+# Above what shared memory holds: torch's LU between two kernels.
+LARGE = (300,)
+
+
+def draw(batch: int, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Normal matrices, every seventh singular."""
+    A = torch.randn(batch, n, n, dtype=dtype, device="cuda")
+    A[::7, :, 0] = A[::7, :, -1]
+    return A
+
+
+def operators(A: Tensor) -> dict[str, Callable[[], object]]:
+    ops = torch.ops.torchdet
+    grad = torch.ones(A.shape[:-2], dtype=A.dtype, device=A.device)
+    Z = torch.randn_like(A)
+    return {
+        "det": lambda: ops.det(A),
+        "slogdet": lambda: ops.slogdet(A),
+        "cofactor": lambda: ops.cofactor(A),
+        "det_backward": lambda: ops.det_backward(grad, A),
+        "slogdet_backward": lambda: ops.slogdet_backward(grad, A),
+        "det_hvp": lambda: ops.det_hvp(A, Z),
+    }
+
+
+@pytest.mark.parametrize("n", NATIVE)
+def test_every_operator_is_one_launch(n, dtype):
+    for name, call in operators(draw(100, n, dtype)).items():
+        call()  # the first one loads the kernel
+        torch.cuda.synchronize()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            call()
+            torch.cuda.synchronize()
+        kernels = [e.name for e in profile.events() if e.device_type.name == "CUDA"]
+        assert len([k for k in kernels if "run_kernel" in k]) == 1, (name, kernels)
+        assert len(kernels) == 1, (name, kernels)
+
+
+@pytest.mark.parametrize("n", (*NATIVE, *LARGE))
+def test_no_operator_waits_for_the_device(n, dtype):
+    calls = operators(draw(10, n, dtype))
+    for call in calls.values():  # handles of cuBLAS and cuSOLVER are made on first use
+        call()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for call in calls.values():
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("n", NATIVE)
+def test_nothing_but_the_outputs_is_allocated(n, dtype):
+    for name, call in operators(draw(1000, n, dtype)).items():
+        before = torch.cuda.memory_stats()["allocation.all.allocated"]
+        call()
+        allocations = torch.cuda.memory_stats()["allocation.all.allocated"] - before
+        assert allocations == (2 if name == "slogdet" else 1), name
+
+
+@pytest.mark.parametrize("n", NATIVE)
+def test_a_captured_graph_replays_on_new_matrices(n, dtype):
+    A = draw(50, n, dtype)
+    all_outputs(A)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = all_outputs(A)
+    A.copy_(draw(50, n, dtype))
+    graph.replay()
+    torch.cuda.synchronize()
+    for got, expected in zip(captured, all_outputs(A), strict=True):
+        assert same_bits(got, expected)
+
+
+@pytest.mark.parametrize("n", (3, 16, 64))
+def test_compiled_training_steps_run_in_cudagraph_mode(n):
+    def loss(A: Tensor) -> Tensor:
+        return torchdet.slogdet(A).logabsdet.sum() + torchdet.det(A).square().sum()
+
+    A = (torch.randn(20, n, n, device="cuda") / n**0.5).requires_grad_()
+    (expected,) = torch.autograd.grad(loss(A), A)
+    compiled = torch.compile(loss, fullgraph=True, mode="reduce-overhead")
+    for _ in range(3):
+        torch.compiler.cudagraph_mark_step_begin()
+        (got,) = torch.autograd.grad(compiled(A), A)
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("n", (3, 16, 64, *LARGE))
+def test_every_stream_gets_its_own_results(n):
+    batches = [draw(200, n) for _ in range(4)]
+    expected = [all_outputs(A) for A in batches]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in batches]
+    results = []
+    for stream, A in zip(streams, batches, strict=True):
+        with torch.cuda.stream(stream):
+            results.append(all_outputs(A))
+    torch.cuda.synchronize()
+    for got, right in zip(results, expected, strict=True):
+        assert all(same_bits(g, r) for g, r in zip(got, right, strict=True))
+
+
+@pytest.mark.parametrize("n", (2, 3, 4, 8, 32))
+def test_a_batch_of_more_than_2_to_the_31_entries_is_walked_with_64_bits(n):
+    batch = 2**31 // n**2 + 5
+    free, _ = torch.cuda.mem_get_info()
+    if free < 2.2 * batch * n * n * 4:
+        pytest.skip("too little memory on this device")
+    A = torch.zeros(batch, n, n, device="cuda")
+    A[-3:] = 2 * torch.eye(n, device="cuda")
+    d = torchdet.det(A)
+    assert d[-3:].tolist() == [2.0**n] * 3
+    assert not d[:-3].any()
+    C = torchdet.cofactor(A)
+    assert same_bits(C[-3:], torchdet.cofactor(A[-3:]))
+
+
+def test_a_tensor_on_another_device_is_refused():
+    A = torch.eye(3, device="cuda").expand(2, 3, 3)
+    with pytest.raises(RuntimeError, match=r"det_backward.*same device"):
+        torch.ops.torchdet.det_backward(torch.ones(2), A)
+    with pytest.raises(RuntimeError, match=r"det_hvp.*same device"):
+        torch.ops.torchdet.det_hvp(A, torch.eye(3).expand(2, 3, 3))
+    with pytest.raises(RuntimeError, match=r"det.*device"):
+        torchdet.det(A, out=torch.empty(2))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device only")
+def test_a_device_that_is_not_the_current_one_does_the_work():
+    A = draw(10, 6)
+    other = A.to("cuda:1")
+    for got, expected in zip(all_outputs(other), all_outputs(A), strict=True):
+        assert got.device == other.device
+        assert same_bits(got.to(A.device), expected)
