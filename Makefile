@@ -72,13 +72,13 @@ test: $(VENV)/.installed ## the test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
-	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --ignore=tests/test_cuda_emulation.py $(PYTEST_ARGS)
 
-# Every kernel and every derivative, against exact arithmetic; what concerns only torch, or only the CPU, is left out.
+# Every kernel against exact arithmetic. The other files run on them too (EMULATION_TESTS="tests/test_gradients.py .."), in more time.
+EMULATION_TESTS ?= tests/test_values.py
 test-cuda-emulation: $(VENV)/.installed ## the suite's numerical part on the CUDA kernels, run on the host
 	TORCHDET_EXTENSION=0 TORCHDET_TEST_EMULATION=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
-	  tests/test_values.py tests/test_gradients.py tests/test_second_derivatives.py tests/test_slogdet_derivatives.py \
-	  tests/test_guarantees.py tests/test_identities.py $(PYTEST_ARGS)
+	  $(EMULATION_TESTS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed ## timings against torch.linalg; wants an idle machine; BENCH_ARGS="--help" for the choices
 	$(RUN) -m bench $(BENCH_ARGS)

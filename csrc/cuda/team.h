@@ -110,7 +110,9 @@ class Team {
   template <typename X, typename Combine>
   TORCHDET_DEVICE X reduce(X x, Combine combine) {
     for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
-      x = combine(x, shuffle_xor(x, mask));
+      // In the order of the lanes, or complex products would round differently in each.
+      const X other = shuffle_xor(x, mask);
+      x = (rank_ & mask) == 0 ? combine(x, other) : combine(other, x);
     }
     if constexpr (kIsWarp) {
       sync();

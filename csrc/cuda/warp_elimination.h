@@ -21,22 +21,23 @@ TORCHDET_DEVICE V shuffle_number(V x, int source) {
   }
 }
 
+constexpr uint32_t kRowBits = 31;
+
 // What a pivot search compares: the leading bits of the size of an entry, rounded up, with the row
 // in the last five. Rounding up keeps every number but 0 above 0; the multipliers are at most
 // 1 + 2^-18 (float), 1 + 2^-15 (double).
 template <typename R>
 TORCHDET_DEVICE int32_t pivot_key(R size, int row) {
-  constexpr int32_t kRowBits = 31;
-  int32_t bits;
+  uint32_t bits;
   if constexpr (sizeof(R) == 4) {
-    bits = bits_of(size);
+    bits = static_cast<uint32_t>(bits_of(size));
   } else {
-    bits = static_cast<int32_t>((bits_of(size) + 0xffffffff) >> 32);
+    bits = static_cast<uint32_t>((static_cast<uint64_t>(bits_of(size)) + 0xffffffff) >> 32);
   }
-  return ((bits + kRowBits) & ~kRowBits) | (kRowBits - row);
+  return static_cast<int32_t>(((bits + kRowBits) & ~kRowBits) | (kRowBits - row));
 }
 TORCHDET_DEVICE int row_of_key(int32_t key) {
-  return 31 - (key & 31);
+  return static_cast<int>(kRowBits - (key & kRowBits));
 }
 
 // What an elimination tells of its factors, for those who need them.
@@ -88,7 +89,7 @@ class WarpElimination {
   template <int kWidth, typename Record>
   TORCHDET_DEVICE void step(int k, Record& record) {
     V(&m)[kRows][N] = matrix_.m;
-    int32_t key = 0;
+    int32_t key = pivot_key(R(0), 0);  // where the others are NaN, whose keys may be negative
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
       key = maximum(key, pivot_key(pivot_size(m[r][0]), matrix_.row_of(r)));
