@@ -22,6 +22,8 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 FLAGS = runpy.run_path(str(ROOT / "setup.py"))["NVCC_FLAGS"]
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+# What the CPU kernels leave of a library of 20 MB.
+LARGEST_MB = 14
 RESOURCES = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for '(?P<architecture>\w+)'.*?"
     r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
@@ -101,6 +103,7 @@ def main() -> int:
                 console.print(complaint, markup=False, highlight=False)
                 return 1
             kernels += found
+        size = sum(path.stat().st_size for path in Path(folder).glob("*.o"))
 
     table = Table(
         "kernel", *(f"{a}: registers" for a in arguments.architectures), "stack", "spills"
@@ -116,8 +119,11 @@ def main() -> int:
         table.add_row(text, *registers, str(stack), str(spills),
                       style="red" if stack or spills else None)  # fmt: skip
     console.print(table)
-    console.print(f"{len(names)} kernels, {wrong} with a stack frame or spilled registers")
-    return 1 if wrong or not kernels else 0
+    console.print(
+        f"{len(names)} kernels, {wrong} with a stack frame or spilled registers; objects of "
+        f"{size / 1e6:.1f} MB, of which {LARGEST_MB} are allowed"
+    )
+    return 1 if wrong or not kernels or size > LARGEST_MB * 1e6 else 0
 
 
 if __name__ == "__main__":
