@@ -7,6 +7,8 @@ TORCHDET_CUDA=1 decide otherwise. TORCH_CUDA_ARCH_LIST, e.g. "9.0", names the ar
 
 import os
 import platform
+import re
+import subprocess
 from pathlib import Path
 
 from setuptools import setup
@@ -64,6 +66,14 @@ def wants_cuda() -> bool:
     return choice != "0" and CUDA_HOME is not None
 
 
+def cuda_library_folders(cuda_home: str) -> list[str]:
+    """Where nvcc itself links from; toolkits are laid out in several ways."""
+    command = [str(Path(cuda_home) / "bin" / "nvcc"), "--dryrun", "-x", "cu", os.devnull]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    libraries = next(line for line in run.stderr.splitlines() if "LIBRARIES=" in line)
+    return re.findall(r'"-L([^"]+)"', libraries)
+
+
 def extension_arguments() -> dict:
     """The arguments of setup() that build torchdet._C, or none where it is switched off."""
     if os.environ.get("TORCHDET_EXTENSION", "1") == "0":
@@ -89,8 +99,7 @@ def extension_arguments() -> dict:
         extension.sources += sources("csrc/cuda/*.cpp") + sources("csrc/cuda/*.cu")
         # The static runtime: the library also loads where there is no CUDA at all.
         extension.libraries += ["cudart_static", "dl", "rt", "pthread"]
-        extension.library_dirs += cpp_extension.library_paths("cuda")
-        extension.include_dirs += cpp_extension.include_paths("cuda")
+        extension.library_dirs += cuda_library_folders(cpp_extension.CUDA_HOME)
     build_ext = cpp_extension.BuildExtension.with_options(use_ninja=True)
     return {"ext_modules": [extension], "cmdclass": {"build_ext": build_ext}}
 
