@@ -58,7 +58,7 @@ def test_every_batch_size_to_70_gives_the_same_bits(n, device):
 
 @pytest.mark.parametrize("n", LARGE_ORDERS)
 def test_a_large_result_does_not_depend_on_its_place(n, device):
-    if device == "cuda" and n > 160:
+    if device == "cuda" and n > 167:
         pytest.skip("beyond shared memory torch's LU serves, whose algorithm depends on the batch")
     single_only = n >= (150 if device == "cuda" else 200)
     for dtype in (torch.float32,) if single_only else (torch.float32, torch.float64):
