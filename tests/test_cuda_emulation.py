@@ -20,15 +20,18 @@ import pytest
 from problems import NOT_FINITE, arguments
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("make") is None or shutil.which(os.environ.get("C", "g++")) is None,
+    shutil.which("make") is None or shutil.which(os.environ.get("CXX", "g++")) is None,
     reason="the emulation is built with make and a C++ compiler",
 )
 
 # A member of every class and every instantiation: orders at the ends of threads (1..4), of 8, 16
 # and 32 numbers per lane, and of blocks.
 ORDERS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33)
-# Ragged: neither whole warps nor whole blocks.
-BATCHES = (1, 35)
+
+
+def batch_of(n: int) -> int:
+    """Ragged: neither whole warps nor whole blocks, and with all the special matrices."""
+    return 35 if n <= 32 else 9
 
 
 def assert_same_bits(got: tuple[np.ndarray, ...], expected: tuple[np.ndarray, ...], what: str):
@@ -50,8 +53,7 @@ CASES = tuple(itertools.product(emulated.OPERATORS, ORDERS, emulated.DTYPES))
 
 @pytest.mark.parametrize(("operator", "n", "dtype"), CASES)
 def test_no_order_of_threads_and_no_memory_content_changes_a_bit(operator, n, dtype):
-    batch = BATCHES[1] if n <= 32 else 9
-    args = arguments(operator, n, dtype, batch)
+    args = arguments(operator, n, dtype, batch_of(n))
     expected = emulated.run(operator, *args)
     for order, seed, fill in (("reverse", 0, 0x00), ("random", 1, 0xFF), ("random", 2, 0x7F)):
         emulated.schedule(order, seed, fill)
@@ -60,7 +62,7 @@ def test_no_order_of_threads_and_no_memory_content_changes_a_bit(operator, n, dt
 
 @pytest.mark.parametrize(("operator", "n", "dtype"), CASES)
 def test_no_matrix_depends_on_its_neighbours_or_its_place(operator, n, dtype):
-    args = arguments(operator, n, dtype, BATCHES[1] if n <= 32 else 9)
+    args = arguments(operator, n, dtype, batch_of(n))
     together = emulated.run(operator, *args)
     for b in {0, 1, 4, 8, len(args[0]) - 1}:
         alone = emulated.run(operator, *(np.ascontiguousarray(x[b : b + 1]) for x in args))
@@ -69,7 +71,7 @@ def test_no_matrix_depends_on_its_neighbours_or_its_place(operator, n, dtype):
 
 @pytest.mark.parametrize(("operator", "n", "dtype"), CASES)
 def test_nan_and_inf_stay_in_their_own_matrix(operator, n, dtype):
-    batch = BATCHES[1] if n <= 32 else 9
+    batch = batch_of(n)
     results = emulated.run(operator, *arguments(operator, n, dtype, batch))
     result = results[0].reshape(batch, -1)
     assert not np.isfinite(result[list(NOT_FINITE)]).any()
@@ -142,11 +144,12 @@ def test_the_class_large_agrees_with_the_others(operator, n, dtype):
 
 
 def test_more_matrices_than_blocks_of_workspace_are_served_in_turn():
-    args = arguments("det_backward", 6, "float32", 9)
-    native = emulated.run("det_backward", *args, large=True)
+    # Hessian-vector products of the class "large" have work space for LARGE_BLOCKS matrices.
+    A, Z = arguments("det_hvp", 6, "float32", 9)
+    (together,) = emulated.run("det_hvp", A, Z, large=True)
     for b in range(9):
-        alone = emulated.run("det_backward", args[0][b : b + 1], args[1][b : b + 1], large=True)
-        assert_same_bits(alone, (native[0][b : b + 1],), f"matrix {b}")
+        alone = emulated.run("det_hvp", A[b : b + 1], Z[b : b + 1], large=True)
+        assert_same_bits(alone, (together[b : b + 1],), f"matrix {b}")
 
 
 # ---- the emulation shows what it is for

@@ -15,7 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../problem.h"
+#include "kernels.h"
 
 #ifdef __CUDACC__
 
@@ -72,11 +72,11 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
   Kernel::run(problem);
 }
 
-// Starts Kernel on `blocks` blocks in stream order; null, or what went wrong. More than 48 KB of
-// shared memory have to be asked for.
+// Starts Kernel on `blocks` blocks in stream order; null, or what went wrong. Shared memory
+// beyond what every block may have is asked for.
 template <typename Kernel>
 const char* launch(const Problem& problem, unsigned blocks, size_t shared_bytes, void* stream) {
-  if (shared_bytes > 48 * 1024) {
+  if (shared_bytes > kSharedBytesEverywhere) {
     const cudaError_t status =
         cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(shared_bytes));

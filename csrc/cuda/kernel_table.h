@@ -34,8 +34,8 @@ template <typename V, int N>
 void set_thread(CudaKernels* kernels) {
   kernels[N].determinants = make_kernel<ThreadDeterminants<V, N>>();
   kernels[N].cofactors = make_kernel<ThreadCofactors<V, N>>();
-  if constexpr (N < 4 ||
-                sizeof(V) < 16) {  // three complex128 matrices of order 4 take too many registers
+  // Three complex128 matrices of order 4 take more registers than there are.
+  if constexpr (N < 4 || sizeof(V) < 16) {
     kernels[N].hvp = make_kernel<ThreadHvp<V, N>>();
   }
   if constexpr (N > 1) {
@@ -57,7 +57,6 @@ void add_kernels(CudaKernelTable& table, Dtype dtype) {
   constexpr int kWarps = sizeof(V) == 16 ? 2 : 4;
   for (int n = 1; n <= kLargestWarp; ++n) {
     CudaKernels& kernels = table.small[d][n];
-
     kernels.hvp = make_kernel<TeamHvp<V, kWarpSize, kWarps, Memory::kShared>>();
     if (n <= 8) {
       set_warp<V, 8>(kernels);

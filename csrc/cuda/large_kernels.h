@@ -118,12 +118,10 @@ struct LargeCofactors : LargeKernel<V> {
         write_cofactors(matrix, p, b, eq);
         return;
       }
-      const Scaled<V> d = LargeCofactors::determinant(p, b, team);
-      Scaled<V> factor = gradient_factor(p, b, d, eq.total);
+      // C(B) = d B^-T; slogdet divides by d again, so there it is left out.
+      Scaled<V> factor = gradient_factor(p, b, scaled_one<V>(), eq.total);
       if (p.op != Op::kSlogdetBackward) {
-        factor = factor * d;
-      } else {  // C / det = B^-T: the factor's 1 / d and the d of C cancel
-        factor = gradient_factor(p, b, scaled_one<V>(), eq.total);
+        factor = factor * LargeCofactors::determinant(p, b, team);
       }
       V* out = static_cast<V*>(p.out) + b * p.n * p.n;
       team.for_entries(0, n, 0, n, [&](int i, int j) {  // the inverse is column-major

@@ -172,8 +172,8 @@ struct ThreadCofactors : ThreadKernel<V, N> {
   }
 };
 
-// kDetHvp. Complete pivoting permutes every matrix differently: the direction is gathered from the
-// thread's place in shared memory, and the result scattered into it.
+// kDetHvp. Complete pivoting permutes every matrix differently: the direction is gathered from
+// global memory entry by entry, and the result scattered into the thread's place in shared memory.
 template <typename V, int N>
 struct ThreadHvp : ThreadKernel<V, N> {
   TORCHDET_DEVICE static void run(const Problem& p) {

@@ -92,7 +92,7 @@ struct WarpCofactors {
   using Matrix = WarpMatrix<V, N, N == 32 && sizeof(V) == 8 ? 1 : kWideRows<V>>;
   using R = RealOf<V>;
   using I = IntegerOf<V>;
-  using F = Format<ScalarOf<V>>;
+
   using Factors = WarpFactors<V, N>;
   static constexpr int kRows = Matrix::kRows, kLanes = Matrix::kLanes;
   static constexpr Memory kMemory = Memory::kShared;
