@@ -4,6 +4,7 @@
 // keeps one copy for all.
 #pragma once
 
+#include "blocked_kernels.h"
 #include "hvp_kernel.h"
 #include "lane_kernels.h"
 #include "sweep_kernels.h"
@@ -57,11 +58,12 @@ struct KernelsOf {
     Kernels(&kernels)[kLargestRows + 1] = table.small[static_cast<int>(dtype)];
     using B = BlockedKernels<V>;
     for (int n = 1; n <= kLargestRows; ++n) {
-      kernels[n].hvp = n <= kLargestLaneHvp ? HvpKernel<V>::det_hvp : B::det_hvp;
+      kernels[n].hvp = n <= kLargestLaneHvp ? HvpKernel<V>::det_hvp : RankRevealing<V>::det_hvp;
       set_rows<kVectorBytes == 16 ? 0 : 4>(kernels[n], (n + W - 1) / W);
     }
     set_lane<kLargestLaneOrder>(kernels);
-    table.blocked[static_cast<int>(dtype)] = {B::determinants, B::cofactor_matrices, B::det_hvp};
+    table.blocked[static_cast<int>(dtype)] = {B::determinants, B::cofactor_matrices,
+                                              RankRevealing<V>::det_hvp};
   }
 };
 

@@ -40,4 +40,9 @@ std::vector<const char*> built_instruction_sets();
 // same thread.
 void* thread_scratch(size_t bytes);
 
+// body(context, begin, end) over parts of [0, count), at least `grain` each, on the threads at
+// hand: one where the caller is itself one of many.
+void parallel_parts(int64_t count, int64_t grain, void* context,
+                    void (*body)(void* context, int64_t begin, int64_t end));
+
 }  // namespace torchdet

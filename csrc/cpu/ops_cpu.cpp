@@ -30,6 +30,23 @@ void prefer_huge_pages(void* data, size_t bytes) {
 constexpr int64_t kLaneUnit = 16, kRowsUnit = 4;
 // Multiply-adds that are worth a thread of their own, about 20 microseconds.
 constexpr int64_t kGrainOperations = 1 << 18;
+// From this order on, fewer matrices than threads are taken one after the other, each by all
+// threads.
+constexpr int64_t kLeastShared = 256;
+
+}  // namespace
+
+void parallel_parts(int64_t count, int64_t grain, void* context,
+                    void (*body)(void* context, int64_t begin, int64_t end)) {
+  if (count <= grain) {
+    body(context, 0, count);
+    return;
+  }
+  torch::stable::parallel_for(0, count, grain,
+                              [&](int64_t begin, int64_t end) { body(context, begin, end); });
+}
+
+namespace {
 
 struct CpuBackend {
   static Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor&) {
@@ -44,7 +61,9 @@ struct CpuBackend {
     const int64_t unit = n <= kLargestLaneHvp ? kLaneUnit : n <= kLargestRows ? kRowsUnit : 1;
     const int64_t unit_operations = unit * n * n * (n + 8);
     const int64_t grain = std::max<int64_t>(1, kGrainOperations / unit_operations);
-    if (batch <= grain * unit) {
+    const bool share_matrices =
+        n >= kLeastShared && batch < static_cast<int64_t>(torch::stable::get_num_threads());
+    if (batch <= grain * unit || share_matrices) {
       run_range(problem, 0, batch);
       return;
     }

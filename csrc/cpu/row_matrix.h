@@ -1,12 +1,9 @@
 // One matrix per thread, each row a sequence of SIMD packs: the classes "rows" and "blocked".
 //
 // A pack P holds W neighbouring columns of one row (Vec, or Complex<Vec> with separate real and
-// imaginary parts). Rows are padded with zero columns to whole packs. Almost all the work is one
-// operation, rows -= coefficients * rows (subtract_products), with the rows in registers;
-// factorisations and triangular solves are blocked to reach it.
+// imaginary parts). Rows are padded with zero columns to whole packs.
 #pragma once
 
-#include "../math/equilibrate.h"
 #include "../math/scaled.h"
 #include "pack.h"
 
@@ -29,6 +26,41 @@ TORCHDET_LANE P broadcast(NumberOf<P> x) {
   return broadcast(x, static_cast<const P*>(nullptr));
 }
 
+// Where number j of a row of packs lies, in scalars; the imaginary part of a complex number lies W
+// further.
+template <typename P>
+TORCHDET_LANE int64_t offset_of(int64_t j) {
+  constexpr int W = LaneTraits<P>::kWidth;
+  return j / W * W * (kIsComplex<P> ? 2 : 1) + j % W;
+}
+template <typename P>
+TORCHDET_LANE NumberOf<P> number_at(const ScalarOf<P>* at) {
+  if constexpr (kIsComplex<P>) {
+    return {at[0], at[LaneTraits<P>::kWidth]};
+  } else {
+    return *at;
+  }
+}
+template <typename P>
+TORCHDET_LANE NumberOf<P> get_number(const P* row, int64_t j) {
+  return number_at<P>(reinterpret_cast<const ScalarOf<P>*>(row) + offset_of<P>(j));
+}
+template <typename P>
+TORCHDET_LANE void set_number(P* row, int64_t j, NumberOf<P> x) {
+  ScalarOf<P>* at = reinterpret_cast<ScalarOf<P>*>(row) + offset_of<P>(j);
+  if constexpr (kIsComplex<P>) {
+    at[0] = x.re;
+    at[LaneTraits<P>::kWidth] = x.im;
+  } else {
+    *at = x;
+  }
+}
+
+template <typename P>
+TORCHDET_LANE NumberOf<P> first_lane(P x) {
+  return get_number(&x, 0);
+}
+
 template <typename P>
 struct RowMatrix {
   using T = ScalarOf<P>;
@@ -45,27 +77,13 @@ struct RowMatrix {
   static int64_t packs_for(int64_t n) { return (n + W - 1) / W; }
 
   TORCHDET_LANE P* row(int64_t i) const { return data + i * stride; }
-  TORCHDET_LANE T* part(int64_t i, int64_t j) const {
-    return reinterpret_cast<T*>(row(i) + j / W) + j % W;
-  }
-  TORCHDET_LANE Number get(int64_t i, int64_t j) const {
-    const T* p = part(i, j);
-    if constexpr (kIsComplex<P>) {
-      return {p[0], p[W]};
-    } else {
-      return *p;
+  TORCHDET_LANE Number get(int64_t i, int64_t j) const { return get_number(row(i), j); }
+  TORCHDET_LANE void set(int64_t i, int64_t j, Number x) const { set_number(row(i), j, x); }
+  void clear() const {
+    for (int64_t i = 0; i < n; ++i) {
+      std::fill(row(i), row(i) + packs, zero<P>());
     }
   }
-  TORCHDET_LANE void set(int64_t i, int64_t j, Number x) const {
-    T* p = part(i, j);
-    if constexpr (kIsComplex<P>) {
-      p[0] = x.re;
-      p[W] = x.im;
-    } else {
-      *p = x;
-    }
-  }
-  void clear() const { std::memset(static_cast<void*>(data), 0, sizeof(P) * n * packs); }
   void swap_rows(int64_t i, int64_t k) const {
     if (i != k) {
       std::swap_ranges(row(i), row(i) + packs, row(k));
@@ -100,104 +118,17 @@ TORCHDET_LANE T largest_lane(Vec<T, W> x) {
   return fold_lanes(x, [](Vec<T, W> a, Vec<T, W> b) { return maximum(a, b); })[0];
 }
 
-// to[i][packs p .. p + NP) -= sum_k M(i, k) from[k][same packs] for MR rows i and k in [k_begin,
-// k_end), where M(i, k) = F(k, i) if kTransposed, else F(i, k).
-template <int MR, int NP, bool kTransposed, typename P>
-TORCHDET_LANE void subtract_block(const RowMatrix<P>& to, const RowMatrix<P>& F,
-                                  const RowMatrix<P>& from, int64_t i, int64_t k_begin,
-                                  int64_t k_end, int64_t p) {
-  P sum[MR][NP];
-  for (int m = 0; m < MR; ++m) {
-    for (int q = 0; q < NP; ++q) {
-      sum[m][q] = to.row(i + m)[p + q];
-    }
-  }
-  for (int64_t k = k_begin; k < k_end; ++k) {
-    P source[NP];
-    for (int q = 0; q < NP; ++q) {
-      source[q] = from.row(k)[p + q];
-    }
-    for (int m = 0; m < MR; ++m) {
-      const P factor = broadcast<P>(kTransposed ? F.get(k, i + m) : F.get(i + m, k));
-      for (int q = 0; q < NP; ++q) {
-        sum[m][q] = fnma(factor, source[q], sum[m][q]);
-      }
-    }
-  }
-  for (int m = 0; m < MR; ++m) {
-    for (int q = 0; q < NP; ++q) {
-      to.row(i + m)[p + q] = sum[m][q];
-    }
-  }
-}
-
-template <int MR, bool kTransposed, typename P>
-void subtract_rows(const RowMatrix<P>& to, const RowMatrix<P>& F, const RowMatrix<P>& from,
-                   int64_t i, int64_t k_begin, int64_t k_end, int64_t p, int64_t p_end) {
-  constexpr int NP = kIsComplex<P> ? 1 : 3;
-  for (; p + NP <= p_end; p += NP) {
-    subtract_block<MR, NP, kTransposed>(to, F, from, i, k_begin, k_end, p);
-  }
-  for (; p < p_end; ++p) {
-    subtract_block<MR, 1, kTransposed>(to, F, from, i, k_begin, k_end, p);
-  }
-}
-
-template <bool kTransposed, typename P>
-void subtract_products(const RowMatrix<P>& to, const RowMatrix<P>& F, const RowMatrix<P>& from,
-                       int64_t i_begin, int64_t i_end, int64_t k_begin, int64_t k_end,
-                       int64_t p_begin, int64_t p_end) {
-  if (k_begin >= k_end || p_begin >= p_end) {
-    return;
-  }
-  int64_t i = i_begin;
-  for (; i + 4 <= i_end; i += 4) {
-    subtract_rows<4, kTransposed>(to, F, from, i, k_begin, k_end, p_begin, p_end);
-  }
-  for (; i < i_end; ++i) {
-    subtract_rows<1, kTransposed>(to, F, from, i, k_begin, k_end, p_begin, p_end);
-  }
-}
-
-constexpr int64_t kRowBlock = 16;
-
-// X <- M^-1 X for the triangle of M(i, k) = F(k, i) if kTransposed, else F(i, k), below the
-// diagonal if kForward, else above it. kUnit: ones on the diagonal; otherwise rows are divided by
-// it. kTriangularX: X starts as a lower triangle (and kForward keeps it one), so that packs right
-// of the diagonal block are zero and left alone.
-template <bool kForward, bool kTransposed, bool kUnit, bool kTriangularX = false, typename P>
-void solve_triangular(const RowMatrix<P>& F, const RowMatrix<P>& X) {
-  using M = RowMatrix<P>;
-  const int64_t n = X.n, blocks = (n + kRowBlock - 1) / kRowBlock;
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t begin = (kForward ? b : blocks - 1 - b) * kRowBlock;
-    const int64_t end = std::min(begin + kRowBlock, n);
-    const int64_t p_end = kTriangularX ? M::packs_for(end) : X.packs;
-    subtract_products<kTransposed>(X, F, X, begin, end, kForward ? 0 : end, kForward ? begin : n, 0,
-                                   p_end);
-    for (int64_t s = 0; s < end - begin; ++s) {
-      const int64_t i = kForward ? begin + s : end - 1 - s;
-      subtract_products<kTransposed>(X, F, X, i, i + 1, kForward ? begin : i + 1,
-                                     kForward ? i : end, 0, p_end);
-      if constexpr (!kUnit) {
-        const P inverse = broadcast<P>(reciprocal(F.get(i, i)));
-        for (int64_t p = 0; p < p_end; ++p) {
-          X.row(i)[p] = X.row(i)[p] * inverse;
-        }
-      }
-    }
-  }
-}
-
+// d_1 .. d_n for pivots in packs, filled up with ones.
 template <typename P>
-void transpose(const RowMatrix<P>& X) {
-  for (int64_t i = 0; i < X.n; ++i) {
-    for (int64_t j = 0; j < i; ++j) {
-      const NumberOf<P> x = X.get(i, j);
-      X.set(i, j, X.get(j, i));
-      X.set(j, i, x);
-    }
+TORCHDET_LANE Scaled<NumberOf<P>> product_of(const P* pivots, int64_t packs) {
+  using I = IntegerOf<P>;
+  Scaled<P> d = scaled_one<P>();
+  for (int64_t v = 0; v < packs; ++v) {
+    d = d * pivots[v];
   }
+  const P mantissa = fold_lanes(d.mantissa, [](P a, P b) { return a * b; });
+  const I exponent = fold_lanes(d.exponent, [](I a, I b) { return a + b; });
+  return normalise(first_lane(mantissa), IntegerOf<ScalarOf<P>>(exponent[0]));
 }
 
 }  // namespace TORCHDET_CAPABILITY

@@ -23,22 +23,13 @@
 // dependent operations some 40 cycles long, kGroup matrices advance side by side.
 #pragma once
 
-#include "row_factor.h"
+#include "row_equilibrate.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
 // Largest order of the class: one word has a bit for every column.
 constexpr int kMaxRowsOrder = 64;
-
-template <typename P>
-TORCHDET_LANE NumberOf<P> first_lane(P x) {
-  if constexpr (kIsComplex<P>) {
-    return {x.re[0], x.im[0]};
-  } else {
-    return x[0];
-  }
-}
 
 // kPacks: packs per row where known at compile time, else 0.
 template <typename P, int kPacks, int kGroup>
@@ -56,13 +47,12 @@ class Sweep {
   // What is known of one matrix beside its entries.
   struct Facts {
     P pivot[kMaxPacks];         // d_k in lane k, and ones after d_n
-    I row_exponent[kMaxPacks];  // -r, in the order of `row`
+    I row_exponent[kMaxPacks];  // in the order of `row`
     I column_exponent[kMaxPacks];
+    Frame<P> frame;
     int32_t row[kMaxOrder];   // index of the row now at position k
     int32_t lane[kMaxOrder];  // p_k
     uint64_t unused;          // one bit per column
-    Integer total;            // R of the equilibration
-    bool finite;              // no NaN or infinity in the matrix
     bool odd;                 // sign of the permutation
     bool no_cofactors;        // rank <= n - 2
   };
@@ -71,14 +61,19 @@ class Sweep {
 
   // storage: kGroup * n * packs_for(n) packs.
   Sweep(int order, P* storage)
-      : n(order), runtime_packs_(static_cast<int>(RowMatrix<P>::packs_for(order))), z_(storage) {}
+      : n(order), runtime_packs_(static_cast<int>(RowMatrix<P>::packs_for(order))), z_(storage) {
+    for (Facts& f : facts) {
+      f.frame.row_exponent = f.row_exponent;
+      f.frame.column_exponent = f.column_exponent;
+    }
+  }
 
   TORCHDET_LANE int packs() const { return kPacks > 0 ? kPacks : runtime_packs_; }
   TORCHDET_LANE P* row(int i, int m) const { return z_ + (i * kGroup + m) * packs(); }
   TORCHDET_LANE RowMatrix<P> matrix(int m) const { return {row(0, m), n, kGroup * packs()}; }
 
-  // Eliminates the matrices, whose facts know finite, total and the exponents. kInverse: Z of (2);
-  // otherwise only the pivots.
+  // Eliminates the matrices, whose facts know the frame. kInverse: Z of (2); otherwise only the
+  // pivots.
   template <bool kInverse>
   TORCHDET_LANE void run() {
     for (int m = 0; m < kGroup; ++m) {
@@ -102,26 +97,14 @@ class Sweep {
     const Number x = first_lane(mantissa);
     return normalise(f.odd ? -x : x, Integer(exponent[0]));
   }
-  // Where number j of a row of packs lies, in scalars.
-  TORCHDET_LANE static int offset_of(int j) { return j / W * W * kParts + j % W; }
-  TORCHDET_LANE static P broadcast_at(const P* row, int offset) {
-    return broadcast<P>(number_at(row, offset));
-  }
-  TORCHDET_LANE Number last_pivot(int m) const {
-    return number_at(facts[m].pivot, offset_of(n - 1));
-  }
+  TORCHDET_LANE Number last_pivot(int m) const { return get_number(facts[m].pivot, n - 1); }
 
  private:
   const int runtime_packs_;
   P* const z_;
 
-  TORCHDET_LANE static Number number_at(const P* row, int offset) {
-    const T* at = reinterpret_cast<const T*>(row) + offset;
-    if constexpr (kIsComplex<P>) {
-      return {at[0], at[W]};
-    } else {
-      return *at;
-    }
+  TORCHDET_LANE static P broadcast_at(const P* row, int64_t offset) {
+    return broadcast<P>(number_at<P>(reinterpret_cast<const T*>(row) + offset));
   }
   TORCHDET_LANE static auto is_column(int p, int v) {
     return mask_of_bits((uint64_t(1) << p) >> (v * W), I());
@@ -147,7 +130,7 @@ class Sweep {
   template <bool kInverse>
   TORCHDET_LANE int advance(int k) {
     P l[kGroup][kMaxPacks], l2[kGroup][kMaxPacks], link[kGroup];
-    int offset[kGroup], offset2[kGroup];
+    int64_t offset[kGroup], offset2[kGroup];
     for (int m = 0; m < kGroup; ++m) {
       if (!take_pivot(k, m, l[m]) && kInverse && k + 1 < n) [[unlikely]] {
         facts[m].no_cofactors = facts[m].no_cofactors || !step_back(k, m, l[m]);
@@ -160,7 +143,7 @@ class Sweep {
       return 1;
     }
     for (int m = 0; m < kGroup; ++m) {
-      offset[m] = m * packs() * W * kParts + offset_of(facts[m].lane[k]);
+      offset[m] = m * packs() * W * kParts + offset_of<P>(facts[m].lane[k]);
       subtract(row(k + 1, m), broadcast_at(row(k + 1, 0), offset[m]), l[m]);
     }
     bool second = k + 2 < n;
@@ -186,7 +169,7 @@ class Sweep {
     }
     // b_i - f l - g l2 with f = b_ip and g = (b_i - f l)_q, q the second pivot's column.
     for (int m = 0; m < kGroup; ++m) {
-      const int q = offset_of(facts[m].lane[k + 1]);
+      const int64_t q = offset_of<P>(facts[m].lane[k + 1]);
       offset2[m] = m * packs() * W * kParts + q;
       link[m] = broadcast_at(l[m], q);
     }
@@ -250,8 +233,8 @@ class Sweep {
     f.lane[k] = p;
     f.odd ^= __builtin_popcountll(f.unused & (column - 1)) & 1;
     f.unused ^= column;
-    const Number pivot = number_at(x, offset_of(p));
-    set_pivot(f, k, pivot);
+    const Number pivot = get_number(x, p);
+    set_number(f.pivot, k, pivot);
     if (largest[0] == 0) [[unlikely]] {
       for (int v = 0; v < packs(); ++v) {
         l[v] = zero<P>();
@@ -269,16 +252,6 @@ class Sweep {
     const uint64_t column = uint64_t(1) << f.lane[k];
     f.unused ^= column;
     f.odd ^= __builtin_popcountll(f.unused & (column - 1)) & 1;
-  }
-
-  TORCHDET_LANE static void set_pivot(Facts& f, int k, Number x) {
-    T* at = reinterpret_cast<T*>(f.pivot) + offset_of(k);
-    if constexpr (kIsComplex<P>) {
-      at[0] = x.re;
-      at[W] = x.im;
-    } else {
-      *at = x;
-    }
   }
 
   // l = x / pivot. Division by the modulus, which the search leaves in all lanes, need not wait for
@@ -317,8 +290,7 @@ class Sweep {
       give_back_pivot(k, m);
       matrix(m).swap_rows(k, i);
       std::swap(f.row[k], f.row[i]);
-      Integer* exponent = reinterpret_cast<Integer*>(f.row_exponent);
-      std::swap(exponent[k], exponent[i]);
+      std::swap(f.frame.rows()[k], f.frame.rows()[i]);
       f.odd = !f.odd;
       if (take_pivot(k, m, l)) {
         return true;
@@ -337,7 +309,7 @@ class Sweep {
       scale[v] = select(is_column(p, v), one<P>(), S);
     }
     for (int i = 0; i < k; ++i) {
-      const P f = broadcast_at(row(i, m), offset_of(p));
+      const P f = broadcast<P>(get_number(row(i, m), p));
       for (int v = 0; v < packs(); ++v) {
         row(i, m)[v] = fnma(f, l[v], row(i, m)[v] * scale[v]);
       }

@@ -1,0 +1,72 @@
+// From a factored matrix, one per thread, to the results of the operators.
+#pragma once
+
+#include "../math/logarithm.h"
+#include "row_equilibrate.h"
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+template <typename P>
+NumberOf<P>* result_matrix(const Problem& p, int64_t b) {
+  return static_cast<NumberOf<P>*>(p.out) + b * p.n * p.n;
+}
+
+// kDet and kSlogdet, from d = det B.
+template <typename P>
+void write_determinant(const Problem& p, int64_t b, Scaled<NumberOf<P>> d, const Frame<P>& frame) {
+  d.mantissa = add_poison(d.mantissa, frame.poison());
+  d.exponent += frame.total;
+  NumberOf<P>& out = static_cast<NumberOf<P>*>(p.out)[b];
+  if (p.op == Op::kDet) {
+    out = scale_pow2(d.mantissa, d.exponent);
+  } else {
+    const SignAndLog<NumberOf<P>> result = sign_and_log(d);
+    out = result.sign;
+    static_cast<ScalarOf<P>*>(p.logabsdet)[b] = result.log;
+  }
+}
+
+// conj(grad), or 1: what multiplies the whole result, since grad conj(C) = conj(conj(grad) C).
+template <typename P>
+Scaled<NumberOf<P>> gradient_factor(const Problem& p, int64_t b) {
+  using Number = NumberOf<P>;
+  if (p.op == Op::kCofactor) {
+    return scaled_one<Number>();
+  }
+  const Number grad = static_cast<const Number*>(p.other.data)[p.other.offset(b)];
+  return normalise(conj(grad), IntegerOf<Number>(0));
+}
+
+// The three results that are multiples of (S B^-1)^T, d being the product of the other pivots, S
+// the last one: kCofactor, C(A); kDetBackward, grad conj(C(A)); kSlogdetBackward, grad conj(A^-T).
+template <typename P>
+Scaled<NumberOf<P>> result_factor(const Problem& p, int64_t b, Scaled<NumberOf<P>> d, NumberOf<P> S,
+                                  const Frame<P>& frame) {
+  Scaled<NumberOf<P>> factor = gradient_factor<P>(p, b);
+  if (p.op == Op::kSlogdetBackward) {
+    const Scaled<NumberOf<P>> last = normalise(S, IntegerOf<ScalarOf<P>>(0));
+    factor.mantissa = factor.mantissa * reciprocal(last.mantissa);
+    factor.exponent -= last.exponent;
+  } else {
+    factor.mantissa = factor.mantissa * d.mantissa;
+    factor.exponent += d.exponent + frame.total;
+  }
+  return factor;
+}
+
+// Where all cofactors are zero, or the matrix has a NaN or an infinity: zeros, or NaN; A^-T does
+// not exist.
+template <typename P>
+[[gnu::noinline]] void fill_without_cofactors(const Problem& p, int64_t b, const Frame<P>& frame) {
+  using T = ScalarOf<P>;
+  const NumberOf<P> factor = gradient_factor<P>(p, b).mantissa;
+  const T nan = std::numeric_limits<T>::quiet_NaN();
+  const NumberOf<P> x =
+      add_poison(factor * T(0), p.op == Op::kSlogdetBackward ? nan : frame.poison());
+  NumberOf<P>* out = result_matrix<P>(p, b);
+  std::fill(out, out + p.n * p.n, x);
+}
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet

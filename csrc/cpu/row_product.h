@@ -1,0 +1,87 @@
+// rows -= factors * rows: almost all the work of large matrices, and what everything else is
+// blocked to reach.
+#pragma once
+
+#include "row_matrix.h"
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+// A tile of kTileRows rows of kTilePacks packs stays in registers: as many as leave room for the
+// packs of one source row and a factor.
+#if TORCHDET_VECTOR_BYTES == 64 || defined(__aarch64__)
+constexpr int kTileRows = 8;
+template <typename P>
+constexpr int kTilePacks = kIsComplex<P> ? 1 : 3;
+#else
+constexpr int kTileRows = 4;
+template <typename P>
+constexpr int kTilePacks = kIsComplex<P> ? 1 : 2;
+#endif
+
+// to[m][0 .. NP) -= sum_k factor(m, k) from[k][0 .. NP) for k < count, where factor(m, k) is the
+// number at factor[m] + k * factor_stride, and from[k] begins at from + k * from_stride. Each entry
+// takes its products in the order of k, whatever the shape of the tile.
+template <int NP, typename P>
+TORCHDET_LANE void subtract_tile(P* const (&to)[kTileRows],
+                                 const ScalarOf<P>* const (&factor)[kTileRows],
+                                 int64_t factor_stride, const P* from, int64_t from_stride,
+                                 int64_t count) {
+  P sum[kTileRows][NP];
+  for (int m = 0; m < kTileRows; ++m) {
+    for (int q = 0; q < NP; ++q) {
+      sum[m][q] = to[m][q];
+    }
+  }
+  for (int64_t k = 0; k < count; ++k) {
+    P source[NP];
+    for (int q = 0; q < NP; ++q) {
+      source[q] = from[k * from_stride + q];
+    }
+    for (int m = 0; m < kTileRows; ++m) {
+      const P f = broadcast<P>(number_at<P>(factor[m] + k * factor_stride));
+      for (int q = 0; q < NP; ++q) {
+        sum[m][q] = fnma(f, source[q], sum[m][q]);
+      }
+    }
+  }
+  for (int m = 0; m < kTileRows; ++m) {
+    for (int q = 0; q < NP; ++q) {
+      to[m][q] = sum[m][q];
+    }
+  }
+}
+
+// The same for the packs [0, packs), packs <= kTilePacks.
+template <int NP, typename P>
+TORCHDET_LANE void subtract_tile_of(int64_t packs, P* const (&to)[kTileRows],
+                                    const ScalarOf<P>* const (&factor)[kTileRows],
+                                    int64_t factor_stride, const P* from, int64_t from_stride,
+                                    int64_t count) {
+  if (packs == NP) {
+    subtract_tile<NP>(to, factor, factor_stride, from, from_stride, count);
+  } else if constexpr (NP > 1) {
+    subtract_tile_of<NP - 1>(packs, to, factor, factor_stride, from, from_stride, count);
+  }
+}
+
+// The rows of a product, given by functions of m: row_of(m), the packs to change, and factor_of(m),
+// the first factor. A last tile with rows to spare does their work in a spare place.
+template <typename P, typename RowOf, typename FactorOf>
+void subtract_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of,
+                   int64_t factor_stride, const P* from, int64_t from_stride, int64_t count) {
+  P spare[kTilePacks<P>];
+  std::fill(spare, spare + kTilePacks<P>, zero<P>());
+  for (int64_t i = 0; i < rows; i += kTileRows) {
+    P* to[kTileRows];
+    const ScalarOf<P>* factor[kTileRows];
+    for (int m = 0; m < kTileRows; ++m) {
+      to[m] = i + m < rows ? row_of(i + m) : spare;
+      factor[m] = factor_of(std::min(i + m, rows - 1));
+    }
+    subtract_tile_of<kTilePacks<P>>(packs, to, factor, factor_stride, from, from_stride, count);
+  }
+}
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet
