@@ -17,7 +17,8 @@ struct SizeClass {
 constexpr SizeClass kCpuSizeClasses[] = {
     {"lane", 14, "one matrix per SIMD lane, order known at compile time"},
     {"rows", 64, "one matrix per thread, rows in SIMD packs, Gauss-Jordan elimination"},
-    {"blocked", std::numeric_limits<int64_t>::max(), "one matrix at a time, elimination by panels; threads share it where the batch is small"},
+    {"blocked", std::numeric_limits<int64_t>::max(),
+     "one matrix at a time, elimination by panels; threads share it where the batch is small"},
 };
 
 // Shared memory bounds the class "block": the launch compares what a kernel needs with what the

@@ -86,6 +86,9 @@ class Elimination {
  private:
   static constexpr int W = M::W;
 
+  // Rows whose factors stay in the cache beside a strip of sources.
+  static constexpr int64_t kRowsInCache = 6 * kTileRows;
+
   // A row that an update changes, and its factors.
   struct Changed {
     P* packs;
@@ -180,18 +183,21 @@ class Elimination {
     int64_t changed = 0;
     for (int64_t i = 0; i < rows_; ++i) {
       const int32_t r = live_[i];
-      changed_[changed] = {A.row(r), panel_.factors(i) + slot * panel_.factor_stride()};
+      changed_[changed] = {A.row(r), panel_.factors(i) + slot * Panel<P>::kFactorStride};
       live_[changed] = r;
       changed += kInverse || !used_[r];  // no branch: it could not be foretold
     }
     rows_ = changed;
-    parallel(changed, count * (A.packs - pack) * W, [&](int64_t from, int64_t to) {
-      for_strips(pack, [&](int64_t p, int64_t packs, const P* u) {
-        subtract_rows<P>(
-            to - from, packs, [&](int64_t m) { return changed_[from + m].packs + p; },
-            [&](int64_t m) { return changed_[from + m].factors; }, panel_.factor_stride(), u, packs,
-            count);
-      });
+    parallel(changed, count * (A.packs - pack) * W, [&](int64_t begin, int64_t end) {
+      for (int64_t rows; begin < end; begin += rows) {
+        rows = std::min<int64_t>(kRowsInCache, end - begin);
+        for_strips(pack, [&](int64_t p, int64_t packs, const P* u) {
+          const Changed* const from = changed_ + begin;
+          subtract_rows<P>(
+              rows, packs, [&](int64_t m) { return from[m].packs + p; },
+              [&](int64_t m) { return from[m].factors; }, Panel<P>::kFactorStride, u, packs, count);
+        });
+      }
     });
   }
 

@@ -1,6 +1,7 @@
 // A panel of the blocked elimination (elimination.h, whose formulas (1) to (3) are meant here): a
-// run of columns, transposed, so that they lie in packs along the rows and the search for a pivot
-// is a pass over contiguous numbers.
+// run of columns, transposed, so that they lie in packs along the rows. It is stored by blocks of
+// rows, in each the columns one after the other: so all factors of a row lie together, where
+// whole columns of a large matrix would each be on a page of its own.
 #pragma once
 
 #include "arena.h"
@@ -40,19 +41,18 @@ class Panel {
       : width(panel_columns(n)),
         place(arena.take<int32_t>(width)),
         pivots(arena.take<P>(width / W)),
-        length_(M::packs_for(n) | 1),
-        columns_(arena.take<P>(width * length_)),
+        columns_(arena.take<P>(width * kBlock * blocks_for(n))),
         lower_(arena.take<P>(width * width / W)),
         upper_(arena.take<P>(kPart * width / W)),
-        open_(arena.take<I>(length_)) {}
+        open_(arena.take<I>(kBlock * blocks_for(n))) {}
 
   // Takes the slots [begin, end) from the rows of A that a list names, slot 0 being the first
   // column of pack `first`. Rows that are used cannot become pivot rows.
   void load(const M& A, const int32_t* rows, int64_t count, const bool* used, int64_t first,
             int64_t begin, int64_t end) {
-    packs_ = M::packs_for(count);
-    for (int64_t p = 0; p < packs_; ++p) {
-      const int64_t filled = std::min<int64_t>(W, count - p * W);
+    blocks_ = blocks_for(count);
+    for (int64_t p = 0; p < blocks_ * kBlock; ++p) {
+      const int64_t filled = std::clamp<int64_t>(count - p * W, 0, W);
       for (int64_t v = begin / W; v * W < end; ++v) {
         P x[W];
         for (int r = 0; r < W; ++r) {
@@ -60,7 +60,7 @@ class Panel {
         }
         transpose(x);
         for (int t = 0; t < W; ++t) {
-          column(v * W + t)[p] = x[t];
+          at(v * W + t, p / kBlock)[p % kBlock] = x[t];
         }
       }
       for (int r = 0; r < W; ++r) {
@@ -86,10 +86,13 @@ class Panel {
     return end - begin;
   }
 
-  // The factors of (2) and (3): that of the row at a position, for slot s, lies s * factor_stride()
+  // The factors of (2) and (3): that of the row at a position, for slot s, lies s * kFactorStride
   // further.
-  const T* factors(int64_t position) const { return scalars(columns_) + offset_of<P>(position); }
-  int64_t factor_stride() const { return length_ * W * kParts; }
+  static constexpr int64_t kFactorStride = kTilePacks<P> * W * kParts;
+  TORCHDET_LANE const T* factors(int64_t position) const {
+    constexpr int64_t kRows = kBlock * W;
+    return scalars(at(0, position / kRows)) + offset_of<P>(position % kRows);
+  }
 
   // (1) for the packs [0, packs), packs <= kTilePacks, of the pivot rows of the slots [begin, end),
   // which lie one after the other in x.
@@ -109,26 +112,36 @@ class Panel {
  private:
   // Columns that are eliminated one by one before the later ones are updated.
   static constexpr int kPart = kTileRows;
+  static constexpr int kBlock = kTilePacks<P>;  // packs of rows
 
-  const int64_t length_;  // packs from one column to the next: odd, to spread over the cache's sets
   P* const columns_;
   P* const lower_;  // Gauss-Jordan: l_{r_a, c} in row c, lane a, as (3) takes their place
   P* const upper_;  // u_a of the later slots, in row a
   I* const open_;   // -1 for rows that can be chosen, else 0
-  int64_t packs_ = 0;
+  int64_t blocks_ = 0;
 
-  P* column(int64_t slot) const { return columns_ + slot * length_; }
+  static int64_t blocks_for(int64_t rows) { return (M::packs_for(rows) + kBlock - 1) / kBlock; }
+  TORCHDET_LANE P* at(int64_t slot, int64_t block) const {
+    return columns_ + (block * width + slot) * kBlock;
+  }
+  TORCHDET_LANE Number get(int64_t slot, int64_t position) const {
+    return number_at<P>(factors(position) + slot * kFactorStride);
+  }
+  TORCHDET_LANE void set(int64_t slot, int64_t position, Number x) const {
+    constexpr int64_t kRows = kBlock * W;
+    set_number(at(slot, position / kRows), position % kRows, x);
+  }
   Integer* open() const { return reinterpret_cast<Integer*>(open_); }
   int64_t packs_of_slots() const { return width / W; }
   // l_{r_a, c}, and how far it is from there to that of slot c + 1.
   template <bool kInverse>
   TORCHDET_LANE const T* lower(int64_t a, int64_t c) const {
     return kInverse ? scalars(lower_ + c * packs_of_slots()) + offset_of<P>(a)
-                    : factors(place[a]) + c * factor_stride();
+                    : factors(place[a]) + c * kFactorStride;
   }
   template <bool kInverse>
   TORCHDET_LANE int64_t lower_stride() const {
-    return kInverse ? packs_of_slots() * W * kParts : factor_stride();
+    return kInverse ? packs_of_slots() * W * kParts : kFactorStride;
   }
   static const T* scalars(const P* packs) { return reinterpret_cast<const T*>(packs); }
 
@@ -153,61 +166,72 @@ class Panel {
   template <bool kInverse>
   int64_t eliminate_part(int64_t begin, int64_t end) {
     Search search = {I(0), I(0)};
-    for (int64_t p = 0; p < packs_; ++p) {
-      search.look(column(begin)[p], open_[p], p);
+    for (int64_t b = 0; b < blocks_; ++b) {
+      for (int q = 0; q < kBlock; ++q) {
+        search.look(at(begin, b)[q], open_[b * kBlock + q], b * kBlock + q);
+      }
     }
     for (int64_t c = begin; c < end; ++c) {
       const int64_t r = search.position();
       if (r < 0) {
         return c - begin;
       }
-      P* const l = column(c);
-      const Number d = get_number(l, r);
+      const Number d = get(c, r);
       place[c] = static_cast<int32_t>(r);
       set_number(pivots, c, d);
       open()[r] = 0;
-      divide(l, d);
+      divide(c, d);
       search = {I(0), I(0)};
       const Number inverse = kInverse ? inverse_of(d) : d;
       for (int64_t t = c + 1; t < end; ++t) {
-        P* const x = column(t);
-        const Number u = get_number(x, r);
+        const Number u = get(t, r);
         if (t == c + 1) {
-          subtract_multiple<true>(x, broadcast<P>(u), l, search);
+          subtract_multiple<true>(t, broadcast<P>(u), c, search);
         } else {
-          subtract_multiple<false>(x, broadcast<P>(u), l, search);
+          subtract_multiple<false>(t, broadcast<P>(u), c, search);
         }
         if (kInverse) {
-          set_number(x, r, u * inverse);  // (3)
+          set(t, r, u * inverse);  // (3)
         }
       }
     }
     return end - begin;
   }
-  // l / d. Pivots whose reciprocal, and its square, are well within the range need no lifting.
-  TORCHDET_LANE void divide(P* l, Number d) const {
+  // Slot c by d. Pivots whose reciprocal, and its square, are well within the range need no
+  // lifting.
+  TORCHDET_LANE void divide(int64_t c, Number d) const {
     constexpr T kLarge = T(int64_t(1) << 40);
     const T size = pivot_size(d);
     if (size > 1 / kLarge && size < kLarge) [[likely]] {
       const P pivot = broadcast<P>(d), inverse = broadcast<P>(reciprocal(d));
-      for (int64_t p = 0; p < packs_; ++p) {  // with one Newton correction, as in PivotQuotient
-        const P quotient = l[p] * inverse;
-        l[p] = fma(fnma(quotient, pivot, l[p]), inverse, quotient);
+      for (int64_t b = 0; b < blocks_; ++b) {
+        P* const x = at(c, b);
+        for (int q = 0; q < kBlock; ++q) {  // with one Newton correction, as in PivotQuotient
+          const P quotient = x[q] * inverse;
+          x[q] = fma(fnma(quotient, pivot, x[q]), inverse, quotient);
+        }
       }
     } else {
       const PivotQuotient<P> quotient(broadcast<P>(d));
-      for (int64_t p = 0; p < packs_; ++p) {
-        l[p] = quotient(l[p]);
+      for (int64_t b = 0; b < blocks_; ++b) {
+        P* const x = at(c, b);
+        for (int q = 0; q < kBlock; ++q) {
+          x[q] = quotient(x[q]);
+        }
       }
     }
   }
-  // x - u l; kSearch: looks for a pivot in the result.
+  // Slot t less u times slot c; kSearch: looks for a pivot in the result.
   template <bool kSearch>
-  TORCHDET_LANE void subtract_multiple(P* x, P u, const P* l, Search& search) const {
-    for (int64_t p = 0; p < packs_; ++p) {
-      x[p] = fnma(u, l[p], x[p]);
-      if (kSearch) {
-        search.look(x[p], open_[p], p);
+  TORCHDET_LANE void subtract_multiple(int64_t t, P u, int64_t c, Search& search) const {
+    for (int64_t b = 0; b < blocks_; ++b) {
+      P* const x = at(t, b);
+      const P* const l = at(c, b);
+      for (int q = 0; q < kBlock; ++q) {
+        x[q] = fnma(u, l[q], x[q]);
+        if (kSearch) {
+          search.look(x[q], open_[b * kBlock + q], b * kBlock + q);
+        }
       }
     }
   }
@@ -221,16 +245,16 @@ class Panel {
       const int64_t r = place[s];
       P* const u = upper_ + (s - part) * packs_of_slots();
       for (int64_t c = begin; kInverse && c < s; ++c) {
-        set_number(lower_ + c * packs_of_slots(), s, get_number(column(c), r));
-        set_number(column(c), r, zero<Number>());
+        set_number(lower_ + c * packs_of_slots(), s, get(c, r));
+        set(c, r, zero<Number>());
       }
       if (kInverse) {
-        set_number(column(s), r, -inverse_of(get_number(pivots, s)));
+        set(s, r, -inverse_of(get_number(pivots, s)));
       }
       for (int64_t t = next; t < end; ++t) {
-        set_number(u, t, get_number(column(t), r));
+        set_number(u, t, get(t, r));
         if (kInverse) {
-          set_number(column(t), r, zero<Number>());
+          set(t, r, zero<Number>());
         }
       }
     }
@@ -273,12 +297,11 @@ class Panel {
 
   // (2) and (3) for the slots [next, end) by the pivots of [part, part + count).
   void update_later_slots(int64_t part, int64_t count, int64_t next, int64_t end) const {
-    for (int64_t p = 0; p < packs_ && next < end; p += kTilePacks<P>) {
+    for (int64_t b = 0; b < blocks_ && next < end; ++b) {
       subtract_rows<P>(
-          end - next, std::min<int64_t>(kTilePacks<P>, packs_ - p),
-          [&](int64_t m) { return column(next + m) + p; },
+          end - next, kBlock, [&](int64_t m) { return at(next + m, b); },
           [&](int64_t m) { return scalars(upper_) + offset_of<P>(next + m); },
-          packs_of_slots() * W * kParts, column(part) + p, length_, count);
+          packs_of_slots() * W * kParts, at(part, b), kBlock, count);
     }
   }
 };
