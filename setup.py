@@ -34,6 +34,7 @@ CXX_FLAGS = [
     "-Wno-psabi",
     # False alarms of GCC 12 inside its own AVX-512 header.
     "-Wno-maybe-uninitialized",
+    "-Wno-uninitialized",
     # The oldest torch whose stable ABI the operators use.
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
 ]

@@ -170,15 +170,18 @@ class Elimination {
     if (pack == A.packs) {
       return;
     }
-    for_strips(pack, [&](int64_t p, int64_t packs, P* u) {
-      for (int64_t a = 0; a < count; ++a) {
-        P* const x = A.row(row[begin + a]) + p;
-        for (int64_t q = 0; q < packs; ++q) {
-          u[a * packs + q] = x[q];
-          x[q] = kInverse ? zero<P>() : x[q];  // where (3) begins
+    const int64_t strips = (A.packs - pack + kTilePacks<P> - 1) / kTilePacks<P>;
+    parallel(strips, count * count * kTilePacks<P> * W / 2, [&](int64_t from, int64_t to) {
+      for_strips(pack, from, to, [&](int64_t p, int64_t packs, P* u) {
+        for (int64_t a = 0; a < count; ++a) {
+          P* const x = A.row(row[begin + a]) + p;
+          for (int64_t q = 0; q < packs; ++q) {
+            u[a * packs + q] = x[q];
+            x[q] = kInverse ? zero<P>() : x[q];  // where (3) begins
+          }
         }
-      }
-      panel_.template solve<kInverse>(u, packs, slot, slot + count);
+        panel_.template solve<kInverse>(u, packs, slot, slot + count);
+      });
     });
     int64_t changed = 0;
     for (int64_t i = 0; i < rows_; ++i) {
@@ -191,7 +194,7 @@ class Elimination {
     parallel(changed, count * (A.packs - pack) * W, [&](int64_t begin, int64_t end) {
       for (int64_t rows; begin < end; begin += rows) {
         rows = std::min<int64_t>(kRowsInCache, end - begin);
-        for_strips(pack, [&](int64_t p, int64_t packs, const P* u) {
+        for_strips(pack, 0, strips, [&](int64_t p, int64_t packs, const P* u) {
           const Changed* const from = changed_ + begin;
           subtract_rows<P>(
               rows, packs, [&](int64_t m) { return from[m].packs + p; },
@@ -201,21 +204,23 @@ class Elimination {
     });
   }
 
-  // body(begin, end) for parts of the rows [0, count) that each are worth a thread.
+  // body(begin, end) for parts of [0, count) that each are worth a thread, where one of them takes
+  // so many multiply-adds.
   template <typename Body>
   static void parallel(int64_t count, int64_t operations, Body body) {
-    constexpr int64_t kGrain = 1 << 18;  // multiply-adds
-    const int64_t grain = (kGrain / operations / kTileRows + 1) * kTileRows;
-    parallel_parts(count, grain, &body, [](void* context, int64_t begin, int64_t end) {
-      (*static_cast<Body*>(context))(begin, end);
-    });
+    constexpr int64_t kGrain = 1 << 19;  // some 10 microseconds
+    parallel_parts(count, kGrain / operations + 1, &body,
+                   [](void* context, int64_t begin, int64_t end) {
+                     (*static_cast<Body*>(context))(begin, end);
+                   });
   }
 
-  // body(p, packs, u) for the strips of columns from a pack on: packs [p, p + packs), whose u lie
-  // at u.
+  // body(p, packs, u) for strips [begin, end) of the columns from a pack on: packs [p, p + packs),
+  // whose u lie at u.
   template <typename Body>
-  void for_strips(int64_t pack, Body body) {
-    for (int64_t p = pack; p < A.packs; p += kTilePacks<P>) {
+  void for_strips(int64_t pack, int64_t begin, int64_t end, Body body) {
+    for (int64_t s = begin; s < end; ++s) {
+      const int64_t p = pack + s * kTilePacks<P>;
       body(p, std::min<int64_t>(kTilePacks<P>, A.packs - p), sources_ + (p - pack) * panel_.width);
     }
   }

@@ -105,7 +105,9 @@ class Panel {
           rows, packs, [&](int64_t m) { return block + m * packs; },
           [&](int64_t m) { return lower<kInverse>(a + m, begin); }, lower_stride<kInverse>(), x,
           packs, a - begin);
-      solve_block<kInverse, kTilePacks<P>>(block, packs, a, rows);
+      solve_unit_lower<P>(
+          rows, packs, [&](int64_t m) { return block + m * packs; },
+          [&](int64_t m, int64_t k) { return lower<kInverse>(a + m, a + k); });
     }
   }
 
@@ -145,37 +147,21 @@ class Panel {
   }
   static const T* scalars(const P* packs) { return reinterpret_cast<const T*>(packs); }
 
-  // The largest entry of a column among the open rows, lane by lane.
-  struct Search {
-    I largest, pack;
-    TORCHDET_LANE void look(P x, I open, int64_t p) {
-      const I size = bits_of(pivot_size(x)) & open;
-      const auto larger = greater(size, largest);
-      largest = select(larger, size, largest);
-      pack = select(larger, I(static_cast<Integer>(p)), pack);
-    }
-    // Its position, or -1 where all are zero.
-    TORCHDET_LANE int64_t position() const {
-      const I all = fold_lanes(largest, [](I a, I b) { return maximum(a, b); });
-      const int lane = __builtin_ctzll(lane_bits(equal(largest, all)));
-      return all[0] == 0 ? -1 : pack[lane] * W + lane;
-    }
-  };
-
   // The slots [begin, end) by themselves, one after the other.
   template <bool kInverse>
   int64_t eliminate_part(int64_t begin, int64_t end) {
-    Search search = {I(0), I(0)};
+    LargestEntry<P> search = {I(0), I(0)};
     for (int64_t b = 0; b < blocks_; ++b) {
       for (int q = 0; q < kBlock; ++q) {
         search.look(at(begin, b)[q], open_[b * kBlock + q], b * kBlock + q);
       }
     }
     for (int64_t c = begin; c < end; ++c) {
-      const int64_t r = search.position();
-      if (r < 0) {
+      const int lane = search.lane();
+      if (lane < 0) {
         return c - begin;
       }
+      const int64_t r = search.place[lane] * W + lane;
       const Number d = get(c, r);
       place[c] = static_cast<int32_t>(r);
       set_number(pivots, c, d);
@@ -223,7 +209,7 @@ class Panel {
   }
   // Slot t less u times slot c; kSearch: looks for a pivot in the result.
   template <bool kSearch>
-  TORCHDET_LANE void subtract_multiple(int64_t t, P u, int64_t c, Search& search) const {
+  TORCHDET_LANE void subtract_multiple(int64_t t, P u, int64_t c, LargestEntry<P>& search) const {
     for (int64_t b = 0; b < blocks_; ++b) {
       P* const x = at(t, b);
       const P* const l = at(c, b);
@@ -259,39 +245,9 @@ class Panel {
       }
     }
     for (int64_t v = next / W; v * W < end; ++v) {
-      solve_tile<kInverse, 1>(upper_ + v, packs_of_slots(), part, count);
-    }
-  }
-
-  // x_a -= sum_c l_{r_a, c} x_c over the slots a, c < a of [begin, begin + count), count <=
-  // kTileRows, in registers; row a of x, of NP packs, is that of slot begin + a.
-  template <bool kInverse, int NP>
-  TORCHDET_LANE void solve_tile(P* x, int64_t stride, int64_t begin, int64_t count) const {
-    P u[kTileRows][NP];
-    for (int a = 0; a < kTileRows; ++a) {
-      if (a < count) {
-        const T* const l = lower<kInverse>(begin + a, begin);
-        for (int q = 0; q < NP; ++q) {
-          u[a][q] = x[a * stride + q];
-        }
-        for (int c = 0; c < a; ++c) {
-          const P factor = broadcast<P>(number_at<P>(l + c * lower_stride<kInverse>()));
-          for (int q = 0; q < NP; ++q) {
-            u[a][q] = fnma(factor, u[c][q], u[a][q]);
-          }
-        }
-        for (int q = 0; q < NP; ++q) {
-          x[a * stride + q] = u[a][q];
-        }
-      }
-    }
-  }
-  template <bool kInverse, int NP>
-  void solve_block(P* x, int64_t packs, int64_t begin, int64_t count) const {
-    if (packs == NP) {
-      solve_tile<kInverse, NP>(x, NP, begin, count);
-    } else if constexpr (NP > 1) {
-      solve_block<kInverse, NP - 1>(x, packs, begin, count);
+      solve_unit_lower<P>(
+          count, 1, [&](int64_t m) { return upper_ + m * packs_of_slots() + v; },
+          [&](int64_t m, int64_t k) { return lower<kInverse>(part + m, part + k); });
     }
   }
 

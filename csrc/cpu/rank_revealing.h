@@ -17,10 +17,12 @@ template <typename P>
 class RankRevealing {
  public:
   using T = ScalarOf<P>;
+  using R = RealOf<P>;
   using I = IntegerOf<P>;
   using Number = NumberOf<P>;
   using M = RowMatrix<P>;
   using Integer = typename Format<T>::Integer;
+  static constexpr int W = M::W;
 
   RankRevealing(int64_t n, Arena& arena)
       : A_(take_matrix(n, arena)), X_(take_matrix(n, arena)), K_(take_matrix(n, arena)) {
@@ -29,9 +31,11 @@ class RankRevealing {
     frame_.row_exponent = arena.take<I>(A_.packs);
     frame_.column_exponent = arena.take<I>(A_.packs);
     largest_of_column_ = arena.take<I>(A_.packs);
-    row_largest_ = arena.take<T>(n);
     x_ = arena.take<Number>(n);
     y_ = arena.take<Number>(n);
+    x_packs_ = arena.take<P>(A_.packs);
+    y_packs_ = arena.take<P>(A_.packs);
+    diagonal_ = arena.take<P>(A_.packs);
   }
 
   // kDetHvp.
@@ -56,8 +60,8 @@ class RankRevealing {
   LduPivots<P> pivots_;
   Frame<P> frame_;
   I* largest_of_column_;
-  T* row_largest_;
   Number *x_, *y_;
+  P *x_packs_, *y_packs_, *diagonal_;
 
   static M take_matrix(int64_t n, Arena& arena) {
     const int64_t stride = M::packs_for(n) | 1;  // odd: spreads the rows over the cache's sets
@@ -67,33 +71,49 @@ class RankRevealing {
   void factor(const Problem& p, int64_t b) {
     read_matrix<0>(p.A, b, A_);
     equilibrate_rows<0>(A_, frame_, largest_of_column_);
-    factor_ldu_rows(A_, pivots_, frame_, row_largest_);
+    factor_ldu_rows(A_, pivots_, x_packs_);
   }
   Number pivot(int64_t k) const { return A_.get(k, k); }
 
   void write_hvp(const Problem& p, int64_t b) {
-    const int64_t n = p.n;
     const Integer z = read_direction(p.other, b);
     // W = L^-1 (P Z Q) U^-1 as its transpose, which is how (1) of math/hvp.h reads it:
     // W^T = U^-T (L^-1 P Z Q)^T.
     solve_unit_triangular<true, false>(A_, X_);
     transpose(X_);
     solve_unit_triangular<true, true>(A_, X_);
-    const ExclusivePairProducts<Number> rho([&](int64_t i) { return pivot(i); }, n, x_, y_);
-    for (int64_t i = 0; i < n; ++i) {
-      Number sum = zero<Number>();
-      for (int64_t j = 0; j < n; ++j) {
-        if (j != i) {
-          const Number product = rho(i, j);
-          K_.set(i, j, -(product * X_.get(i, j)));
-          sum = fma(product, X_.get(j, j), sum);
-        }
-      }
-      K_.set(i, i, sum);
-    }
+    const ExclusivePairProducts<Number> rho([&](int64_t i) { return pivot(i); }, A_.n, x_, y_);
+    multiply_by_products(rho);
     Scaled<Number> factor = rho.common;
     factor.exponent += z + frame_.total;
     write(factor, false, result_matrix<P>(p, b));
+  }
+
+  // K from W^T = X: (1) and (2) of math/hvp.h.
+  void multiply_by_products(const ExclusivePairProducts<Number>& rho) {
+    const int64_t n = A_.n;
+    for (P* packs : {x_packs_, y_packs_, diagonal_}) {
+      packs[A_.packs - 1] = zero<P>();
+    }
+    for (int64_t k = 0; k < n; ++k) {
+      set_number(x_packs_, k, x_[k]);
+      set_number(y_packs_, k, y_[k]);
+      set_number(diagonal_, k, X_.get(k, k));
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      const P x = broadcast<P>(x_[i]), y = broadcast<P>(y_[i]);
+      const auto always = equal(I(Integer(i)), I(Integer(rho.smallest())));
+      P sum = zero<P>();
+      for (int64_t v = 0; v < A_.packs; ++v) {
+        const auto is_q = equal(lane_numbers<P>(), I(Integer(rho.second_smallest() - v * W)));
+        const auto is_i = equal(lane_numbers<P>(), I(Integer(i - v * W)));
+        const auto swapped = mask_or(always, is_q);
+        const P product = select(swapped, x_packs_[v], x) * select(swapped, y, y_packs_[v]);
+        K_.row(i)[v] = -(product * X_.row(i)[v]);
+        sum = fma(select(is_i, zero<P>(), product), diagonal_[v], sum);
+      }
+      K_.set(i, i, first_lane(fold_lanes(sum, [](P a, P b) { return a + b; })));
+    }
   }
 
   void write_cofactors(const Problem& p, int64_t b) {
@@ -132,44 +152,57 @@ class RankRevealing {
     return m.exponent;
   }
 
-  // X = 2^-z P Z' Q with Z' = 2^-(r + c) Z and entries of at most 2; returns z.
+  // X = 2^-z P Z' Q with Z' = 2^-(r + c) Z and entries of at most 2; returns z. Takes K.
   Integer read_direction(const BatchView& view, int64_t b) {
-    const Number* from = static_cast<const Number*>(view.data) + view.offset(b);
     const int64_t n = A_.n;
-    Integer z = kZeroExponent;
-    X_.clear();
-    for (int pass = 0; pass < 2; ++pass) {
-      for (int64_t i = 0; i < n; ++i) {
-        for (int64_t j = 0; j < n; ++j) {
-          const Number x = from[pivots_.row_index[i] * view.row_stride +
-                                pivots_.column_index[j] * view.column_stride];
-          const Integer e = frame_.rows()[i] + frame_.columns()[j];
-          if (pass == 0) {
-            z = maximum(z, Integer(entry_exponent(x) + e));
-          } else {
-            X_.set(i, j, scale_pow2(x, e - z));
-          }
-        }
+    read_matrix<0>(view, b, K_);
+    I most = I(kZeroExponent);
+    for (int64_t i = 0; i < n; ++i) {
+      const I row = I(frame_.rows()[i]);
+      for (int64_t v = 0; v < A_.packs; ++v) {
+        most = maximum(most, entry_exponent(K_.row(i)[v]) + row + frame_.column_exponent[v]);
       }
-      z = z < kZeroExponentBound ? Integer(0) : z;
+    }
+    const Integer largest = largest_lane(most);
+    const Integer z = largest < kZeroExponentBound ? Integer(0) : largest;
+    for (int64_t i = 0; i < n; ++i) {
+      const I row = I(frame_.rows()[i] - z);
+      for (int64_t v = 0; v < A_.packs; ++v) {
+        K_.row(i)[v] = scale_pow2(K_.row(i)[v], row + frame_.column_exponent[v]);
+      }
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      const P* const from = K_.row(pivots_.row_index[i]);
+      X_.row(i)[A_.packs - 1] = zero<P>();
+      for (int64_t j = 0; j < n; ++j) {
+        set_number(X_.row(i), j, get_number(from, pivots_.column_index[j]));
+      }
     }
     return z;
   }
 
   // out = factor s G^T K F^T with the equilibration undone: from the frame of D back to that of A.
-  // (L^-T K U^-T)^T = U^-1 (L^-T K)^T.
+  // (L^-T K U^-T)^T = U^-1 (L^-T K)^T. Takes X.
   void write(Scaled<Number> factor, bool conjugate, Number* out) {
     solve_unit_triangular<false, true>(A_, K_);
     transpose(K_);
     solve_unit_triangular<false, false>(A_, K_);
-    factor.mantissa = factor.mantissa * pivots_.sign;
+    transpose(K_);
     const int64_t n = A_.n;
     for (int64_t i = 0; i < n; ++i) {
-      Number* row = out + pivots_.row_index[i] * n;
+      P* const to = X_.row(pivots_.row_index[i]);
       for (int64_t j = 0; j < n; ++j) {
-        const Integer e = factor.exponent + frame_.rows()[i] + frame_.columns()[j];
-        const Number x = add_poison(scale_pow2(K_.get(j, i) * factor.mantissa, e), frame_.poison());
-        row[pivots_.column_index[j]] = conjugate ? conj(x) : x;
+        set_number(to, pivots_.column_index[j], K_.get(i, j));
+      }
+    }
+    const P mantissa = broadcast<P>(factor.mantissa * pivots_.sign);
+    for (int64_t i = 0; i < n; ++i) {
+      const I row = I(factor.exponent + frame_.rows()[i]);
+      for (int64_t v = 0; v < A_.packs; ++v) {
+        const P x = scale_pow2(X_.row(i)[v] * mantissa, row + frame_.column_exponent[v]);
+        const P poisoned = add_poison(x, R(frame_.poison()));
+        store_numbers(reinterpret_cast<T*>(out + i * n + v * W),
+                      conjugate ? conj(poisoned) : poisoned, n - v * W);
       }
     }
   }

@@ -2,7 +2,7 @@
 // with the columns of one matrix in the lanes.
 #pragma once
 
-#include "row_equilibrate.h"
+#include "row_io.h"
 #include "row_product.h"
 
 namespace torchdet {
@@ -15,74 +15,79 @@ struct LduPivots {
   ScalarOf<P> sign;  // of the permutations
 };
 
-// row_i[pack] -= l * pivot_row[pack] right of column k, and l itself at column k, in one pass over
-// the pack.
-template <typename P>
-TORCHDET_LANE void eliminate_in_pack(const RowMatrix<P>& A, int64_t i, int64_t k, NumberOf<P> l,
-                                     P pivot_row_right) {
-  constexpr int W = LaneTraits<P>::kWidth;
+// Looks for the largest entry right of column k and below row k, which becomes the next pivot: its
+// place, or the next one on the diagonal if all are zero. kUpdate: first subtracts l times row k
+// from those rows, l_i being number i of `l`. The packs of columns come one after the other, so
+// that what is known of one stays in registers.
+template <bool kUpdate, typename P>
+void look_beyond(const RowMatrix<P>& A, int64_t k, const P* l, int64_t& row, int64_t& column) {
+  using I = IntegerOf<P>;
   using Integer = typename Format<ScalarOf<P>>::Integer;
-  P* x = A.row(i) + k / W;
-  const P factor = broadcast<P>(l);
-  const auto at_k = equal(lane_numbers<P>(), IntegerOf<P>(static_cast<Integer>(k % W)));
-  *x = select(at_k, factor, fnma(factor, pivot_row_right, *x));
+  constexpr int W = LaneTraits<P>::kWidth;
+  LargestEntry<P> block = {I(0), I(0)};  // the place is the pack of columns
+  I rows = I(0);
+  for (int64_t p = (k + 1) / W; p < A.packs; ++p) {
+    const auto right = greater(lane_numbers<P>(), I(Integer(k - p * W)));
+    const I open = select(right, I(-1), I(0));
+    const P u = kUpdate ? select(right, A.row(k)[p], zero<P>()) : zero<P>();
+    LargestEntry<P> entry = {I(0), I(0)};
+    for (int64_t i = k + 1; i < A.n; ++i) {
+      if (kUpdate) {
+        A.row(i)[p] = fnma(broadcast<P>(get_number(l, i)), u, A.row(i)[p]);
+      }
+      entry.look(A.row(i)[p], open, i);
+    }
+    const auto larger = greater(entry.largest, block.largest);
+    block.largest = select(larger, entry.largest, block.largest);
+    block.place = select(larger, I(Integer(p)), block.place);
+    rows = select(larger, entry.place, rows);
+  }
+  const int lane = block.lane();
+  row = lane < 0 ? k + 1 : rows[lane];
+  column = lane < 0 ? k + 1 : block.place[lane] * W + lane;
 }
 
-// P B Q = L D U in place: L below the diagonal, D on it, unit U above; labels and exponents go out
-// in pivoted order. The row maxima of the remaining block are found while it is updated, so the
-// search for the largest entry looks at one number per row and then along one row.
+// P B Q = L D U in place: L below the diagonal, D on it, unit U above; labels go out in pivoted
+// order. l: space for n numbers in packs.
 template <typename P>
-void factor_ldu_rows(const RowMatrix<P>& A, LduPivots<P>& pivots, Frame<P>& frame,
-                     ScalarOf<P>* row_largest) {
-  using R = RealOf<P>;
+void factor_ldu_rows(const RowMatrix<P>& A, LduPivots<P>& pivots, P* l) {
+  using I = IntegerOf<P>;
+  using Integer = typename Format<ScalarOf<P>>::Integer;
   constexpr int W = LaneTraits<P>::kWidth;
   const int64_t n = A.n;
   pivots.sign = 1;
   for (int64_t i = 0; i < n; ++i) {
     pivots.row_index[i] = pivots.column_index[i] = i;
-    R largest = R(ScalarOf<P>(0));
-    for (int64_t p = 0; p < A.packs; ++p) {
-      largest = maximum(largest, pivot_size(A.row(i)[p]));
-    }
-    row_largest[i] = largest_lane(largest);
   }
+  int64_t row = 0, column = 0;
+  look_beyond<false>(A, -1, l, row, column);
   for (int64_t k = 0; k < n; ++k) {
-    const int64_t row = std::max_element(row_largest + k, row_largest + n) - row_largest;
-    int64_t column = k;
-    for (int64_t j = k + 1; j < n; ++j) {
-      column = pivot_size(A.get(row, j)) > pivot_size(A.get(row, column)) ? j : column;
-    }
     A.swap_rows(row, k);
-    std::swap(row_largest[row], row_largest[k]);
     std::swap(pivots.row_index[row], pivots.row_index[k]);
-    std::swap(frame.rows()[row], frame.rows()[k]);
     for (int64_t i = 0; i < n && column != k; ++i) {
       const NumberOf<P> x = A.get(i, k);
       A.set(i, k, A.get(i, column));
       A.set(i, column, x);
     }
     std::swap(pivots.column_index[column], pivots.column_index[k]);
-    std::swap(frame.columns()[column], frame.columns()[k]);
     pivots.sign = (row != k) != (column != k) ? -pivots.sign : pivots.sign;
-
-    const PivotQuotient<NumberOf<P>> quotient(A.get(k, k));
-    const int64_t first = k / W;
-    const auto is_right =
-        greater(lane_numbers<P>(), IntegerOf<P>(static_cast<typename Frame<P>::Integer>(k % W)));
-    const P right = select(is_right, A.row(k)[first], zero<P>());
-    for (int64_t i = k + 1; i < n; ++i) {
-      const NumberOf<P> l = quotient(A.get(i, k));
-      eliminate_in_pack(A, i, k, l, right);
-      R largest = select(is_right, pivot_size(A.row(i)[first]), R(ScalarOf<P>(0)));
-      const P factor = broadcast<P>(l);
-      for (int64_t p = first + 1; p < A.packs; ++p) {
-        A.row(i)[p] = fnma(factor, A.row(k)[p], A.row(i)[p]);
-        largest = maximum(largest, pivot_size(A.row(i)[p]));
-      }
-      row_largest[i] = largest_lane(largest);
+    if (k + 1 == n) {
+      break;
     }
-    for (int64_t j = k + 1; j < n; ++j) {
-      A.set(k, j, quotient(A.get(k, j)));
+    const PivotQuotient<P> quotient(broadcast<P>(A.get(k, k)));
+    for (int64_t i = k + 1; i < n; ++i) {
+      set_number(l, i, A.get(i, k));
+    }
+    for (int64_t p = (k + 1) / W; p < A.packs; ++p) {
+      l[p] = quotient(l[p]);
+    }
+    look_beyond<true>(A, k, l, row, column);
+    for (int64_t i = k + 1; i < n; ++i) {
+      A.set(i, k, get_number(l, i));
+    }
+    for (int64_t p = k / W; p < A.packs; ++p) {
+      const auto right = greater(lane_numbers<P>(), I(Integer(k - p * W)));
+      A.row(k)[p] = select(right, quotient(A.row(k)[p]), A.row(k)[p]);
     }
   }
 }
@@ -115,31 +120,47 @@ void subtract_products(const RowMatrix<P>& X, const RowMatrix<P>& F, int64_t i_b
 // diagonal if kForward, else above it.
 template <bool kForward, bool kTransposed, typename P>
 void solve_unit_triangular(const RowMatrix<P>& F, const RowMatrix<P>& X) {
-  constexpr int64_t kBlock = 16;
-  const int64_t n = X.n, blocks = (n + kBlock - 1) / kBlock;
+  const int64_t n = X.n, blocks = (n + kTileRows - 1) / kTileRows;
   for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t begin = (kForward ? b : blocks - 1 - b) * kBlock;
-    const int64_t end = std::min(begin + kBlock, n);
+    const int64_t begin = (kForward ? b : blocks - 1 - b) * kTileRows;
+    const int64_t end = std::min(begin + kTileRows, n);
     subtract_products<kTransposed>(X, F, begin, end, kForward ? 0 : end, kForward ? begin : n);
-    for (int64_t s = 1; s < end - begin; ++s) {
-      const int64_t i = kForward ? begin + s : end - 1 - s;
-      for (int64_t k = kForward ? begin : i + 1; k < (kForward ? i : end); ++k) {
-        const P factor = broadcast<P>(kTransposed ? F.get(k, i) : F.get(i, k));
-        for (int64_t p = 0; p < X.packs; ++p) {
-          X.row(i)[p] = fnma(factor, X.row(k)[p], X.row(i)[p]);
-        }
-      }
+    const auto row_of = [&](int64_t s) { return kForward ? begin + s : end - 1 - s; };
+    for (int64_t p = 0; p < X.packs; p += kTilePacks<P>) {
+      solve_unit_lower<P>(
+          end - begin, std::min<int64_t>(kTilePacks<P>, X.packs - p),
+          [&](int64_t s) { return X.row(row_of(s)) + p; },
+          [&](int64_t s, int64_t t) {
+            const int64_t i = row_of(s), k = row_of(t);
+            return reinterpret_cast<const ScalarOf<P>*>(F.row(kTransposed ? k : i)) +
+                   offset_of<P>(kTransposed ? i : k);
+          });
     }
   }
 }
 
+// In blocks of W x W.
 template <typename P>
 void transpose(const RowMatrix<P>& X) {
-  for (int64_t i = 0; i < X.n; ++i) {
-    for (int64_t j = 0; j < i; ++j) {
-      const NumberOf<P> x = X.get(i, j);
-      X.set(i, j, X.get(j, i));
-      X.set(j, i, x);
+  constexpr int W = RowMatrix<P>::W;
+  const auto load_block = [&](int64_t i, int64_t p, P(&x)[W]) {
+    for (int r = 0; r < W; ++r) {
+      x[r] = i + r < X.n ? X.row(i + r)[p] : zero<P>();
+    }
+    transpose(x);
+  };
+  const auto store_block = [&](int64_t i, int64_t p, const P(&x)[W]) {
+    for (int r = 0; r < W && i + r < X.n; ++r) {
+      X.row(i + r)[p] = x[r];
+    }
+  };
+  for (int64_t i = 0; i < X.packs; ++i) {
+    for (int64_t j = 0; j <= i; ++j) {
+      P lower[W], upper[W];
+      load_block(i * W, j, lower);
+      load_block(j * W, i, upper);
+      store_block(j * W, i, lower);
+      store_block(i * W, j, upper);
     }
   }
 }

@@ -118,6 +118,26 @@ TORCHDET_LANE T largest_lane(Vec<T, W> x) {
   return fold_lanes(x, [](Vec<T, W> a, Vec<T, W> b) { return maximum(a, b); })[0];
 }
 
+// The largest of the entries that are open (-1; others 0), lane by lane, and the place it was seen.
+template <typename P>
+struct LargestEntry {
+  using I = IntegerOf<P>;
+  using Integer = typename Format<ScalarOf<P>>::Integer;
+  I largest, place;
+
+  TORCHDET_LANE void look(P x, I open, int64_t here) {
+    const I size = bits_of(pivot_size(x)) & open;
+    const auto larger = greater(size, largest);
+    largest = select(larger, size, largest);
+    place = select(larger, I(static_cast<Integer>(here)), place);
+  }
+  // The first lane with the largest of all, or -1 where all are zero.
+  TORCHDET_LANE int lane() const {
+    const I all = fold_lanes(largest, [](I a, I b) { return maximum(a, b); });
+    return all[0] == 0 ? -1 : __builtin_ctzll(lane_bits(equal(largest, all)));
+  }
+};
+
 // d_1 .. d_n for pivots in packs, filled up with ones.
 template <typename P>
 TORCHDET_LANE Scaled<NumberOf<P>> product_of(const P* pivots, int64_t packs) {

@@ -83,5 +83,39 @@ void subtract_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of
   }
 }
 
+// x_a -= sum_{c < a} f(a, c) x_c for a < count <= kTileRows, in registers: row_of(a) are the NP
+// packs of x_a and factor_of(a, c) is where f(a, c) lies.
+template <int NP, typename P, typename RowOf, typename FactorOf>
+TORCHDET_LANE void solve_tile(int64_t count, RowOf row_of, FactorOf factor_of) {
+  P x[kTileRows][NP];
+  for (int a = 0; a < kTileRows; ++a) {
+    if (a < count) {
+      P* const row = row_of(a);
+      for (int q = 0; q < NP; ++q) {
+        x[a][q] = row[q];
+      }
+      for (int c = 0; c < a; ++c) {
+        const P f = broadcast<P>(number_at<P>(factor_of(a, c)));
+        for (int q = 0; q < NP; ++q) {
+          x[a][q] = fnma(f, x[c][q], x[a][q]);
+        }
+      }
+      for (int q = 0; q < NP; ++q) {
+        row[q] = x[a][q];
+      }
+    }
+  }
+}
+
+// The same for packs <= NP, by default kTilePacks.
+template <typename P, int NP = kTilePacks<P>, typename RowOf, typename FactorOf>
+void solve_unit_lower(int64_t count, int64_t packs, RowOf row_of, FactorOf factor_of) {
+  if (packs == NP) {
+    solve_tile<NP, P>(count, row_of, factor_of);
+  } else if constexpr (NP > 1) {
+    solve_unit_lower<P, NP - 1>(count, packs, row_of, factor_of);
+  }
+}
+
 }  // namespace TORCHDET_CAPABILITY
 }  // namespace torchdet

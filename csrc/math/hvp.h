@@ -57,6 +57,9 @@ class ExclusivePairProducts {
     }
   }
 
+  TORCHDET_LANE IntegerOf<V> smallest() const { return smallest_; }                // p
+  TORCHDET_LANE IntegerOf<V> second_smallest() const { return second_smallest_; }  // q
+
   // rho_ij / m of (2).
   TORCHDET_LANE V operator()(int64_t i, int64_t j) const {
     using I = IntegerOf<V>;
@@ -67,7 +70,7 @@ class ExclusivePairProducts {
  private:
   const V* x_;
   const V* y_;
-  IntegerOf<V> smallest_, second_smallest_;  // p, q
+  IntegerOf<V> smallest_, second_smallest_;
 };
 
 // row_to -= factor * row_from, entries [begin, end).
