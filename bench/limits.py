@@ -12,6 +12,7 @@ from bench.timing import Effort
 
 _CUDA_COPY = 2 << 30
 _CUDA_PRODUCT = 8192
+_CPU_PRODUCT = 1024
 
 
 def _median(clock: Clock, call: Call, effort: Effort) -> float:
@@ -31,7 +32,7 @@ def fma_peak(clock: Clock, n: int, dtype: torch.dtype, effort: Effort) -> float:
     """Floating-point operations per second of a large matrix product, TF32 switched off.
 
     It stands for the rate of the multiply-add units, and is what the best kernels reach of it. In
-    float64, devices with tensor cores for that precision use them, at up to twice the rate of their
+    float64, GPUs with tensor cores for that precision use them, at up to twice the rate of their
     multiply-add units: a share of this ceiling errs on the low side there.
     """
     torch.set_float32_matmul_precision("highest")
@@ -41,17 +42,15 @@ def fma_peak(clock: Clock, n: int, dtype: torch.dtype, effort: Effort) -> float:
 
 
 def measure_limits(clock: Clock, effort: Effort, quick: bool) -> dict[str, dict[str, float]]:
-    """Copy bandwidth by kind of memory; on a GPU the peak of multiply-adds by dtype as well."""
+    """Copy bandwidth by kind of memory, and the peak of multiply-adds by dtype."""
     shrink = 64 if quick else 1
     on_cpu = isinstance(clock, CpuClock)
     sizes = {"cache": IN_CACHE, "dram": IN_DRAM // shrink}
     if not on_cpu:
         sizes = {"device": _CUDA_COPY // shrink}
-    limits = {
-        "copy_bandwidth": {name: copy_bandwidth(clock, s, effort) for name, s in sizes.items()}
+    n = (_CPU_PRODUCT if on_cpu else _CUDA_PRODUCT) // (8 if quick else 1)
+    dtypes = {"float32": torch.float32, "float64": torch.float64}
+    return {
+        "copy_bandwidth": {name: copy_bandwidth(clock, s, effort) for name, s in sizes.items()},
+        "fma_peak": {name: fma_peak(clock, n, dtype, effort) for name, dtype in dtypes.items()},
     }
-    if not on_cpu:
-        n = _CUDA_PRODUCT // (8 if quick else 1)
-        dtypes = {"float32": torch.float32, "float64": torch.float64}
-        limits["fma_peak"] = {name: fma_peak(clock, n, d, effort) for name, d in dtypes.items()}
-    return limits

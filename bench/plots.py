@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from bench.cases import HVP, OPS
-from bench.report import threads
+from bench.report import has_gpu, threads
 from bench.timing import graph_of
 
 COLORS = dict(
@@ -77,7 +77,7 @@ def plot(run: dict[str, Any], path: Path) -> None:
     if not dtypes:
         return
     peer = run["peers"][1]
-    on_gpu = "fma_peak" in run
+    on_gpu = has_gpu(run)
     rows = 2 if on_gpu else 1
     figure, panels = plt.subplots(
         rows,

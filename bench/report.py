@@ -49,6 +49,11 @@ def _copy_share(case: dict[str, Any]) -> str:
     return f"{case['share']['copy']:.0%}" + (f" (must {least:.0%})" if least else "")
 
 
+def _fma_share(case: dict[str, Any]) -> str:
+    share = case["share"].get("fma")
+    return f"{share:.0%}" if share is not None else ""
+
+
 def _ratio(case: dict[str, Any], peer: str, quartiles: bool) -> str:
     wrong = peer in case.get("errors", {})
     ratio = case["ratio"].get(peer)
@@ -60,14 +65,15 @@ def _ratio(case: dict[str, Any], peer: str, quartiles: bool) -> str:
     return text + (" wrong" if wrong else "")
 
 
+def has_gpu(run: dict[str, Any]) -> bool:
+    """Whether it was a GPU that was timed."""
+    return "device" in run["machine"]
+
+
 def _columns(run: dict[str, Any]) -> list[Column]:
-    """Of a CPU, or with the shares of what a GPU can do: those are of the time in a graph."""
+    """With the shares of the machine's limits: on a GPU those are of the time in a graph."""
     reference, *others = run["peers"][1:]
-    on_gpu = [
-        Column("in a graph", _time_in_graph),
-        Column("of copy", _copy_share),
-        Column("of FMA", lambda case: f"{case['share']['fma']:.0%}"),
-    ]
+    on_gpu = [Column("in a graph", _time_in_graph), Column("of copy", _copy_share)]
     return [
         Column("suite", lambda case: case["suite"], words=True),
         Column("dtype", lambda case: case["dtype"], words=True),
@@ -75,7 +81,8 @@ def _columns(run: dict[str, Any]) -> list[Column]:
         Column("batch", lambda case: str(case["batch"] or "single")),
         Column("operation", lambda case: case["op"], words=True),
         Column("torchdet", lambda case: duration(case["seconds"]["torchdet"]["median"])),
-        *(on_gpu if "fma_peak" in run else [Column("GB/s", _gigabytes_per_second)]),
+        *(on_gpu if has_gpu(run) else [Column("GB/s", _gigabytes_per_second)]),
+        Column("of FMA", _fma_share),
         Column(f"ratio to {reference}", lambda case: _ratio(case, reference, quartiles=True)),
         *(
             Column(f"to {peer}", lambda case, peer=peer: _ratio(case, peer, quartiles=False))
@@ -109,20 +116,22 @@ def summary(run: dict[str, Any]) -> str:
     """The machine in one line."""
     machine, build = run["machine"], run["machine"]["build"]
     bandwidth = {name: f"{value / 1e9:.0f} GB/s" for name, value in run["copy_bandwidth"].items()}
+    peak, unit = (1e12, "TFLOP/s") if has_gpu(run) else (1e9, "GFLOP/s")
+    peaks = [f"{value / peak:.3g} in {name}" for name, value in run.get("fma_peak", {}).items()]
+    products = f", matrix product {unit}: {', '.join(peaks)}" if peaks else ""
     if device := machine.get("device"):
         cuda = ", ".join(build["cuda_architectures"]) if build else ""
         driver = device["nvidia_smi"].get("driver_version", "unknown")
-        peaks = (f"{value / 1e12:.1f} in {name}" for name, value in run["fma_peak"].items())
         return (
             f"{device['name']}, driver {driver}, torchdet {machine['torchdet']} "
             f"({cuda or 'no CUDA kernels'}), torch {machine['torch']}, CUDA {device['cuda']}, "
-            f"copy {bandwidth['device']}, matrix product TFLOP/s: {', '.join(peaks)}"
+            f"copy {bandwidth['device']}{products}"
         )
     active = build["active_instruction_set"] if build else "no extension"
     return (
         f"{machine['cpu']}, {threads(run)}, torchdet {machine['torchdet']} ({active}), "
         f"torch {machine['torch']}, copy {bandwidth['cache']} in cache, "
-        f"{bandwidth['dram']} in memory"
+        f"{bandwidth['dram']} in memory{products}"
     )
 
 
@@ -159,9 +168,10 @@ def _explanation(run: dict[str, Any]) -> list[str]:
     on_cpu = [
         f"Random normal matrices. Medians of {run['rounds']} interleaved rounds; a ratio is the",
         "peer's time over torchdet's in the same round, with its quartiles. GB/s counts the least",
-        "traffic of the operation: reading A and writing the result, in each direction.",
+        "traffic of the operation: reading A and writing the result, in each direction. *Of FMA*",
+        "counts its arithmetic against a large matrix product of that precision.",
     ]
-    if "fma_peak" not in run:
+    if not has_gpu(run):
         return on_cpu
     lines = [
         f"Random normal matrices. Medians of up to {run['rounds']} interleaved rounds; a ratio is",

@@ -10,6 +10,8 @@ from bench.cases import HVP, OPS, Case
 
 SMALL = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 MEDIUM = (48, 64, 96, 128, 192, 256)
+LARGE = (512, 1024)
+CPU_HVP = (2, 4, 8, 16, 32, 64, 128, 256)
 IN_CACHE = 1 << 20
 IN_DRAM = 256 << 20
 
@@ -21,7 +23,7 @@ GPU_LEAST_BATCH = 100_000  # of the suite gpu-small
 GPU_MEMORY = 8 << 30  # for the inputs and the results of a case
 
 SUITES = {
-    "cpu": ("small", "dram", "latency", "medium"),
+    "cpu": ("small", "dram", "latency", "medium", "large", "hvp"),
     "cuda": ("gpu-small", "gpu-large", "gpu-batch"),
 }
 DEFAULT_SUITES = {"cpu": ("small", "dram", "latency"), "cuda": SUITES["cuda"]}
@@ -38,8 +40,15 @@ def _chosen(available: Iterable[int], sizes: list[int] | None, quick: bool) -> l
 def cpu_cases(
     suite: str, dtypes: list[torch.dtype], sizes: list[int] | None, threads: int, quick: bool
 ) -> list[Case]:
-    """The cases of 'small', 'medium', 'dram' or 'latency'."""
-    available = {"small": SMALL, "medium": MEDIUM, "dram": (2, 3, 4), "latency": (3,)}[suite]
+    """The cases of one of the CPU's suites."""
+    available: tuple[int, ...] = {
+        "small": SMALL,
+        "medium": MEDIUM,
+        "large": LARGE,
+        "hvp": CPU_HVP,
+        "dram": (2, 3, 4),
+        "latency": (3,),
+    }[suite]
     if threads > 1:  # above, torch.linalg on several threads hangs or answers wrongly
         available = tuple(n for n in available if n <= 128)
     target = (IN_DRAM if suite == "dram" else IN_CACHE) // (64 if quick else 1)
@@ -51,7 +60,7 @@ def cpu_cases(
         Case(suite, op, n, dtype, batch(n, dtype))
         for dtype in dtypes
         for n in _chosen(available, sizes, quick)
-        for op in OPS
+        for op in ((HVP,) if suite == "hvp" else OPS)
     ]
 
 

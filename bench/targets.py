@@ -20,6 +20,8 @@ _CPU = (
     (64, 4.0, 5.0),
     (128, 3.5, 4.5),
     (256, 3.0, 3.5),
+    (512, 2.0, 2.4),
+    (1024, 1.3, 1.6),
 )
 _CPU_DRAM = (15.0, 12.0)
 _CPU_LATENCY = (1 / 0.35, 1 / 0.6)
@@ -45,6 +47,8 @@ def must(case: Case) -> float:
 def _must_on_cpu(case: Case) -> float:
     if case.suite == "latency":
         return _CPU_LATENCY[case.backward]
+    if case.hvp:
+        return _NOT_SLOWER
     if case.suite == "dram":
         least = _CPU_DRAM[case.backward]
     elif case.n <= 4:  # in cache these sizes have no target of their own

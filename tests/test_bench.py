@@ -1,0 +1,54 @@
+"""The comparison of two benchmark runs: what counts as slower, and which runs it refuses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from bench import compare
+
+
+def run(ratio: float, spread: float = 0.02, **changed: Any) -> dict[str, Any]:
+    """A run of one case with this ratio to torch.linalg."""
+    quartiles = {"median": ratio, "q25": ratio * (1 - spread), "q75": ratio * (1 + spread)}
+    case = {"suite": "small", "op": "det forward", "n": 3, "dtype": "float32", "batch": 100}
+    case["ratio"] = {"torch.linalg": quartiles}
+    return {"peers": ["torchdet", "torch.linalg"], "threads": 1, "cases": [case]} | changed
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "slower", "faster"),
+    (
+        (run(10), run(10), False, False),
+        (run(10), run(8), True, False),
+        (run(10), run(12.5), False, True),
+        (run(10), run(9.5), False, False),  # within the tolerance
+        (run(10, spread=0.3), run(8, spread=0.3), False, False),  # within the spread
+    ),
+)
+def test_a_case_is_slower_only_beyond_tolerance_and_spread(old, new, slower, faster):
+    (change,) = compare.changes(old, new)
+    assert change.slower(compare.TOLERANCE) is slower
+    assert change.faster(compare.TOLERANCE) is faster
+
+
+@pytest.mark.parametrize(
+    ("new", "word"),
+    ((run(10, threads=2), "threads"), (run(10, cases=[]), "no case in common")),
+)
+def test_runs_of_different_things_are_not_compared(new, word):
+    with pytest.raises(ValueError, match=word):
+        compare.changes(run(10), new)
+
+
+@pytest.mark.parametrize(("ratio", "code"), ((10, 0), (5, 1)))
+def test_the_exit_status_says_whether_something_got_slower(ratio, code, tmp_path, capsys):
+    paths = [str(tmp_path / name) for name in ("old.json", "new.json")]
+    for path, value in zip(paths, (10, ratio), strict=True):
+        with open(path, "w") as file:
+            json.dump(run(value), file)
+    assert compare.main(paths) == code
+    assert ("SLOWER" in capsys.readouterr().out) is (code == 1)
+    assert compare.main([paths[0], str(tmp_path / "missing.json")]) == 2
