@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 OPS = ("det forward", "det forward+backward", "slogdet forward", "slogdet forward+backward")
+FORWARD = OPS[::2]
 HVP = "det hvp"  # the derivative of det's gradient in a direction Z
+JVP = "det jvp"  # the derivative of det in a direction Z, in forward mode
+PER_SAMPLE = "det vmap(grad)"
+COMPILED = "det compiled forward+backward"
+TRANSFORMS = (JVP, PER_SAMPLE, COMPILED)
+
+LAYOUTS = ("contiguous", "transposed", "strided")
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,8 @@ class Case:
     n: int
     dtype: torch.dtype
     batch: int | None
+    layout: str = LAYOUTS[0]
+    singular: bool = False  # two columns are equal
 
     @property
     def dtype_name(self) -> str:
@@ -30,12 +39,17 @@ class Case:
     @property
     def backward(self) -> bool:
         """Whether the gradient is part of what is timed."""
-        return self.op.endswith("backward")
+        return self.op.endswith("backward") or self.op == PER_SAMPLE
 
     @property
     def hvp(self) -> bool:
         """Whether a Hessian-vector product is timed."""
         return self.op == HVP
+
+    @property
+    def directional(self) -> bool:
+        """Whether there is a direction Z."""
+        return self.op in (HVP, JVP)
 
     @property
     def slogdet(self) -> bool:
@@ -45,7 +59,8 @@ class Case:
     @property
     def input_bytes(self) -> int:
         """Of A, and of Z where there is one."""
-        return (2 if self.hvp else 1) * (self.batch or 1) * self.n**2 * self.dtype.itemsize
+        numbers = (self.batch or 1) * self.n**2
+        return (2 if self.directional else 1) * numbers * self.dtype.itemsize
 
     @property
     def bytes_moved(self) -> int:
@@ -54,18 +69,20 @@ class Case:
         entries = matrices * self.n**2
         if self.hvp:
             numbers = 3 * entries
+        elif self.backward:
+            numbers = 3 * entries + 2 * matrices
         else:
-            numbers = 3 * entries + 2 * matrices if self.backward else entries + matrices
+            numbers = (2 if self.directional else 1) * entries + matrices
         return numbers * self.dtype.itemsize
 
     @property
     def flops(self) -> float:
         """Leading term of the real operations: LU, with the inverse, with two products more."""
-        cubes = 6 if self.hvp else 2 if self.backward else 2 / 3
+        cubes = 6 if self.hvp else 2 if self.backward or self.directional else 2 / 3
         return (4 if self.dtype.is_complex else 1) * cubes * (self.batch or 1) * self.n**3
 
     def inputs(self, device: torch.device, copies: int) -> list[tuple[Tensor, Tensor | None]]:
-        """(A, Z), and copies of them in other places of the memory; Z is None but for a hvp.
+        """(A, Z), and copies of them in other places of the memory; Z may be None.
 
         Random normal entries, those of A scaled for a mean of det^2 of 1: no size leaves the range.
         """
@@ -76,6 +93,17 @@ class Case:
             return torch.randn(shape, dtype=self.dtype, device=device, generator=generator)
 
         scale = math.exp(-math.lgamma(self.n + 1) / (2 * self.n))
-        A, Z = normal().mul_(scale), normal() if self.hvp else None
-        clones = [(A.clone(), None if Z is None else Z.clone()) for _ in range(copies - 1)]
-        return [(A, Z), *clones]
+        A, Z = normal().mul_(scale), normal() if self.directional else None
+        if self.singular:
+            A[..., -1] = A[..., 0] if self.n > 1 else 0
+        return [
+            (self._laid_out(A), None if Z is None else self._laid_out(Z)) for _ in range(copies)
+        ]
+
+    def _laid_out(self, X: Tensor) -> Tensor:
+        """A copy, with the strides of this case."""
+        if self.layout == "transposed":
+            return X.mT.clone(memory_format=torch.contiguous_format).mT
+        if self.layout == "strided":  # every other column
+            return torch.stack((X, X), -1).flatten(-2)[..., ::2]
+        return X.clone()

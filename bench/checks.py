@@ -20,17 +20,21 @@ class Truth:
         # In front of a single matrix this adds the batch dimension that the others have.
         wide = torch.complex128 if case.dtype.is_complex else torch.float64
         A = A.reshape(-1, case.n, case.n)[:: self.stride].to(wide)
-        inverse = torch.linalg.inv(A)
+        inverse = torch.linalg.inv_ex(A).inverse  # of a singular matrix: anything
         det = torch.linalg.det(A)
         condition = matrix_norm(A) * matrix_norm(inverse)
         self.unit = 4 * case.n * torch.finfo(case.dtype).eps * condition
         X = inverse.mT
         if Z is not None:
-            # d(det X) in direction Z. Its two terms may cancel, so their size measures the error.
             Z = Z.reshape(-1, case.n, case.n)[:: self.stride].to(wide)
-            inner = (X * Z).sum((-2, -1))[:, None, None]
-            self.result = det[:, None, None] * (inner * X - X @ Z.mT @ X)
+            inner = (X * Z).sum((-2, -1))
+        if case.hvp:
+            # d(det X) in direction Z. Its two terms may cancel, so their size measures the error.
+            self.result = det[:, None, None] * (inner[:, None, None] * X - X @ Z.mT @ X)
             self.size = det.abs() * matrix_norm(X) ** 2 * matrix_norm(Z)
+        elif case.directional:
+            self.result = det * inner
+            self.size = det.abs() * matrix_norm(X) * matrix_norm(Z)
         elif case.backward:
             self.result = X.conj() if case.slogdet else (det[:, None, None] * X).conj()
             self.size = matrix_norm(self.result)

@@ -21,14 +21,14 @@ from bench.report import WIDE
 
 TOLERANCE = 0.1
 
-Key = tuple[str, str, int, str, int | None]
+KEY = ("suite", "dtype", "op", "n", "batch", "layout", "singular")
 
 
 @dataclass(frozen=True)
 class Change:
     """The ratios of one case in two runs, as medians with their quartiles."""
 
-    key: Key
+    key: tuple[Any, ...]
     old: dict[str, float]
     new: dict[str, float]
 
@@ -46,12 +46,10 @@ class Change:
         return self.factor > 1 + tolerance and self.new["q25"] > self.old["q75"]
 
 
-def _ratios(run: dict[str, Any]) -> dict[Key, dict[str, float]]:
+def _ratios(run: dict[str, Any]) -> dict[tuple[Any, ...], dict[str, float]]:
     reference = run["peers"][1]
     return {
-        (case["suite"], case["op"], case["n"], case["dtype"], case["batch"]): case["ratio"][
-            reference
-        ]
+        tuple(case[field] for field in KEY): case["ratio"][reference]
         for case in run["cases"]
         if reference in case["ratio"]
     }
@@ -80,17 +78,12 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
 
 def _print(found: list[Change], tolerance: float) -> None:
     table = Table(title="ratio to the first peer, before and after")
-    for heading in ("suite", "dtype", "operation", "n", "batch", "old", "new", "factor", ""):
+    for heading in (*KEY, "old", "new", "factor", ""):
         table.add_column(heading, justify="right" if heading in ("n", "batch") else "left")
     for change in found:
-        suite, op, n, dtype, batch = change.key
         slower, faster = change.slower(tolerance), change.faster(tolerance)
         table.add_row(
-            suite,
-            dtype,
-            op,
-            str(n),
-            str(batch or "single"),
+            *map(str, change.key),
             *(
                 f"{r['median']:.2f} ({r['q25']:.2f}-{r['q75']:.2f})"
                 for r in (change.old, change.new)

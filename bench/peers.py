@@ -6,15 +6,19 @@ import functools
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy
 import torch
+import torch.utils.dlpack
 from torch import Tensor
 
 import torchdet
-from bench.cases import Case
+from bench.cases import COMPILED, FORWARD, JVP, OPS, PER_SAMPLE, Case
 from bench.clocks import Call
+
+REGULAR = "torchdet, regular matrices"
 
 # Compilers that start anew for every size would take the time of all others: these suffice.
 _COMPILED_ORDERS = (2, 3, 8, 32, 128)
@@ -42,6 +46,11 @@ def _every(case: Case) -> bool:
     return True
 
 
+def _compared_widely(case: Case) -> bool:
+    """Not in the suites that ask a question about torchdet and torch.linalg alone."""
+    return case.suite not in ("transforms", "memory", "batch", "scan")
+
+
 @dataclass(frozen=True)
 class TorchPeer:
     """Functions (*, n, n) -> (*), differentiable by torch.autograd."""
@@ -53,9 +62,15 @@ class TorchPeer:
     supports: Callable[[Case], bool] = _every
 
     def operation(self, case: Case, A: Tensor, Z: Tensor | None) -> Call:
-        """The function, its gradient by autograd, or the derivative of that in direction Z."""
+        """The function, its gradient, that one's derivative; or one of torch's transforms."""
         function = self.logabsdet if case.slogdet else self.det
-        if Z is not None and self.hvp is not None:
+        if case.op == JVP:
+            return lambda: torch.func.jvp(function, (A,), (Z,))[1]
+        if case.op == PER_SAMPLE:
+            return functools.partial(torch.func.vmap(torch.func.grad(function)), A)
+        if case.op == COMPILED:
+            function = torch.compile(function, fullgraph=True)
+        if case.hvp and self.hvp is not None:
             return functools.partial(self.hvp, A, Z)
         if not (case.backward or case.hvp):
             return lambda: function(A)
@@ -79,6 +94,56 @@ class TorchPeer:
         """It is computed on torch's stream."""
 
 
+class RegularPeer:
+    """Torchdet on matrices that are not singular, to see what a singular one costs."""
+
+    name = REGULAR
+
+    def __init__(self, library: TorchPeer) -> None:
+        self.library = library
+
+    def supports(self, case: Case) -> bool:
+        """Only where there is a difference."""
+        return case.singular
+
+    def operation(self, case: Case, A: Tensor, Z: Tensor | None) -> Call:
+        """The same on other matrices."""
+        regular = replace(case, singular=False)
+        ((A, Z),) = regular.inputs(A.device, 1)
+        return self.library.operation(regular, A, Z)
+
+    def tensor(self, result: Tensor) -> Tensor:
+        """It is one."""
+        return result
+
+    def finish(self, result: Tensor) -> None:
+        """It is computed on torch's stream."""
+
+
+class NumpyPeer:
+    """numpy.linalg, which has no derivatives, on torch's memory."""
+
+    name = "numpy"
+
+    def supports(self, case: Case) -> bool:
+        """Forward only, and no orders at which numpy's BLAS starts threads of its own."""
+        return _compared_widely(case) and case.op in FORWARD and case.n <= 64
+
+    def operation(self, case: Case, A: Tensor, Z: Tensor | None) -> Call:
+        """LAPACK's LU, matrix by matrix."""
+        X = A.numpy()
+        if case.slogdet:
+            return lambda: numpy.linalg.slogdet(X)[1]
+        return lambda: numpy.linalg.det(X)
+
+    def tensor(self, result: Any) -> Tensor:
+        """The same memory; of a single matrix, a number."""
+        return torch.as_tensor(result)
+
+    def finish(self, result: Any) -> None:
+        """It is computed when the call returns."""
+
+
 class CupyPeer:
     """cupy.linalg, which has no derivatives, on torch's memory."""
 
@@ -86,7 +151,7 @@ class CupyPeer:
 
     def supports(self, case: Case) -> bool:
         """Forward only."""
-        return not (case.backward or case.hvp)
+        return case.op in FORWARD
 
     def operation(self, case: Case, A: Tensor, Z: Tensor | None) -> Call:
         """Cupy's current stream is the default one, as torch's is."""
@@ -111,8 +176,8 @@ class JaxPeer:
     name = "jax"
 
     def supports(self, case: Case) -> bool:
-        """What torch.compile is asked for, and no Hessian-vector products."""
-        return _worth_compiling(case) and not case.hvp
+        """What torch.compile is asked for."""
+        return _worth_compiling(case)
 
     def operation(self, case: Case, A: Tensor, Z: Tensor | None) -> Call:
         """With the gradient the value is computed too, as by autograd."""
@@ -136,6 +201,8 @@ def _jax_functions(slogdet: bool) -> tuple[Callable[..., Any], Callable[..., Any
     """The function of a batch, and the same with its gradient."""
     # Without this jax takes three quarters of the device's memory for itself.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if torch.get_num_threads() == 1:
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
     import jax
 
     jax.config.update("jax_default_matmul_precision", "highest")  # as torch: else it is TF32
@@ -144,6 +211,51 @@ def _jax_functions(slogdet: bool) -> tuple[Callable[..., Any], Callable[..., Any
         return jax.numpy.linalg.slogdet(X)[1] if slogdet else jax.numpy.linalg.det(X)
 
     return jax.jit(function), jax.jit(jax.value_and_grad(lambda X: function(X).sum()))
+
+
+class TensorflowPeer:
+    """tf.linalg under tf.function, value and gradient, on torch's memory."""
+
+    name = "tensorflow"
+
+    def supports(self, case: Case) -> bool:
+        """What torch.compile is asked for."""
+        return _worth_compiling(case)
+
+    def operation(self, case: Case, A: Tensor, Z: Tensor | None) -> Call:
+        """With the gradient the value is computed too, as by autograd."""
+        function, gradient = _tensorflow_functions(case.slogdet)
+        import tensorflow
+
+        X = tensorflow.experimental.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(A))
+        return functools.partial(gradient if case.backward else function, X)
+
+    def tensor(self, result: Any) -> Tensor:
+        """A copy."""
+        return torch.from_numpy(result.numpy())
+
+    def finish(self, result: Any) -> None:
+        """It is computed when the call returns."""
+
+
+@functools.cache
+def _tensorflow_functions(slogdet: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The function of a batch, and its gradient."""
+    import tensorflow
+
+    tensorflow.config.threading.set_intra_op_parallelism_threads(torch.get_num_threads())
+    tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+
+    def function(X: Any) -> Any:
+        return tensorflow.linalg.slogdet(X)[1] if slogdet else tensorflow.linalg.det(X)
+
+    def gradient(X: Any) -> Any:
+        with tensorflow.GradientTape() as tape:
+            tape.watch(X)
+            value = function(X)
+        return tape.gradient(value, X)
+
+    return tensorflow.function(function), tensorflow.function(gradient)
 
 
 def _torch_logabsdet(A: Tensor) -> Tensor:
@@ -168,21 +280,21 @@ def _closed_logabsdet(A: Tensor) -> Tensor:
 
 
 def _has_closed_form(case: Case) -> bool:
-    return case.n in (2, 3)
+    return _compared_widely(case) and case.n in (2, 3)
 
 
 def _worth_compiling(case: Case) -> bool:
-    fills_device = case.suite in ("gpu-small", "gpu-large")
-    return fills_device and case.dtype == torch.float32 and case.n in _COMPILED_ORDERS
+    usual = case.op in OPS and case.suite in ("small", "medium", "gpu-small", "gpu-large")
+    return usual and case.dtype == torch.float32 and case.n in _COMPILED_ORDERS
 
 
 def _compiled(name: str, peer: TorchPeer) -> TorchPeer:
-    """The peer under torch.compile, which cannot differentiate twice."""
+    """The peer under torch.compile."""
     return TorchPeer(
         name,
         torch.compile(peer.det),
         torch.compile(peer.logabsdet),
-        supports=lambda case: peer.supports(case) and _worth_compiling(case) and not case.hvp,
+        supports=lambda case: peer.supports(case) and _worth_compiling(case),
     )
 
 
@@ -195,14 +307,16 @@ _TORCH = TorchPeer("torch.linalg", torch.linalg.det, _torch_logabsdet)
 def peers(device: torch.device) -> tuple[Peer, ...]:
     """The first is measured, every other one is what it is compared with."""
     if device.type == "cpu":
-        return _TORCHDET, _TORCH
+        installed = {"numpy": NumpyPeer, "jax": JaxPeer, "tensorflow": TensorflowPeer}
+    else:
+        installed = {"cupy": CupyPeer, "jax": JaxPeer}
     closed = TorchPeer("closed form", _closed_det, _closed_logabsdet, supports=_has_closed_form)
-    installed = {"cupy": CupyPeer, "jax": JaxPeer}
     return (
         _TORCHDET,
         _TORCH,
         _compiled("torch.compile", _TORCH),
         closed,
         _compiled("closed form, compiled", closed),
+        RegularPeer(_TORCHDET),
         *(peer() for name, peer in installed.items() if importlib.util.find_spec(name)),
     )

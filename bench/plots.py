@@ -1,4 +1,4 @@
-"""A run's JSON as plots: ratio, and on a GPU share of its limits, against n; time against batch."""
+"""A run's JSON as plots: ratio, share of the limits and time against n; time against the batch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from bench.cases import HVP, OPS
-from bench.report import has_gpu, threads
+from bench.report import threads
+from bench.suites import AGAINST_N
 from bench.timing import graph_of
 
 COLORS = dict(
     zip((*OPS, HVP), ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#009E73"), strict=True)
 )
 GREY = "#6B6B6B"
-NOT_AGAINST_N = ("latency", "gpu-batch")
 
 Cases = list[dict[str, Any]]
 Value = Callable[[dict[str, Any]], float | None]
@@ -44,6 +44,29 @@ def _lines(axes: Axes, cases: Cases, value: Value, target: Value) -> None:
         if op in OPS[:2]:
             _line(axes, chosen, target, color=color, linestyle=":", linewidth=1.2)
         _line(axes, in_dram, value, color=color, marker="s", linestyle="none")
+
+
+def _nearest_limit(case: dict[str, Any]) -> float:
+    return max(case["share"].values())
+
+
+def _times(axes: Axes, cases: Cases, ours: str, peer: str) -> None:
+    """Of a matrix: torchdet's, the peer's, and at the limit: it shows the slope to expect."""
+    axes.set_yscale("log")
+
+    def time_of(name: str) -> Value:
+        return lambda case: (
+            1e6 * case["seconds"][name]["median"] / case["batch"]
+            if name in case["seconds"]
+            else None
+        )
+
+    for op in OPS[:2]:
+        chosen = [case for case in cases if case["op"] == op and case["suite"] != "dram"]
+        at_limit = lambda case: time_of(ours)(case) * _nearest_limit(case)  # noqa: E731
+        _line(axes, chosen, time_of(ours), color=COLORS[op], marker="o")
+        _line(axes, chosen, time_of(peer), color=COLORS[op], linestyle="--")
+        _line(axes, chosen, at_limit, color=COLORS[op], linestyle=":", linewidth=1.2)
 
 
 def _against_n(axes: Axes, cases: Cases) -> None:
@@ -68,21 +91,19 @@ def _save(figure: Any, handles: list[Line2D], run: dict[str, Any], path: Path) -
 
 
 def plot(run: dict[str, Any], path: Path) -> None:
-    """Ratio to the first peer against n, a panel for each dtype, and below the share of the limit.
+    """Against n: ratio to the first peer, share of the limit, time; a column for each dtype.
 
     The limit is the nearer one of copy bandwidth and multiply-adds. Single matrices are left out.
     """
-    cases = [case for case in run["cases"] if case["suite"] not in NOT_AGAINST_N]
+    cases = [case for case in run["cases"] if case["suite"] in AGAINST_N]
     dtypes = list(dict.fromkeys(case["dtype"] for case in cases))
     if not dtypes:
         return
     peer = run["peers"][1]
-    on_gpu = has_gpu(run)
-    rows = 2 if on_gpu else 1
     figure, panels = plt.subplots(
-        rows,
+        3,
         len(dtypes),
-        figsize=(5.6 * len(dtypes), 4.2 * rows),
+        figsize=(5.6 * len(dtypes), 4 * 3),
         sharex=True,
         sharey="row",
         squeeze=False,
@@ -102,33 +123,38 @@ def plot(run: dict[str, Any], path: Path) -> None:
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_title(dtype)
-        if on_gpu:
-            axes = column[1]
-            nearest = lambda case: max(case["share"].values())  # noqa: E731
-            _lines(axes, of_dtype, nearest, lambda case: case["must_share"])
-            _against_n(axes, cases)
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes = column[1]
+        _lines(axes, of_dtype, _nearest_limit, lambda case: case["must_share"])
+        _against_n(axes, cases)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes = column[2]
+        _times(axes, of_dtype, run["peers"][0], peer)
+        _against_n(axes, cases)
         axes.set_xlabel("n")
     panels[0][0].set_ylabel(f"time of {peer} / time of torchdet")
-    if on_gpu:
-        panels[1][0].set_ylim(bottom=0)
-        panels[1][0].set_ylabel("share of copy bandwidth\nor of multiply-adds, the larger")
+    panels[1][0].set_ylim(bottom=0)
+    panels[1][0].set_ylabel("share of copy bandwidth\nor of multiply-adds, the larger")
+    panels[2][0].set_ylabel("µs per matrix")
     handles = [
         Line2D([], [], color=color, marker="o", label=op)
         for op, color in COLORS.items()
         if op != HVP or any(case["op"] == op for case in cases)
     ]
-    if not on_gpu:
+    if any(case["suite"] == "dram" for case in cases):
         handles.append(
             Line2D([], [], color=GREY, marker="s", linestyle="none", label="256 MB of input")
         )
-    handles.append(Line2D([], [], color=GREY, linestyle=":", label="to be reached by det"))
+    handles += [
+        Line2D([], [], color=GREY, linestyle=":", label="above: to be reached by det"),
+        Line2D([], [], color=GREY, linestyle="--", label=f"below: {peer}"),
+        Line2D([], [], color=GREY, linestyle=":", label="below: at the limit"),
+    ]
     _save(figure, handles, run, path)
 
 
 def plot_batches(run: dict[str, Any], path: Path) -> None:
     """Time of one matrix against the batch, a panel for each n and dtype, if that was measured."""
-    cases = [case for case in run["cases"] if case["suite"] == "gpu-batch"]
+    cases = [case for case in run["cases"] if case["suite"] in ("batch", "gpu-batch")]
     if not cases:
         return
     sizes = sorted({case["n"] for case in cases})

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.cases import HVP, OPS
+from bench.cases import HVP, LAYOUTS, OPS
+from bench.suites import AGAINST_N
 from bench.timing import graph_of
 
 WIDE = 280  # columns, where there is no terminal to ask
@@ -65,6 +66,24 @@ def _ratio(case: dict[str, Any], peer: str, quartiles: bool) -> str:
     return text + (" wrong" if wrong else "")
 
 
+def _matrices(case: dict[str, Any]) -> str:
+    layout = case["layout"] if case["layout"] != LAYOUTS[0] else ""
+    return ", ".join(filter(None, (layout, "singular" if case["singular"] else "")))
+
+
+def _peak(case: dict[str, Any], peer: str) -> str:
+    peak = case["memory"].get(peer)
+    return f"{peak / case['input_bytes']:.2f}" if peak is not None else ""
+
+
+def _rows(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cases, those of a scan by their ratio, the worst first."""
+    reference = run["peers"][1]
+    scanned = [case for case in run["cases"] if case["suite"] == "scan"]
+    scanned.sort(key=lambda case: case["ratio"][reference]["median"])
+    return [case for case in run["cases"] if case["suite"] != "scan"] + scanned
+
+
 def has_gpu(run: dict[str, Any]) -> bool:
     """Whether it was a GPU that was timed."""
     return "device" in run["machine"]
@@ -73,12 +92,16 @@ def has_gpu(run: dict[str, Any]) -> bool:
 def _columns(run: dict[str, Any]) -> list[Column]:
     """With the shares of the machine's limits: on a GPU those are of the time in a graph."""
     reference, *others = run["peers"][1:]
+    others = [peer for peer in others if any(peer in case["ratio"] for case in run["cases"])]
     on_gpu = [Column("in a graph", _time_in_graph), Column("of copy", _copy_share)]
+    special = any(_matrices(case) for case in run["cases"])
+    memory = any(case["memory"] for case in run["cases"])
     return [
         Column("suite", lambda case: case["suite"], words=True),
         Column("dtype", lambda case: case["dtype"], words=True),
         Column("n", lambda case: str(case["n"])),
         Column("batch", lambda case: str(case["batch"] or "single")),
+        *([Column("matrices", _matrices, words=True)] if special else []),
         Column("operation", lambda case: case["op"], words=True),
         Column("torchdet", lambda case: duration(case["seconds"]["torchdet"]["median"])),
         *(on_gpu if has_gpu(run) else [Column("GB/s", _gigabytes_per_second)]),
@@ -87,6 +110,11 @@ def _columns(run: dict[str, Any]) -> list[Column]:
         *(
             Column(f"to {peer}", lambda case, peer=peer: _ratio(case, peer, quartiles=False))
             for peer in others
+        ),
+        *(
+            Column(f"memory of {peer}", lambda case, peer=peer: _peak(case, peer))
+            for peer in run["peers"][:2]
+            if memory
         ),
         Column("must", lambda case: f"{case['must']:.3g}"),
         Column("reached", lambda case: "yes" if case["passed"] else "NO"),
@@ -99,7 +127,7 @@ def print_table(run: dict[str, Any]) -> None:
     table = Table(title=summary(run))
     for column in columns:
         table.add_column(column.heading, justify="left" if column.words else "right", no_wrap=True)
-    for case in run["cases"]:
+    for case in _rows(run):
         cells = (Text(column.cell(case)) for column in columns)
         table.add_row(*cells, style="" if case["passed"] else "red")
     Console(width=None if sys.stdout.isatty() else WIDE).print(table)
@@ -135,6 +163,9 @@ def summary(run: dict[str, Any]) -> str:
     )
 
 
+_OTHER_ROWS = ("latency", "gpu-batch")
+
+
 def _row_name(case: dict[str, Any]) -> str:
     place = {"dram": "256 MB of input", "latency": "a single matrix"}
     place["gpu-batch"] = f"batch {case['batch']}"
@@ -144,11 +175,12 @@ def _row_name(case: dict[str, Any]) -> str:
 
 def compact_table(run: dict[str, Any]) -> list[str]:
     """Only the ratios to the first peer: rows are sizes, columns dtypes and operations."""
-    dtypes = list(dict.fromkeys(case["dtype"] for case in run["cases"]))
-    ops = [op for op in (*OPS, HVP) if op != HVP or any(case["op"] == op for case in run["cases"])]
+    cases = [case for case in run["cases"] if case["suite"] in (*AGAINST_N, *_OTHER_ROWS)]
+    dtypes = list(dict.fromkeys(case["dtype"] for case in cases))
+    ops = [op for op in (*OPS, HVP) if op != HVP or any(case["op"] == op for case in cases)]
     columns = [(dtype, op) for dtype in dtypes for op in ops]
     rows: dict[str, dict[tuple[str, str], float]] = {}
-    for case in run["cases"]:
+    for case in cases:
         row = rows.setdefault(_row_name(case), {})
         if ratio := case["ratio"].get(run["peers"][1]):
             row[case["dtype"], case["op"]] = ratio["median"]
@@ -169,7 +201,8 @@ def _explanation(run: dict[str, Any]) -> list[str]:
         f"Random normal matrices. Medians of {run['rounds']} interleaved rounds; a ratio is the",
         "peer's time over torchdet's in the same round, with its quartiles. GB/s counts the least",
         "traffic of the operation: reading A and writing the result, in each direction. *Of FMA*",
-        "counts its arithmetic against a large matrix product of that precision.",
+        "counts its arithmetic against a large matrix product of that precision. *Memory* is the",
+        "peak during a call, divided by the size of the input.",
     ]
     if not has_gpu(run):
         return on_cpu
@@ -215,10 +248,7 @@ def write_markdown(run: dict[str, Any], path: Path) -> None:
         "",
         "| " + " | ".join(column.heading for column in columns) + " |",
         "|" + "---|" * len(columns),
-        *(
-            "| " + " | ".join(column.cell(case) for column in columns) + " |"
-            for case in run["cases"]
-        ),
+        *("| " + " | ".join(column.cell(case) for column in columns) + " |" for case in _rows(run)),
         *_errors(run),
     ]
     path.write_text("\n".join(lines) + "\n")

@@ -13,9 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.cases import Case
 from bench.clocks import Clock
-from bench.peers import Peer
-from bench.suites import importance
-from bench.targets import must, must_share
+from bench.memory import MEMORY_NOISE
+from bench.peers import REGULAR, Peer
+from bench.suites import IN_CACHE, importance
+from bench.targets import LEAST_OF_REGULAR, must, must_share
 from bench.timing import Effort, Spread, graph_of, measure
 
 OUT_OF_TIME = "out of time"
@@ -23,12 +24,15 @@ INTERRUPTED = "interrupted"
 
 
 def shares(case: Case, seconds: float, limits: dict[str, Any]) -> dict[str, float]:
-    """Of the machine's limits: multiply-adds in the precision of the case; of a GPU, bandwidth."""
+    """Of the machine's limits: multiply-adds in the precision of the case, and copy bandwidth."""
     real = str(case.dtype.to_real()).removeprefix("torch.")
-    share = {"fma": case.flops / seconds / limits["fma_peak"][real]}
-    if (bandwidth := limits["copy_bandwidth"].get("device")) is not None:
-        share["copy"] = case.bytes_moved / seconds / bandwidth
-    return share
+    bandwidths = limits["copy_bandwidth"]
+    in_cache = case.bytes_moved <= 4 * IN_CACHE
+    bandwidth = bandwidths.get("device") or bandwidths["cache" if in_cache else "dram"]
+    return {
+        "fma": case.flops / seconds / limits["fma_peak"][real],
+        "copy": case.bytes_moved / seconds / bandwidth,
+    }
 
 
 def run_case(
@@ -49,6 +53,10 @@ def run_case(
     reached = []
     if reference in ratios:
         reached.append(ratios[reference].median >= must(case))
+    if REGULAR in ratios:
+        reached.append(ratios[REGULAR].median >= LEAST_OF_REGULAR)
+    if reference in measured.memory:
+        reached.append(measured.memory[ours] <= measured.memory[reference] + MEMORY_NOISE)
     if (least := must_share(case)) is not None:
         reached.append(share["copy"] >= least)
     return {
@@ -57,6 +65,8 @@ def run_case(
         "n": case.n,
         "dtype": case.dtype_name,
         "batch": case.batch,
+        "layout": case.layout,
+        "singular": case.singular,
         "bytes_moved": case.bytes_moved,
         "flops": case.flops,
         "inputs": clock.copies(case.input_bytes),
@@ -64,6 +74,8 @@ def run_case(
         "seconds": {name: asdict(spread) for name, spread in seconds.items()},
         "ratio": {name: asdict(ratio) for name, ratio in ratios.items()},
         "share": share,
+        "memory": measured.memory,
+        "input_bytes": case.input_bytes,
         "errors": measured.errors,
         "must": must(case),
         "must_share": must_share(case),

@@ -6,14 +6,22 @@ from collections.abc import Iterable
 
 import torch
 
-from bench.cases import HVP, OPS, Case
+from bench.cases import HVP, OPS, TRANSFORMS, Case
+from bench.scan import DRAWS, LARGEST_N, scan_cases
 
 SMALL = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 MEDIUM = (48, 64, 96, 128, 192, 256)
 LARGE = (512, 1024)
 CPU_HVP = (2, 4, 8, 16, 32, 64, 128, 256)
+CPU_TRANSFORMS = (3, 8, 32, 128)
+CPU_BATCH = (3, 8, 32)
+CPU_BATCHES = (1, 10, 100, 1_000, 10_000, 100_000)
+CPU_MEMORY = (3, 32, 128, 512)
+# torch.linalg on several threads hangs or answers wrongly above.
+LARGEST_N_OF_THREADS = 128
 IN_CACHE = 1 << 20
 IN_DRAM = 256 << 20
+FOR_MEMORY = 64 << 20  # allocations so large that they come from the system and go back to it
 
 GPU_SMALL = (2, 3, 4, 5, 8, 12, 16, 24, 32)
 GPU_LARGE = (48, 64, 96, 128, 192, 256, 512, 1024)
@@ -23,13 +31,18 @@ GPU_LEAST_BATCH = 100_000  # of the suite gpu-small
 GPU_MEMORY = 8 << 30  # for the inputs and the results of a case
 
 SUITES = {
-    "cpu": ("small", "dram", "latency", "medium", "large", "hvp"),
+    "cpu": (
+        *("small", "dram", "latency", "medium", "large", "hvp"),
+        *("transforms", "memory", "batch", "scan"),
+    ),
     "cuda": ("gpu-small", "gpu-large", "gpu-batch"),
 }
+# One case for each order and operation.
+AGAINST_N = ("small", "dram", "medium", "large", "hvp", "gpu-small", "gpu-large")
 DEFAULT_SUITES = {"cpu": ("small", "dram", "latency"), "cuda": SUITES["cuda"]}
 
 _IMPORTANCE_OF_DTYPE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
-_IMPORTANCE_OF_OP = (OPS[0], OPS[1], HVP, OPS[2], OPS[3])
+_IMPORTANCE_OF_OP = (OPS[0], OPS[1], HVP, *TRANSFORMS, OPS[2], OPS[3])
 
 
 def _chosen(available: Iterable[int], sizes: list[int] | None, quick: bool) -> list[int]:
@@ -40,27 +53,34 @@ def _chosen(available: Iterable[int], sizes: list[int] | None, quick: bool) -> l
 def cpu_cases(
     suite: str, dtypes: list[torch.dtype], sizes: list[int] | None, threads: int, quick: bool
 ) -> list[Case]:
-    """The cases of one of the CPU's suites."""
-    available: tuple[int, ...] = {
-        "small": SMALL,
-        "medium": MEDIUM,
-        "large": LARGE,
-        "hvp": CPU_HVP,
-        "dram": (2, 3, 4),
-        "latency": (3,),
+    """The cases of one of the CPU's suites; the suite "scan" draws dtypes and orders itself."""
+    largest_n = LARGEST_N if threads == 1 else LARGEST_N_OF_THREADS
+    if suite == "scan":
+        return scan_cases(DRAWS // (64 if quick else 1), 8 if quick else largest_n)
+    available, ops, size = {
+        "small": (SMALL, OPS, IN_CACHE),
+        "medium": (MEDIUM, OPS, IN_CACHE),
+        "large": (LARGE, OPS, IN_CACHE),
+        "hvp": (CPU_HVP, (HVP,), IN_CACHE),
+        "dram": ((2, 3, 4), OPS, IN_DRAM),
+        "latency": ((3,), OPS, None),
+        "transforms": (CPU_TRANSFORMS, TRANSFORMS, IN_CACHE),
+        "memory": (CPU_MEMORY, (*OPS, HVP), FOR_MEMORY),
+        "batch": (CPU_BATCH, OPS[:2], None),
     }[suite]
-    if threads > 1:  # above, torch.linalg on several threads hangs or answers wrongly
-        available = tuple(n for n in available if n <= 128)
-    target = (IN_DRAM if suite == "dram" else IN_CACHE) // (64 if quick else 1)
 
-    def batch(n: int, dtype: torch.dtype) -> int | None:
-        return None if suite == "latency" else max(2, target // (n * n * dtype.itemsize))
+    def batches(n: int, dtype: torch.dtype) -> list[int | None]:
+        if suite == "batch":
+            return [batch for batch in CPU_BATCHES if batch * n * n <= FOR_MEMORY]
+        shrink = 64 if quick else 1
+        return [max(2, size // shrink // (n * n * dtype.itemsize)) if size else None]
 
     return [
-        Case(suite, op, n, dtype, batch(n, dtype))
+        Case(suite, op, n, dtype, batch)
         for dtype in dtypes
-        for n in _chosen(available, sizes, quick)
-        for op in ((HVP,) if suite == "hvp" else OPS)
+        for n in _chosen([n for n in available if n <= largest_n], sizes, quick)
+        for batch in batches(n, dtype)
+        for op in ops
     ]
 
 

@@ -39,6 +39,9 @@ def _row(table: Sequence[tuple[float, ...]], n: int) -> tuple[float, ...] | None
     return next((row for row in table if n <= row[0]), None)
 
 
+LEAST_OF_REGULAR = 0.5  # what a singular matrix may cost, as a share of the speed at regular ones
+
+
 def must(case: Case) -> float:
     """The ratio to torch.linalg that a case must reach, on a CPU with one thread."""
     return _must_on_cuda(case) if case.suite in SUITES["cuda"] else _must_on_cpu(case)
@@ -47,7 +50,7 @@ def must(case: Case) -> float:
 def _must_on_cpu(case: Case) -> float:
     if case.suite == "latency":
         return _CPU_LATENCY[case.backward]
-    if case.hvp:
+    if case.directional or case.suite in ("transforms", "memory", "batch", "scan"):
         return _NOT_SLOWER
     if case.suite == "dram":
         least = _CPU_DRAM[case.backward]

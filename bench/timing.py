@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from bench.cases import Case
 from bench.checks import Truth
 from bench.clocks import Clock, Stopwatch
+from bench.memory import peak_bytes
 from bench.peers import Peer
 
 SHORT = 2e-3  # seconds of a call; in longer ones the launch does not count
@@ -45,6 +46,7 @@ class Measurement:
 
     times: dict[str, list[float]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)  # peak in bytes, in the suite of that name
 
 
 def graph_of(name: str) -> str:
@@ -89,6 +91,8 @@ def measure(case: Case, peers: Sequence[Peer], clock: Clock, effort: Effort) -> 
                 if peer is ours:
                     raise ArithmeticError(f"{peer.name}, {case}: {fault}")
                 measurement.errors[peer.name] = fault
+            if case.suite == "memory" and (peak := peak_bytes(calls[0])) is not None:
+                measurement.memory[peer.name] = peak
             stopwatch = clock.stopwatch(calls, peer.finish)
             once = _seconds_once(stopwatch, effort)
         except Exception as error:

@@ -14,6 +14,7 @@ def run(ratio: float, spread: float = 0.02, **changed: Any) -> dict[str, Any]:
     """A run of one case with this ratio to torch.linalg."""
     quartiles = {"median": ratio, "q25": ratio * (1 - spread), "q75": ratio * (1 + spread)}
     case = {"suite": "small", "op": "det forward", "n": 3, "dtype": "float32", "batch": 100}
+    case |= {"layout": "contiguous", "singular": False}
     case["ratio"] = {"torch.linalg": quartiles}
     return {"peers": ["torchdet", "torch.linalg"], "threads": 1, "cases": [case]} | changed
 
