@@ -40,7 +40,7 @@ class Truth:
             self.size = matrix_norm(self.result)
         else:
             self.result = det.abs().log() if case.slogdet else det
-            self.size = torch.ones_like(self.unit) if case.slogdet else det.abs()
+            self.size = 1 + self.result.abs() if case.slogdet else det.abs()
 
     def fault(self, got: Tensor) -> str | None:
         """What is wrong with a result beyond the condition of each matrix; None if right."""

@@ -46,6 +46,10 @@ def _lines(axes: Axes, cases: Cases, value: Value, target: Value) -> None:
         _line(axes, in_dram, value, color=color, marker="s", linestyle="none")
 
 
+def _asked(case: dict[str, Any]) -> float | None:
+    return case["must"] if case["must"] > 1 else None
+
+
 def _nearest_limit(case: dict[str, Any]) -> float:
     return max(case["share"].values())
 
@@ -116,7 +120,7 @@ def plot(run: dict[str, Any], path: Path) -> None:
     for column, dtype in zip(panels.T, dtypes, strict=True):
         of_dtype = [case for case in cases if case["dtype"] == dtype]
         axes = column[0]
-        _lines(axes, of_dtype, ratio, lambda case: case["must"])
+        _lines(axes, of_dtype, ratio, _asked)
         _against_n(axes, cases)
         axes.axhline(1, color=GREY, linewidth=1)
         axes.set_yscale("log", base=2)

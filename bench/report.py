@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def _rows(run: dict[str, Any]) -> list[dict[str, Any]]:
     """The cases, those of a scan by their ratio, the worst first."""
     reference = run["peers"][1]
     scanned = [case for case in run["cases"] if case["suite"] == "scan"]
-    scanned.sort(key=lambda case: case["ratio"][reference]["median"])
+    scanned.sort(key=lambda case: case["ratio"].get(reference, {}).get("median", math.inf))
     return [case for case in run["cases"] if case["suite"] != "scan"] + scanned
 
 

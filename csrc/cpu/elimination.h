@@ -86,9 +86,6 @@ class Elimination {
  private:
   static constexpr int W = M::W;
 
-  // Rows whose factors stay in the cache beside a strip of sources.
-  static constexpr int64_t kRowsInCache = 6 * kTileRows;
-
   // A row that an update changes, and its factors.
   struct Changed {
     P* packs;
@@ -191,14 +188,16 @@ class Elimination {
       changed += kInverse || !used_[r];  // no branch: it could not be foretold
     }
     rows_ = changed;
+    const bool fetch_ahead = n * A.packs * static_cast<int64_t>(sizeof(P)) >= kLeastFetchedAhead;
     parallel(changed, count * (A.packs - pack) * W, [&](int64_t begin, int64_t end) {
       for (int64_t rows; begin < end; begin += rows) {
-        rows = std::min<int64_t>(kRowsInCache, end - begin);
+        rows = std::min<int64_t>(kTilesInCache * kTileRows, end - begin);
         for_strips(pack, 0, strips, [&](int64_t p, int64_t packs, const P* u) {
           const Changed* const from = changed_ + begin;
           subtract_rows<P>(
               rows, packs, [&](int64_t m) { return from[m].packs + p; },
-              [&](int64_t m) { return from[m].factors; }, Panel<P>::kFactorStride, u, packs, count);
+              [&](int64_t m) { return from[m].factors; }, Panel<P>::kFactorStride, u, packs, count,
+              fetch_ahead);
         });
       }
     });
@@ -208,8 +207,7 @@ class Elimination {
   // so many multiply-adds.
   template <typename Body>
   static void parallel(int64_t count, int64_t operations, Body body) {
-    constexpr int64_t kGrain = 1 << 19;  // some 10 microseconds
-    parallel_parts(count, kGrain / operations + 1, &body,
+    parallel_parts(count, kGrainOfMatrix / operations + 1, &body,
                    [](void* context, int64_t begin, int64_t end) {
                      (*static_cast<Body*>(context))(begin, end);
                    });

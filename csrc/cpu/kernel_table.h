@@ -38,7 +38,7 @@ struct KernelsOf {
   // only; the inverse has work enough beside the search for a pivot.
   template <int kPacks>
   static void set_rows(Kernels& kernels) {
-    constexpr int kGroup = kPacks == 1 ? 4 : kPacks == 2 ? 2 : 1;
+    constexpr int kGroup = kPacks == 1 ? kGroupOfOnePack : kPacks == 2 ? kGroupOfTwoPacks : 1;
     kernels.determinants = SweepKernel<V, kPacks, kGroup>::determinants;
     kernels.cofactors = SweepKernel<V, kPacks, 1>::cofactor_matrices;
   }

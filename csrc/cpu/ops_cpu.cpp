@@ -4,6 +4,7 @@
 #endif
 
 #include "../operators.h"
+#include "../tuning.h"
 #include "kernels.h"
 
 namespace torchdet {
@@ -28,11 +29,6 @@ void prefer_huge_pages(void* data, size_t bytes) {
 
 // Matrices per unit of work: whole packs of matrices, whatever the width, and whole groups.
 constexpr int64_t kLaneUnit = 16, kRowsUnit = 4;
-// Multiply-adds that are worth a thread of their own, about 20 microseconds.
-constexpr int64_t kGrainOperations = 1 << 18;
-// From this order on, fewer matrices than threads are taken one after the other, each by all
-// threads.
-constexpr int64_t kLeastShared = 256;
 
 }  // namespace
 
@@ -60,7 +56,7 @@ struct CpuBackend {
     const int64_t n = problem.n, batch = problem.batch;
     const int64_t unit = n <= kLargestLaneHvp ? kLaneUnit : n <= kLargestRows ? kRowsUnit : 1;
     const int64_t unit_operations = unit * n * n * (n + 8);
-    const int64_t grain = std::max<int64_t>(1, kGrainOperations / unit_operations);
+    const int64_t grain = std::max<int64_t>(1, kGrainOfBatch / unit_operations);
     const bool share_matrices =
         n >= kLeastShared && batch < static_cast<int64_t>(torch::stable::get_num_threads());
     if (batch <= grain * unit || share_matrices) {

@@ -10,12 +10,6 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// Columns of a panel: few enough to be a small part of the work, many enough that an update does
-// more than move the matrix through the cache. A multiple of every pack's width.
-inline int64_t panel_columns(int64_t n) {
-  return n <= 160 ? 16 : n <= 384 ? 32 : 64;
-}
-
 // 1 / d, infinite only where it is.
 template <typename Number>
 Number inverse_of(Number d) {
@@ -38,7 +32,7 @@ class Panel {
   P* const pivots;       // by slot
 
   Panel(int64_t n, Arena& arena)
-      : width(panel_columns(n)),
+      : width(columns_for(n)),
         place(arena.take<int32_t>(width)),
         pivots(arena.take<P>(width / W)),
         columns_(arena.take<P>(width * kBlock * blocks_for(n))),
@@ -122,6 +116,12 @@ class Panel {
   I* const open_;   // -1 for rows that can be chosen, else 0
   int64_t blocks_ = 0;
 
+  static int64_t columns_for(int64_t n) {
+    const PanelWidth* w = kPanelWidths;
+    for (; n > w->largest_n; ++w) {
+    }
+    return kIsComplex<P> ? w->complex_columns : w->columns;
+  }
   static int64_t blocks_for(int64_t rows) { return (M::packs_for(rows) + kBlock - 1) / kBlock; }
   TORCHDET_LANE P* at(int64_t slot, int64_t block) const {
     return columns_ + (block * width + slot) * kBlock;

@@ -2,22 +2,21 @@
 // blocked to reach.
 #pragma once
 
+#include "../tuning.h"
 #include "row_matrix.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// A tile of kTileRows rows of kTilePacks packs stays in registers: as many as leave room for the
-// packs of one source row and a factor.
+// A tile of kTileRows rows of kTilePacks packs stays in registers.
 #if TORCHDET_VECTOR_BYTES == 64 || defined(__aarch64__)
-constexpr int kTileRows = 8;
-template <typename P>
-constexpr int kTilePacks = kIsComplex<P> ? 1 : 3;
+constexpr ProductTile kTile = kTileOf32Registers;
 #else
-constexpr int kTileRows = 4;
-template <typename P>
-constexpr int kTilePacks = kIsComplex<P> ? 1 : 2;
+constexpr ProductTile kTile = kTileOf16Registers;
 #endif
+constexpr int kTileRows = kTile.rows;
+template <typename P>
+constexpr int kTilePacks = kIsComplex<P> ? kTile.complex_packs : kTile.packs;
 
 // to[m][0 .. NP) -= sum_k factor(m, k) from[k][0 .. NP) for k < count, where factor(m, k) is the
 // number at factor[m] + k * factor_stride, and from[k] begins at from + k * from_stride. Each entry
@@ -66,10 +65,13 @@ TORCHDET_LANE void subtract_tile_of(int64_t packs, P* const (&to)[kTileRows],
 }
 
 // The rows of a product, given by functions of m: row_of(m), the packs to change, and factor_of(m),
-// the first factor. A last tile with rows to spare does their work in a spare place.
+// the first factor. A last tile with rows to spare does their work in a spare place. fetch_ahead:
+// brings the next tile into the cache, where the rows are not; after the last one it is the first
+// of the packs that follow.
 template <typename P, typename RowOf, typename FactorOf>
 void subtract_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of,
-                   int64_t factor_stride, const P* from, int64_t from_stride, int64_t count) {
+                   int64_t factor_stride, const P* from, int64_t from_stride, int64_t count,
+                   bool fetch_ahead = false) {
   P spare[kTilePacks<P>];
   std::fill(spare, spare + kTilePacks<P>, zero<P>());
   for (int64_t i = 0; i < rows; i += kTileRows) {
@@ -78,6 +80,16 @@ void subtract_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of
     for (int m = 0; m < kTileRows; ++m) {
       to[m] = i + m < rows ? row_of(i + m) : spare;
       factor[m] = factor_of(std::min(i + m, rows - 1));
+    }
+    if (fetch_ahead) {
+      const bool last = i + kTileRows >= rows;
+      for (int m = 0; m < kTileRows; ++m) {
+        const int64_t row = std::min(last ? m : i + kTileRows + m, rows - 1);
+        const P* const next = row_of(row) + (last ? packs : 0);
+        for (size_t line = 0; line < kTilePacks<P> * sizeof(P); line += kCacheLine) {
+          __builtin_prefetch(reinterpret_cast<const char*>(next) + line);
+        }
+      }
     }
     subtract_tile_of<kTilePacks<P>>(packs, to, factor, factor_stride, from, from_stride, count);
   }

@@ -195,7 +195,7 @@ TORCHDET_LANE void scaled_columns(const V* lu, const ProductChain<N, V>& chain, 
 
 // Columns of cofactors that are computed together.
 template <typename V>
-constexpr int kColumns = kIsComplex<V> ? 2 : 4;
+constexpr int kColumns = kIsComplex<V> ? kComplexCofactorColumns : kCofactorColumns;
 
 // y 2^column_exponent = sgn L^-T C(U) for pivots of any size.
 template <int N, typename V>

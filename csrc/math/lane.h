@@ -18,6 +18,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "../tuning.h"
+
 #ifndef TORCHDET_CAPABILITY
 #define TORCHDET_CAPABILITY portable
 #endif
@@ -97,9 +99,6 @@ template <typename V>
 using ScalarOf = typename LaneTraits<V>::Scalar;
 template <typename V>
 constexpr bool kIsComplex = LaneTraits<V>::kIsComplex;
-
-// Orders up to this one are worth unrolled code.
-constexpr int kMaxUnrolledOrder = 8;
 
 // body(k) for k = kBegin .. kEnd - 1. kUnroll: each k is a compile-time constant, so that loops
 // whose bounds depend on it are of known length, and unrolled too.

@@ -60,7 +60,7 @@ TORCHDET_LANE void exchange_and_update(V* a, int n, int k, int j, IntegerOf<V> p
 template <bool kUpdate, typename V>
 TORCHDET_LANE void exchange_and_update_range(V* a, int n, int k, int begin, int end,
                                              IntegerOf<V> pivot) {
-  constexpr int kBlock = kIsComplex<V> ? 4 : 8;
+  constexpr int kBlock = kIsComplex<V> ? kComplexLuColumns : kLuColumns;
   int j = begin;
   for (; j + kBlock <= end; j += kBlock) {
     exchange_and_update<kBlock, kUpdate>(a, n, k, j, pivot);

@@ -1,0 +1,79 @@
+// The constants of the CPU kernels that were found by measurement, with what was measured. Which
+// size class serves an order stands in size_class.h. Measured were bare kernels, outputs at hand,
+// on one core of a Xeon with AVX-512 (48 KB of L1, 1.25 MB of L2): ns per matrix, or shares of the
+// rate at which a tile of a product is computed in the cache.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+namespace torchdet {
+
+// --- One matrix per lane: math/ ---
+
+// Orders up to this one are worth unrolled code. float32, for 4 / 8 / 14: det at n = 8 takes
+// 29 / 26 / 26, cofactors 85 / 68 / 67; det at n = 12 takes 77 / 77 / 70, which is not worth the
+// size of the code.
+constexpr int kMaxUnrolledOrder = 8;
+
+// Columns of cofactors that are computed together. float32, for 2 / 4 / 8: all within 5 % at n = 6,
+// 8 and 10. Eight of complex numbers would not stay in registers.
+constexpr int kCofactorColumns = 4, kComplexCofactorColumns = 2;
+
+// Columns of a row that are exchanged and updated together. float32, for 4 / 8: det at n = 12 takes
+// 84 / 77.
+constexpr int kLuColumns = 8, kComplexLuColumns = 4;
+
+// --- Rows in packs: cpu/sweep_kernels.h ---
+
+// Matrices that advance side by side, for determinants, where a row takes one pack and where it
+// takes two; alone where it takes more. float32, for 1 / 2 / 4: n = 16 takes 312 / 209 / 193,
+// n = 32 takes 925 / 819 / 789, n = 64 takes 4500 / 4750 / 5900.
+constexpr int kGroupOfOnePack = 4, kGroupOfTwoPacks = 2;
+
+// --- Blocked elimination: cpu/row_product.h, cpu/panel.h, cpu/elimination.h ---
+
+// The tile of a product that stays in registers, where there are 32 of them and where there are 16:
+// as many as leave room for the packs of one source row and a factor. Tiles of 12 x 2, 7 x 3,
+// 6 x 4, 5 x 5 and 4 x 6 are no faster than 8 x 3.
+struct ProductTile {
+  int rows, packs, complex_packs;
+};
+constexpr ProductTile kTileOf32Registers = {8, 3, 1}, kTileOf16Registers = {4, 2, 1};
+
+// Tiles whose factors stay in the cache beside a strip of sources: 6 tiles of 8 rows with 64
+// factors are 24 KB in float64, and the strip is 12 KB.
+constexpr int kTilesInCache = 6;
+
+// Columns of a panel: few enough to be a small part of the work, many enough that an update does
+// more than move the matrix through the cache. Multiples of every pack's width. Shares for
+// cofactors:
+//   float64     16 / 32 / 64:   31 / 30 / 26 % at n = 96    39 / 41 / 35 % at n = 160
+//                               47 / 48 / 43 % at n = 256   45 / 50 / 48 % at n = 384
+//   float64     32 / 64 / 128:  53 / 53 / 45 % at n = 512   58 / 60 / 56 % at n = 1024
+//   complex128  16 / 32 / 64:   54 / 50 / 43 % at n = 192   55 / 54 / 45 % at n = 256
+//                               59 / 60 / 53 % at n = 436   53 / 62 / 56 % at n = 900
+struct PanelWidth {
+  int64_t largest_n, columns, complex_columns;
+};
+constexpr PanelWidth kPanelWidths[] = {
+    {160, 16, 16}, {384, 32, 16}, {std::numeric_limits<int64_t>::max(), 64, 32}};
+
+// Bytes of a matrix from which on an update fetches the next tile while it works on one. Shares for
+// cofactors, without and with: float64, 51 / 51 % at n = 512, 57 / 59 % at 700, 56 / 61 % at 850,
+// 67 / 75 % at 1024; complex128, 60 / 64 % at n = 640.
+constexpr int64_t kLeastFetchedAhead = 4 << 20;
+constexpr size_t kCacheLine = 64;
+
+// --- Threads: cpu/ops_cpu.cpp, cpu/elimination.h ---
+
+// Multiply-adds that are worth a thread of their own: of matrices of a batch, some 20 microseconds,
+// and of parts of one matrix, some 10, as these come one after the other on threads that are awake.
+constexpr int64_t kGrainOfBatch = 1 << 18, kGrainOfMatrix = 1 << 19;
+
+// From this order on, fewer matrices than threads are taken one after the other, each by all. Two
+// threads take a single matrix of n = 256 in 1.0 to 0.85 of the time of one.
+constexpr int64_t kLeastShared = 256;
+
+}  // namespace torchdet
