@@ -24,7 +24,7 @@ TEST_CXX_SOURCES := $(wildcard tests/cuda_emulation/*.cpp tests/cuda_emulation/*
 PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
-.PHONY: help setup demo test test-reference test-cuda-emulation cuda-check lint lint-python lint-cpp lint-types lint-length format \
+.PHONY: help setup demo test test-reference test-cuda-emulation cuda-check instructions lint lint-python lint-cpp lint-types lint-length format \
         bench exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check clean
 
 help: ## list the targets
@@ -109,6 +109,9 @@ format: $(VENV)/.installed ## apply ruff and clang-format
 
 cuda-check: $(VENV)/.installed ## compile every CUDA kernel with nvcc; registers per kernel; needs no GPU
 	$(RUN) tools/cuda_check.py --jobs $(JOBS)
+
+instructions: $(VENV)/.installed ## count the instructions of CPU kernels and compare them with the record
+	$(RUN) tools/instruction_counts.py
 
 # What needs a GPU, with the Python and the torch that are there: nothing is installed, and the extension is built in
 # place for that GPU. Each part ends within minutes; `make gpu` is all of them.

@@ -1,5 +1,5 @@
-// The size classes: who owns a matrix of order n at the most. Complex and narrow packs leave "lane"
-// earlier (cpu/kernel_table.h). Kernels, tests and benchmarks all read this table
+// The size classes: who owns a matrix of order n at the most. Complex numbers and narrow packs
+// leave "lane" earlier (cpu/kernel_table.h). Kernels, tests and benchmarks all read this table
 // (torchdet._C.build_info()["size_classes"]).
 #pragma once
 
@@ -40,6 +40,17 @@ constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 //   det float64       n = 12: 167 / 284   n = 14: 275 / 300    n = 16: 360 / 318
 //   cofactor float32  n = 10: 167 / 253   n = 12: 277 / 280    n = 14: 388 / 318
 //   cofactor float64  n = 9: 264 / 330    n = 12: 537 / 466
+//   det complex64     n = 8: 70 / 240     n = 14: 270 / 455
+//   det complex128    n = 8: 145 / 248    n = 14: 600 / 910
+//   cofactor complex64   n = 5: 66 / 305    n = 8: 200 / 530    n = 10: 450 / 660
+//   cofactor complex128  n = 5: 120 / 290   n = 8: 390 / 520    n = 10: 940 / 1230
+// and with AVX2:
+//   det float64       n = 10: 246 / 400   n = 14: 430 / 800
+//   det complex64     n = 8: 105 / 252    n = 14: 405 / 690
+//   det complex128    n = 8: 213 / 405    n = 14: 830 / 1250
+//   cofactor complex64   n = 8: 256 / 485   n = 10: 590 / 770
+//   cofactor float64     n = 8: 222 / 336   n = 10: 660 / 490, packs of four
+//   cofactor complex128  n = 8: 520 / 735   n = 10: 1170 / 1050, packs of four
 constexpr int64_t kLargestLaneCofactors = 10;
 constexpr int64_t kLargestLaneHvp = 32;
 

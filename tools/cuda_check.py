@@ -1,7 +1,7 @@
 """Compile every CUDA kernel and report what each needs of an SM; no GPU is used.
 
 Fails where a kernel spills registers or has a stack frame: what a thread keeps in arrays must be in
-registers, and ptxas says so only here (docs/kernels.md).
+registers, and ptxas says so only here (docs/cuda.md).
 """
 
 import argparse

@@ -67,15 +67,16 @@ struct KernelsOf {
   }
 };
 
-// One translation unit each, so that they compile side by side. Packs of few lanes and complex ones
-// hand over to the class "rows" earlier; the narrowest packs, which only old processors need, are
-// spared the kernels that cost most to compile.
+// One translation unit each, so that they compile side by side. Lanes of packs with few numbers,
+// and of complex ones, are faster than rows to n = 14 as well (size_class.h), but cost most to
+// compile: they stop earlier, the earlier the older the processor.
 template <typename T>
 void add_kernels(KernelTable& table, Dtype real, Dtype complex) {
-  constexpr int W = LaneTraits<Pack<T>>::kWidth;
-  constexpr int kReal = W >= 8 ? static_cast<int>(kLargestLane) : kVectorBytes == 16 ? 4 : 8;
+  constexpr bool kNarrow = LaneTraits<Pack<T>>::kWidth < 8;
+  constexpr int kReal = kVectorBytes == 16 ? 4 : kNarrow ? 8 : static_cast<int>(kLargestLane);
+  constexpr int kComplex = kVectorBytes == 16 ? 4 : kVectorBytes == 32 ? 6 : 8;
   KernelsOf<Pack<T>, kReal>::set(table, real);
-  KernelsOf<Complex<Pack<T>>, 4>::set(table, complex);
+  KernelsOf<Complex<Pack<T>>, kComplex>::set(table, complex);
 }
 
 }  // namespace TORCHDET_CAPABILITY
