@@ -175,8 +175,13 @@ def _row_name(case: dict[str, Any]) -> str:
 
 
 def compact_table(run: dict[str, Any]) -> list[str]:
-    """Only the ratios to the first peer: rows are sizes, columns dtypes and operations."""
+    """Only the ratios to the first peer: rows are sizes, columns dtypes and operations.
+
+    Nothing for suites with more than a case for each of these.
+    """
     cases = [case for case in run["cases"] if case["suite"] in (*AGAINST_N, *_OTHER_ROWS)]
+    if not cases:
+        return []
     dtypes = list(dict.fromkeys(case["dtype"] for case in cases))
     ops = [op for op in (*OPS, HVP) if op != HVP or any(case["op"] == op for case in cases)]
     columns = [(dtype, op) for dtype in dtypes for op in ops]
@@ -205,9 +210,7 @@ def _explanation(run: dict[str, Any]) -> list[str]:
         "counts its arithmetic against a large matrix product of that precision. *Memory* is the",
         "peak during a call, divided by the size of the input.",
     ]
-    if not has_gpu(run):
-        return on_cpu
-    lines = [
+    on_gpu = [
         f"Random normal matrices. Medians of up to {run['rounds']} interleaved rounds; a ratio is",
         "the peer's time over torchdet's in the same round. *In a graph* is torchdet's time",
         "without launches, replayed in a CUDA graph; the shares are of that time where there is",
@@ -216,6 +219,7 @@ def _explanation(run: dict[str, Any]) -> list[str]:
         "(without TF32; in float64 on tensor cores, where there are any). A peer that is wrong",
         "at some matrix, beyond its condition, is timed and marked; errors are listed at the end.",
     ]
+    lines = on_gpu if has_gpu(run) else on_cpu
     if run["stopped"]:
         lines += ["", f"Not all cases were timed: {run['stopped'].strip().splitlines()[-1]}."]
     return lines
@@ -245,8 +249,7 @@ def write_markdown(run: dict[str, Any], path: Path) -> None:
         "",
         *_explanation(run),
         "",
-        *compact_table(run),
-        "",
+        *([*table, ""] if (table := compact_table(run)) else []),
         "| " + " | ".join(column.heading for column in columns) + " |",
         "|" + "---|" * len(columns),
         *("| " + " | ".join(column.cell(case) for column in columns) + " |" for case in _rows(run)),
