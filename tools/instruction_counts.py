@@ -77,7 +77,7 @@ CASES = tuple(
         ("det", "float64", 3, 256),
         ("det", "float64", 8, 32),
         ("det", "float64", 32, 1),
-        ("det", "complex64", 8, 8),
+        ("det", "complex64", 8, 16),
         ("det_backward", "float32", 3, 256),
         ("det_backward", "float32", 8, 32),
         ("det_backward", "float32", 16, 4),
