@@ -94,30 +94,14 @@ class TorchPeer:
         """It is computed on torch's stream."""
 
 
-class RegularPeer:
-    """Torchdet on matrices that are not singular, to see what a singular one costs."""
-
-    name = REGULAR
-
-    def __init__(self, library: TorchPeer) -> None:
-        self.library = library
-
-    def supports(self, case: Case) -> bool:
-        """Only where there is a difference."""
-        return case.singular
+class RegularPeer(TorchPeer):
+    """The library on matrices that are not singular, to see what a singular one costs."""
 
     def operation(self, case: Case, A: Tensor, Z: Tensor | None) -> Call:
         """The same on other matrices."""
         regular = replace(case, singular=False)
         ((A, Z),) = regular.inputs(A.device, 1)
-        return self.library.operation(regular, A, Z)
-
-    def tensor(self, result: Tensor) -> Tensor:
-        """It is one."""
-        return result
-
-    def finish(self, result: Tensor) -> None:
-        """It is computed on torch's stream."""
+        return super().operation(regular, A, Z)
 
 
 class NumpyPeer:
@@ -301,6 +285,9 @@ def _compiled(name: str, peer: TorchPeer) -> TorchPeer:
 _TORCHDET = TorchPeer(
     "torchdet", torchdet.det, _torchdet_logabsdet, hvp=torch.ops.torchdet.det_hvp.default
 )
+_ON_REGULAR = RegularPeer(
+    **{**vars(_TORCHDET), "name": REGULAR, "supports": lambda case: case.singular}
+)
 _TORCH = TorchPeer("torch.linalg", torch.linalg.det, _torch_logabsdet)
 
 
@@ -317,6 +304,6 @@ def peers(device: torch.device) -> tuple[Peer, ...]:
         _compiled("torch.compile", _TORCH),
         closed,
         _compiled("closed form, compiled", closed),
-        RegularPeer(_TORCHDET),
+        _ON_REGULAR,
         *(peer() for name, peer in installed.items() if importlib.util.find_spec(name)),
     )
