@@ -77,6 +77,11 @@ inline int64_t batch_size(const Tensor& A) {
   return batch;
 }
 
+inline ScalarType real_dtype(ScalarType dtype) {
+  const bool single = dtype == ScalarType::Float || dtype == ScalarType::ComplexFloat;
+  return single ? ScalarType::Float : ScalarType::Double;
+}
+
 inline Tensor in_float32(const Tensor& X) {
   return torch::stable::to(X, ScalarType::Float);
 }
@@ -96,7 +101,7 @@ struct Operators {
     if (order(A) == 0) {
       return torch::stable::fill_(out, 1.0);
     }
-    compute(Op::kDet, A, out);
+    compute(A, {.op = Op::kDet, .determinant = out.mutable_data_ptr()});
     return out;
   }
 
@@ -107,15 +112,15 @@ struct Operators {
       const auto [sign, logabsdet] = slogdet(in_float32(A));
       return {torch::stable::to(sign, dtype), torch::stable::to(logabsdet, dtype)};
     }
-    const bool single = dtype == ScalarType::Float || dtype == ScalarType::ComplexFloat;
     Tensor sign = Backend::empty(leading_sizes(A, 2), dtype, A);
-    Tensor logabsdet =
-        Backend::empty(leading_sizes(A, 2), single ? ScalarType::Float : ScalarType::Double, A);
+    Tensor logabsdet = Backend::empty(leading_sizes(A, 2), real_dtype(dtype), A);
     if (order(A) == 0) {
       torch::stable::fill_(sign, 1.0);
       torch::stable::fill_(logabsdet, 0.0);
     } else {
-      compute(Op::kSlogdet, A, sign, {}, logabsdet.mutable_data_ptr());
+      compute(A, {.op = Op::kSlogdet,
+                  .determinant = sign.mutable_data_ptr(),
+                  .logabsdet = logabsdet.mutable_data_ptr()});
     }
     return {sign, logabsdet};
   }
@@ -143,20 +148,63 @@ struct Operators {
     return matrix_operator(Op::kDetHvp, A, &Z, 2);
   }
 
+  // The determinant, and its gradient for *_backward_kept: gradient * 2^exponent, in the dtype of
+  // computation.
+  static std::tuple<Tensor, Tensor, Tensor> det_with_gradient(const Tensor& A) {
+    check_matrices("det_with_gradient", "A", A);
+    const ScalarType dtype = A.scalar_type();
+    if (is_half(dtype)) {
+      const auto [det, gradient, exponent] = det_with_gradient(in_float32(A));
+      return {torch::stable::to(det, dtype), gradient, exponent};
+    }
+    Tensor det = Backend::empty(leading_sizes(A, 2), dtype, A);
+    if (order(A) == 0) {
+      torch::stable::fill_(det, 1.0);
+    }
+    const auto [gradient, exponent] =
+        kept_gradient(A, {.op = Op::kDetWithGradient, .determinant = det.mutable_data_ptr()});
+    return {det, gradient, exponent};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> slogdet_with_gradient(const Tensor& A) {
+    check_matrices("slogdet_with_gradient", "A", A);
+    const ScalarType dtype = A.scalar_type();
+    if (is_half(dtype)) {
+      const auto [sign, logabsdet, gradient, exponent] = slogdet_with_gradient(in_float32(A));
+      return {torch::stable::to(sign, dtype), torch::stable::to(logabsdet, dtype), gradient,
+              exponent};
+    }
+    Tensor sign = Backend::empty(leading_sizes(A, 2), dtype, A);
+    Tensor logabsdet = Backend::empty(leading_sizes(A, 2), real_dtype(dtype), A);
+    if (order(A) == 0) {
+      torch::stable::fill_(sign, 1.0);
+      torch::stable::fill_(logabsdet, 0.0);
+    }
+    const auto [gradient, exponent] = kept_gradient(A, {.op = Op::kSlogdetWithGradient,
+                                                        .determinant = sign.mutable_data_ptr(),
+                                                        .logabsdet = logabsdet.mutable_data_ptr()});
+    return {sign, logabsdet, gradient, exponent};
+  }
+
+  static Tensor det_backward_kept(const Tensor& grad, const Tensor& A, const Tensor& gradient,
+                                  const Tensor& exponent) {
+    return backward_kept("det_backward_kept", Op::kDetBackward, grad, A, gradient, exponent);
+  }
+  static Tensor slogdet_backward_kept(const Tensor& grad, const Tensor& A, const Tensor& gradient,
+                                      const Tensor& exponent) {
+    return backward_kept("slogdet_backward_kept", Op::kSlogdetBackward, grad, A, gradient,
+                         exponent);
+  }
+
  private:
-  static void compute(Op op, const Tensor& A, Tensor& out, const BatchView& other = {},
-                      void* logabsdet = nullptr) {
+  // problem: all but the matrices.
+  static void compute(const Tensor& A, Problem problem) {
     if (order(A) == 0 || batch_size(A) == 0) {
       return;
     }
-    Problem problem;
-    problem.op = op;
     problem.n = order(A);
     problem.batch = batch_size(A);
     problem.A = batch_view(A, 2);
-    problem.other = other;
-    problem.out = out.mutable_data_ptr();
-    problem.logabsdet = logabsdet;
     Backend::run(problem, kernel_dtype(A), A);
   }
 
@@ -171,7 +219,42 @@ struct Operators {
       return torch::stable::to(out, A.scalar_type());
     }
     Tensor out = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
-    compute(op, A, out, other ? batch_view(*other, other_dims) : BatchView{});
+    compute(A, {.op = op,
+                .other = other ? batch_view(*other, other_dims) : BatchView{},
+                .out = out.mutable_data_ptr()});
+    return out;
+  }
+
+  static std::tuple<Tensor, Tensor> kept_gradient(const Tensor& A, Problem problem) {
+    Tensor gradient = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
+    Tensor exponent = Backend::empty(leading_sizes(A, 2), ScalarType::Int, A);
+    problem.out = gradient.mutable_data_ptr();
+    problem.exponent = static_cast<int32_t*>(exponent.mutable_data_ptr());
+    compute(A, problem);
+    return {gradient, exponent};
+  }
+
+  static Tensor backward_kept(const char* name, Op op, const Tensor& grad, const Tensor& A,
+                              const Tensor& gradient, const Tensor& exponent) {
+    check_matrices(name, "A", A);
+    check_matches(name, "grad", grad, A, 2);
+    if (is_half(A.scalar_type())) {
+      const Tensor out =
+          backward_kept(name, op, in_float32(grad), in_float32(A), gradient, exponent);
+      return torch::stable::to(out, A.scalar_type());
+    }
+    check_matches(name, "gradient", gradient, A, 0);
+    check_shape(name, "exponent", exponent, A, 2);
+    check(exponent.scalar_type() == ScalarType::Int, name,
+          ": expected exponent of dtype int32, got ", dtype_text(exponent.scalar_type()));
+    const Tensor kept = torch::stable::contiguous(gradient);
+    const Tensor exponents = torch::stable::contiguous(exponent);
+    Tensor out = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
+    compute(A, {.op = op,
+                .other = batch_view(grad, 0),
+                .out = out.mutable_data_ptr(),
+                .exponent = static_cast<int32_t*>(exponents.mutable_data_ptr()),
+                .gradient = kept.const_data_ptr()});
     return out;
   }
 };
@@ -186,3 +269,11 @@ struct Operators {
   m.impl("det_backward", TORCH_BOX(&torchdet::Operators<Backend>::det_backward));         \
   m.impl("slogdet_backward", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward)); \
   m.impl("det_hvp", TORCH_BOX(&torchdet::Operators<Backend>::det_hvp))
+
+// Those that keep gradients, for backends whose kernels do.
+#define TORCHDET_REGISTER_KEEPING_OPERATORS(m, Backend)                                     \
+  m.impl("det_with_gradient", TORCH_BOX(&torchdet::Operators<Backend>::det_with_gradient)); \
+  m.impl("slogdet_with_gradient",                                                           \
+         TORCH_BOX(&torchdet::Operators<Backend>::slogdet_with_gradient));                  \
+  m.impl("det_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::det_backward_kept)); \
+  m.impl("slogdet_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_kept))

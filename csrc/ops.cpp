@@ -16,6 +16,12 @@ STABLE_TORCH_LIBRARY(torchdet, m) {
   m.def("det_backward(Tensor grad, Tensor A) -> Tensor");
   m.def("slogdet_backward(Tensor grad, Tensor A) -> Tensor");
   m.def("det_hvp(Tensor A, Tensor Z) -> Tensor");
+  m.def("det_with_gradient(Tensor A) -> (Tensor det, Tensor gradient, Tensor exponent)");
+  m.def(
+      "slogdet_with_gradient(Tensor A) -> "
+      "(Tensor sign, Tensor logabsdet, Tensor gradient, Tensor exponent)");
+  m.def("det_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor");
+  m.def("slogdet_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor");
 }
 
 namespace {
@@ -52,6 +58,7 @@ pybind11::dict build_info() {
   info["cuda_architectures"] = architectures;
   info["torch_abi"] = "stable, torch >= 2.10";
   info["size_classes"] = classes;
+  info["least_kept"] = torchdet::kLeastKept;
   return info;
 }
 

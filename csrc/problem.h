@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #ifdef __CUDACC__
 #define TORCHDET_ANYWHERE __host__ __device__
@@ -12,7 +13,33 @@
 
 namespace torchdet {
 
-enum class Op { kDet, kSlogdet, kCofactor, kDetBackward, kSlogdetBackward, kDetHvp };
+enum class Op {
+  kDet,
+  kSlogdet,
+  kCofactor,
+  kDetBackward,
+  kSlogdetBackward,
+  kDetHvp,
+  kDetWithGradient,
+  kSlogdetWithGradient,
+};
+
+// grad conj(C(A)) or grad conj(A^-T).
+TORCHDET_ANYWHERE constexpr bool multiplies_grad(Op op) {
+  return op == Op::kDetBackward || op == Op::kSlogdetBackward;
+}
+// A determinant together with its gradient, conj(C(A)) or conj(A^-T), for a backward pass to come.
+TORCHDET_ANYWHERE constexpr bool keeps_gradient(Op op) {
+  return op == Op::kDetWithGradient || op == Op::kSlogdetWithGradient;
+}
+TORCHDET_ANYWHERE constexpr bool wants_inverse_transpose(Op op) {
+  return op == Op::kSlogdetBackward || op == Op::kSlogdetWithGradient;
+}
+
+// Instead of the exponent of a kept gradient: it does not fit one exponent for all its entries, and
+// backward computes it from A.
+constexpr int32_t kNotKept = std::numeric_limits<int32_t>::min();
+
 enum class Dtype { kFloat, kDouble, kComplexFloat, kComplexDouble };
 constexpr int kDtypes = 4;
 
@@ -63,11 +90,17 @@ struct Problem {
   Op op = Op::kDet;
   int64_t n = 0;      // order of the matrices
   int64_t batch = 0;  // their number
-  BatchView A;
-  BatchView other;            // grad (numbers) or Z (matrices)
-  void* out = nullptr;        // contiguous
-  void* logabsdet = nullptr;  // slogdet only, contiguous
-  LargeBuffers large;         // CUDA, class "large" only
+  BatchView A = {};
+  BatchView other = {};  // grad (numbers) or Z (matrices)
+  // Results, contiguous.
+  void* out = nullptr;          // matrices
+  void* determinant = nullptr;  // numbers: det or, with logabsdet, the sign
+  void* logabsdet = nullptr;
+  // CPU only. Forward keeps gradients as out * 2^exponent, one exponent for each matrix; backward
+  // reads them as gradient * 2^exponent, where there are any.
+  int32_t* exponent = nullptr;
+  const void* gradient = nullptr;
+  LargeBuffers large = {};  // CUDA, class "large" only
 };
 
 // One kernel for each kind of result. Operators that differ only in how they finish share it.

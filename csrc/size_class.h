@@ -54,4 +54,8 @@ constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 constexpr int64_t kLargestLaneCofactors = 10;
 constexpr int64_t kLargestLaneHvp = 32;
 
+// From this order on the CPU keeps the gradient in the forward pass, if one is asked for: backward
+// then only multiplies.
+constexpr int64_t kLeastKept = 5;
+
 }  // namespace torchdet

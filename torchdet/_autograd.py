@@ -75,6 +75,16 @@ class _Operator(torch.autograd.Function):
         return cls.call(*_ops.batch_first(info, in_dims, args)), cls.out_dims
 
 
+def det(A: Tensor) -> Tensor:
+    """det A, with its gradient at hand if there may be a backward pass."""
+    return DetWithGradient.call(A)[0] if _ops.keeps_gradient(A) else Det.call(A)
+
+
+def slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Sign and log|det A|, with their gradient at hand if there may be a backward pass."""
+    return SlogdetWithGradient.call(A)[:2] if _ops.keeps_gradient(A) else Slogdet.call(A)
+
+
 class Det(_Operator):
     """det A, with (1)."""
 
@@ -85,15 +95,36 @@ class Det(_Operator):
         return _ops.det(A)
 
     @staticmethod
-    def backward(ctx: Context, grad: Gradient) -> Gradient:
-        (A,) = ctx.saved_tensors
-        return None if grad is None else DetBackward.call(grad, A)
+    def backward(ctx: Context, grad: Gradient, *_: Gradient) -> Gradient:
+        A, *kept = ctx.saved_tensors
+        return None if grad is None else _det_backward(grad, A, kept)
 
     @staticmethod
     @forward_rule
     def jvp(ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
-        (A,), (dA,) = saved, tangents
-        return None if dA is None else _inner(Cofactor.call(A), dA)
+        (A, *kept), (dA,) = saved, tangents
+        return None if dA is None else _inner(_cofactor(A, kept), dA)
+
+
+class DetWithGradient(Det):
+    """det A and, for *_kept, its gradient: not differentiable, being a means to compute with A."""
+
+    operator = "det_with_gradient"
+    out_dims = (0, 0, 0)
+
+    @staticmethod
+    def forward(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        return _ops.det_with_gradient(A)
+
+    @staticmethod
+    def setup_context(ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
+        _, *kept = output
+        ctx.mark_non_differentiable(*kept)
+        _Operator.setup_context(ctx, (*inputs, *kept), output)
+
+    @staticmethod
+    def jvp(ctx: Context, *tangents: Gradient) -> Any:
+        return Det.jvp(ctx, *tangents), None, None
 
 
 class DetBackward(_Operator):
@@ -106,24 +137,37 @@ class DetBackward(_Operator):
         return _ops.det_backward(grad, A)
 
     @staticmethod
-    def backward(ctx: Context, V: Gradient) -> tuple[Gradient, Gradient]:
-        grad, A = ctx.saved_tensors
+    def backward(ctx: Context, V: Gradient) -> tuple[Gradient, ...]:
+        grad, A, *kept = ctx.saved_tensors
+        for_grad, for_A, *_ = ctx.needs_input_grad
         if V is None:
-            return None, None
-        for_grad, for_A = ctx.needs_input_grad
+            return (None,) * len(ctx.needs_input_grad)
         return (
-            _inner(V, Cofactor.call(A)) if for_grad else None,
+            _inner(V, _cofactor(A, kept)) if for_grad else None,
             DetHvp.call(A, _times(grad.conj(), V)).conj() if for_A else None,
+            *(None for _ in kept),
         )
 
     @staticmethod
     @forward_rule
     def jvp(ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
-        (grad, A), (dgrad, dA) = saved, tangents
+        (grad, A, *kept), (dgrad, dA, *_) = saved, tangents
         return _sum(
-            None if dgrad is None else DetBackward.call(dgrad, A),
+            None if dgrad is None else _det_backward(dgrad, A, kept),
             None if dA is None else _times(grad, DetHvp.call(A, dA).conj()),
         )
+
+
+class DetBackwardKept(DetBackward):
+    """g conj(C(A)) from what DetWithGradient has kept."""
+
+    operator = "det_backward_kept"
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor
+    ) -> Tensor:
+        return _ops.det_backward_kept(grad, A, gradient, exponent)
 
 
 class _CofactorDerivative(_Operator):
@@ -210,17 +254,15 @@ class Slogdet(_Operator):
 
     @staticmethod
     def setup_context(ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
-        (A,), (sign, _) = inputs, output
-        if A.is_complex():
-            inputs = (A, sign)
-        else:
-            ctx.mark_non_differentiable(sign)
-        _Operator.setup_context(ctx, inputs, output)
+        (A,), (sign, _, *kept) = inputs, output
+        signs = (sign,) if A.is_complex() else ()
+        ctx.mark_non_differentiable(*kept, *(() if signs else (sign,)))
+        _Operator.setup_context(ctx, (A, *kept, *signs), output)
 
     @staticmethod
-    def backward(ctx: Context, grad_sign: Gradient, grad_log: Gradient) -> Gradient:
+    def backward(ctx: Context, grad_sign: Gradient, grad_log: Gradient, *_: Gradient) -> Gradient:
         # dloss = Re(conj(g) t) with g = grad_log - i Im(conj(grad_sign) sign), from (2)
-        A, *sign = ctx.saved_tensors
+        A, kept, sign = _saved_by_slogdet(ctx.saved_tensors)
         phase = (grad_sign.conj() * sign[0]).imag if sign and grad_sign is not None else None
         if phase is not None:
             grad = torch.complex(torch.zeros_like(phase) if grad_log is None else grad_log, -phase)
@@ -228,18 +270,35 @@ class Slogdet(_Operator):
             grad = grad_log.to(A.dtype)
         else:
             return None
-        return SlogdetBackward.call(grad, A)
+        return _slogdet_backward(grad, A, kept)
 
     @staticmethod
     @forward_rule
     def jvp(
         ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]
     ) -> tuple[Gradient, Gradient]:
-        (A, *sign), (dA,) = saved, tangents
+        (A, kept, sign), (dA,) = _saved_by_slogdet(saved), tangents
         if dA is None:
             return None, None
-        t = _inner(_inverse_transpose(A), dA)
+        t = _inner(_inverse_transpose(A, kept), dA)
         return (1j * sign[0] * t.imag, t.real) if sign else (None, t)
+
+
+class SlogdetWithGradient(Slogdet):
+    """Sign and log|det A| and, for *_kept, their gradient, which is not differentiable."""
+
+    operator = "slogdet_with_gradient"
+    out_dims = (0, 0, 0, 0)
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        A: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return _ops.slogdet_with_gradient(A)
+
+    @staticmethod
+    def jvp(ctx: Context, *tangents: Gradient) -> Any:
+        return *Slogdet.jvp(ctx, *tangents), None, None
 
 
 class SlogdetBackward(_Operator):
@@ -252,26 +311,40 @@ class SlogdetBackward(_Operator):
         return _ops.slogdet_backward(grad, A)
 
     @staticmethod
-    def backward(ctx: Context, V: Gradient) -> tuple[Gradient, Gradient]:
+    def backward(ctx: Context, V: Gradient) -> tuple[Gradient, ...]:
         # Re sum(conj(V) g conj(-X dA^T X)) = Re sum(-X M^T X * dA) with M = conj(g) V
-        grad, A = ctx.saved_tensors
+        grad, A, *kept = ctx.saved_tensors
+        for_grad, for_A, *_ = ctx.needs_input_grad
         if V is None:
-            return None, None
-        for_grad, for_A = ctx.needs_input_grad
-        X = _inverse_transpose(A)
+            return (None,) * len(ctx.needs_input_grad)
+        X = _inverse_transpose(A, kept)
         return (
             _inner(V, X) if for_grad else None,
             -_sandwich(X, _times(grad.conj(), V)).conj() if for_A else None,
+            *(None for _ in kept),
         )
 
     @staticmethod
     @forward_rule
     def jvp(ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
-        (grad, A), (dgrad, dA) = saved, tangents
+        (grad, A, *kept), (dgrad, dA, *_) = saved, tangents
+        change = None if dA is None else _sandwich(_inverse_transpose(A, kept), dA).conj()
         return _sum(
-            None if dgrad is None else SlogdetBackward.call(dgrad, A),
-            None if dA is None else -_times(grad, _sandwich(_inverse_transpose(A), dA).conj()),
+            None if dgrad is None else _slogdet_backward(dgrad, A, kept),
+            None if change is None else -_times(grad, change),
         )
+
+
+class SlogdetBackwardKept(SlogdetBackward):
+    """g conj(X) from what SlogdetWithGradient has kept."""
+
+    operator = "slogdet_backward_kept"
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor
+    ) -> Tensor:
+        return _ops.slogdet_backward_kept(grad, A, gradient, exponent)
 
 
 # ---- terms of the formulas
@@ -289,8 +362,38 @@ def _sum(*terms: Gradient) -> Gradient:
     return functools.reduce(torch.add, (x for x in terms if x is not None))
 
 
-def _inverse_transpose(A: Tensor) -> Tensor:
-    return SlogdetBackward.call(A.new_ones(()).expand(A.shape[:-2]), A).conj()
+def _ones(A: Tensor) -> Tensor:
+    return A.new_ones(()).expand(A.shape[:-2])
+
+
+# kept: gradient and exponent, or nothing.
+
+
+def _det_backward(grad: Tensor, A: Tensor, kept: Sequence[Tensor]) -> Tensor:
+    function = DetBackwardKept if kept else DetBackward
+    return function.call(grad, A, *kept)  # type: ignore[no-any-return]
+
+
+def _slogdet_backward(grad: Tensor, A: Tensor, kept: Sequence[Tensor]) -> Tensor:
+    function = SlogdetBackwardKept if kept else SlogdetBackward
+    return function.call(grad, A, *kept)  # type: ignore[no-any-return]
+
+
+def _cofactor(A: Tensor, kept: Sequence[Tensor]) -> Tensor:
+    return DetBackwardKept.call(_ones(A), A, *kept).conj() if kept else Cofactor.call(A)
+
+
+def _inverse_transpose(A: Tensor, kept: Sequence[Tensor]) -> Tensor:
+    return _slogdet_backward(_ones(A), A, kept).conj()
+
+
+def _saved_by_slogdet(
+    saved: Sequence[Tensor],
+) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
+    # A, what is kept, and the sign where it is needed.
+    A, *others = saved
+    pairs = len(others) // 2 * 2
+    return A, others[:pairs], others[pairs:]
 
 
 def _sandwich(X: Tensor, Y: Tensor) -> Tensor:
@@ -307,11 +410,15 @@ def _sandwich(X: Tensor, Y: Tensor) -> Tensor:
 
 for _function in (
     Det,
+    DetWithGradient,
     DetBackward,
+    DetBackwardKept,
     Cofactor,
     DetHvp,
     HigherCofactorDerivative,
     Slogdet,
+    SlogdetWithGradient,
     SlogdetBackward,
+    SlogdetBackwardKept,
 ):
     _torch_internals.register_autograd(_function, _ops.library)

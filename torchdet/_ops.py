@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _higher_order, _reference, _torch_internals
+from . import _higher_order, _reference, _reference_kept, _torch_internals
 
 _SCHEMAS = (
     "det(Tensor A) -> Tensor",
@@ -27,6 +27,11 @@ _SCHEMAS = (
     "det_backward(Tensor grad, Tensor A) -> Tensor",
     "slogdet_backward(Tensor grad, Tensor A) -> Tensor",
     "det_hvp(Tensor A, Tensor Z) -> Tensor",
+    "det_with_gradient(Tensor A) -> (Tensor det, Tensor gradient, Tensor exponent)",
+    "slogdet_with_gradient(Tensor A) -> "
+    "(Tensor sign, Tensor logabsdet, Tensor gradient, Tensor exponent)",
+    "det_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor",
+    "slogdet_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor",
 )
 # In PyTorch only: D^m C(A)[Z_1..Z_m] for m >= 2, the directions stacked in Z of shape (*, m, n, n).
 # It is an operator all the same, so that is_grads_batched=True and torch.compile need not look in.
@@ -74,6 +79,10 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "det_backward": _reference.det_backward,
     "slogdet_backward": _reference.slogdet_backward,
     "det_hvp": _reference.det_hvp,
+    "det_with_gradient": _reference_kept.det_with_gradient,
+    "slogdet_with_gradient": _reference_kept.slogdet_with_gradient,
+    "det_backward_kept": _reference_kept.det_backward_kept,
+    "slogdet_backward_kept": _reference_kept.slogdet_backward_kept,
     "_cofactor_derivative": _cofactor_derivative,
 }
 
@@ -114,6 +123,32 @@ def _fake_det_hvp(A: Tensor, Z: Tensor) -> Tensor:
     return A.new_empty(A.shape)
 
 
+def _fake_kept(A: Tensor) -> tuple[Tensor, Tensor]:
+    # In the dtype of computation, float32 for half types.
+    dtype = torch.float32 if A.dtype in (torch.float16, torch.bfloat16) else A.dtype
+    return A.new_empty(A.shape, dtype=dtype), A.new_empty(A.shape[:-2], dtype=torch.int32)
+
+
+def _fake_det_with_gradient(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake_det(A), *_fake_kept(A)
+
+
+def _fake_slogdet_with_gradient(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return *_fake_slogdet(A), *_fake_kept(A)
+
+
+def _fake_det_backward_kept(
+    grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor
+) -> Tensor:
+    return _fake_det_backward(grad, A)
+
+
+def _fake_slogdet_backward_kept(
+    grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor
+) -> Tensor:
+    return _fake_slogdet_backward(grad, A)
+
+
 def _fake_cofactor_derivative(A: Tensor, Z: Tensor) -> Tensor:
     return A.new_empty(A.shape)
 
@@ -125,6 +160,10 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "det_backward": _fake_det_backward,
     "slogdet_backward": _fake_slogdet_backward,
     "det_hvp": _fake_det_hvp,
+    "det_with_gradient": _fake_det_with_gradient,
+    "slogdet_with_gradient": _fake_slogdet_with_gradient,
+    "det_backward_kept": _fake_det_backward_kept,
+    "slogdet_backward_kept": _fake_slogdet_backward_kept,
     "_cofactor_derivative": _fake_cofactor_derivative,
 }
 
@@ -146,7 +185,8 @@ def batch_first(info: Any, in_dims: Sequence[int | None], args: Sequence[Tensor]
 
 def _register(name: str) -> None:
     op = getattr(torch.ops.torchdet, name).default
-    out_dims = (0, 0) if len(op._schema.returns) == 2 else 0
+    results = len(op._schema.returns)
+    out_dims = (0,) * results if results > 1 else 0
 
     def vmap(info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
         return op(*batch_first(info, in_dims, args)), out_dims
@@ -168,6 +208,41 @@ cofactor = _torch_internals.below_autograd(torch.ops.torchdet.cofactor.default)
 det_backward = _torch_internals.below_autograd(torch.ops.torchdet.det_backward.default)
 slogdet_backward = _torch_internals.below_autograd(torch.ops.torchdet.slogdet_backward.default)
 det_hvp = _torch_internals.below_autograd(torch.ops.torchdet.det_hvp.default)
+det_with_gradient = _torch_internals.below_autograd(torch.ops.torchdet.det_with_gradient.default)
+slogdet_with_gradient = _torch_internals.below_autograd(
+    torch.ops.torchdet.slogdet_with_gradient.default
+)
+det_backward_kept = _torch_internals.below_autograd(torch.ops.torchdet.det_backward_kept.default)
+slogdet_backward_kept = _torch_internals.below_autograd(
+    torch.ops.torchdet.slogdet_backward_kept.default
+)
 cofactor_derivative = _torch_internals.below_autograd(
     torch.ops.torchdet._cofactor_derivative.default
 )
+
+
+# ---- which forward passes keep the gradient
+
+if HAS_EXTENSION:
+    from . import _C
+
+    _LEAST_KEPT: int = _C.build_info()["least_kept"]
+
+    def keeps_gradient(A: Tensor) -> bool:
+        """Whether a forward pass of A is to compute the gradient for its backward pass.
+
+        It does where kernels exist for that, and where they were measured to be faster.
+        """
+        return (
+            A.requires_grad
+            and torch.is_grad_enabled()
+            and A.dim() >= 2
+            and A.shape[-1] >= _LEAST_KEPT
+            and A.device.type == "cpu"
+            and A.dtype not in (torch.float16, torch.bfloat16)
+        )
+else:
+
+    def keeps_gradient(A: Tensor) -> bool:
+        """Never: the reference gains nothing by it."""
+        return False

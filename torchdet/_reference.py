@@ -1,6 +1,6 @@
 """Plain PyTorch implementation of every operator, for any device and without the extension.
 
-All six operators come from one rank-revealing factorisation. Rows and columns of A are scaled by
+All operators come from one rank-revealing factorisation. Rows and columns of A are scaled by
 powers of two, which is exact,
 
     B = 2^-r A 2^-c,   nonzero rows and columns of B have their largest entry in [1/2, 1),     (1)
@@ -288,12 +288,24 @@ def _inverse_core(f: Factors) -> Tensor:
     return carry_back(f, torch.diag_embed(q))
 
 
-def _cofactor_scaled(f: Factors) -> tuple[Tensor, Tensor]:
-    # (X, e) with C(A)_ij = X_ij 2^e_ij. C(D) = diag(a), a_i = prod_{k != i} d_k = m d_0 / d_i,
-    # where m = a_0 is the product of all pivots but the smallest.
+def cofactor_scaled(f: Factors) -> tuple[Tensor, Tensor]:
+    """Return X and e with C(A)_ij = X_ij 2^e_ij.
+
+    C(D) = diag(a), a_i = prod_{k != i} d_k = m d_0 / d_i, where m = a_0 is the product of all
+    pivots but the smallest.
+    """
     m, e = scaled_product(f.d[..., 1:])
     X = (f.sign * m)[..., None, None] * _inverse_core(f)
     return X, (e + f.shift)[..., None, None] - f.scale
+
+
+def inverse_transpose_scaled(f: Factors) -> tuple[Tensor, Tensor]:
+    """Return X and e with A^-T_ij = X_ij 2^e_ij = 2^-(r_i + c_j) T_ij / d_0, T of _inverse_core.
+
+    Without a finite entry where A is singular (d_0 = 0).
+    """
+    m, e = split(f.d[..., :1])
+    return _inverse_core(f) / m.unsqueeze(-1), -e.unsqueeze(-1) - f.scale
 
 
 def _pair_products(d: Tensor) -> tuple[Tensor, Tensor]:
@@ -342,7 +354,7 @@ def cofactor(A: Tensor) -> Tensor:
     """Return C(A), the cofactor matrix."""
     check_square("cofactor", A)
     f = factor(A)
-    C, e = _cofactor_scaled(f)
+    C, e = cofactor_scaled(f)
     return unscale(C, e, f.finite, A.dtype)
 
 
@@ -351,25 +363,21 @@ def det_backward(grad: Tensor, A: Tensor) -> Tensor:
     check_square("det_backward", A)
     check_same("det_backward", "grad", grad, A, A.shape[:-2])
     f = factor(A)
-    C, e = _cofactor_scaled(f)
+    C, e = cofactor_scaled(f)
     m, e_grad = split(grad.to(C.dtype).resolve_conj())
     X = m[..., None, None] * torch.conj_physical(C)
     return unscale(X, e + e_grad[..., None, None], f.finite, A.dtype)
 
 
 def slogdet_backward(grad: Tensor, A: Tensor) -> Tensor:
-    """Return grad conj(A^-T); without a finite entry where A is singular (d_0 = 0).
-
-    A^-T_ij = 2^-(r_i + c_j) T_ij / d_0 with T of `_inverse_core`.
-    """
+    """Return grad conj(A^-T); without a finite entry where A is singular."""
     check_square("slogdet_backward", A)
     check_same("slogdet_backward", "grad", grad, A, A.shape[:-2])
     f = factor(A)
-    m, e = split(f.d[..., :1])
-    m_grad, e_grad = split(grad.to(m.dtype).resolve_conj())
-    X = m_grad[..., None, None] * torch.conj_physical(_inverse_core(f) / m.unsqueeze(-1))
-    exponent = (e_grad.unsqueeze(-1) - e).unsqueeze(-1) - f.scale
-    return unscale(X, exponent, f.finite, A.dtype)
+    X, e = inverse_transpose_scaled(f)
+    m, e_grad = split(grad.to(X.dtype).resolve_conj())
+    X = m[..., None, None] * torch.conj_physical(X)
+    return unscale(X, e + e_grad[..., None, None], f.finite, A.dtype)
 
 
 def det_hvp(A: Tensor, Z: Tensor) -> Tensor:

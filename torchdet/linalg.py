@@ -66,7 +66,7 @@ def det(A: Tensor, *, out: Tensor | None = None) -> Tensor:
     if has_torch_function_unary(A):
         return handle_torch_function(det, (A,), A, out=out)
     A = _argument("det", A)
-    result = torch.ops.torchdet.det(A) if torch.compiler.is_compiling() else _autograd.Det.call(A)
+    result = torch.ops.torchdet.det(A) if torch.compiler.is_compiling() else _autograd.det(A)
     return result if out is None else _write("det", "out", A, result, out)
 
 
@@ -113,7 +113,7 @@ def slogdet(A: Tensor, *, out: tuple[Tensor, Tensor] | None = None) -> LinalgSlo
         return handle_torch_function(slogdet, (A,), A, out=out)
     A = _argument("slogdet", A)
     compiling = torch.compiler.is_compiling()
-    result = torch.ops.torchdet.slogdet(A) if compiling else _autograd.Slogdet.call(A)
+    result = torch.ops.torchdet.slogdet(A) if compiling else _autograd.slogdet(A)
     if out is not None:
         if not isinstance(out, (tuple, list)) or len(out) != 2:
             raise TypeError("slogdet: expected out to be a pair of Tensors (sign, logabsdet)")

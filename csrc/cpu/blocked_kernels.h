@@ -46,12 +46,17 @@ struct BlockedKernels {
     }
   }
 
-  // kCofactor, kDetBackward and kSlogdetBackward.
+  // All operators that need the inverse.
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       Space s = thread_space<Space>(p.n);
       read(p.A, b, s);
-      if (!s.frame.finite || !s.elimination.adjugate()) {
+      const bool has_cofactors = s.frame.finite && s.elimination.adjugate();
+      if (keeps_gradient(p.op)) {
+        const Scaled<Number> none = {zero<Number>(), typename Frame<P>::Integer(0)};
+        write_determinant(p, b, has_cofactors ? s.elimination.signed_product(true) : none, s.frame);
+      }
+      if (!has_cofactors) {
         fill_without_cofactors(p, b, s.frame);
       } else if (!write(p, b, s)) {
         RankRevealing<P>::cofactor_matrix(p, b);
@@ -68,7 +73,8 @@ struct BlockedKernels {
   // From (4) of elimination.h; false where an entry of Z left the range.
   static bool write(const Problem& p, int64_t b, Space& s) {
     const Elimination<P>& e = s.elimination;
-    const Scaled<Number> common = result_factor(p, b, e.signed_product(), e.last_pivot(), s.frame);
+    const Scaled<Number> common =
+        result_factor(p, b, e.signed_product(false), e.last_pivot(), s.frame);
     std::fill(s.factor, s.factor + e.A.packs, broadcast<P>(common.mantissa));
     auto* row_exponent = reinterpret_cast<typename Frame<P>::Integer*>(s.row_exponent);
     for (int64_t k = 0; k < e.n; ++k) {
@@ -79,7 +85,7 @@ struct BlockedKernels {
     const InverseOrder<P> order = {s.step_of,      s.source_row,   e.row,
                                    s.factor,       s.row_exponent, s.frame.column_exponent,
                                    s.column_factor};
-    return write_inverse<0>(e.A, order, p.op != Op::kCofactor, result_matrix<P>(p, b));
+    return write_inverse<0>(e.A, order, p.op, result_matrix<P>(p, b));
   }
 };
 

@@ -54,7 +54,7 @@ class Elimination {
 
   Scaled<Number> determinant() {
     start();
-    return eliminate<false>(n) ? signed_product() : Scaled<Number>{zero<Number>(), Integer(0)};
+    return eliminate<false>(n) ? signed_product(true) : Scaled<Number>{zero<Number>(), Integer(0)};
   }
 
   // Leaves S B^-1 in A, as (4) has it; false if all cofactors are zero.
@@ -66,11 +66,14 @@ class Elimination {
     last_step();
     return true;
   }
-  Number last_pivot() const { return last_; }  // S
+  Number last_pivot() const { return get_number(pivots_, n - 1); }  // S
 
-  // d_1 .. d_n, without S after adjugate(), times the sign of the permutations. Forgets `used`.
-  Scaled<Number> signed_product() const {
+  // d_1 .. d_n, or without d_n, times the sign of the permutations. Forgets `used`.
+  Scaled<Number> signed_product(bool with_last) const {
+    const Number last = get_number(pivots_, n - 1);
+    set_number(pivots_, n - 1, with_last ? last : one<Number>());
     Scaled<Number> d = product_of(pivots_, A.packs);
+    set_number(pivots_, n - 1, last);
     bool odd = exchanged_;
     std::fill(used_, used_ + n, false);
     for (int64_t k = 0; k < n; ++k) {  // a cycle of even length is an odd permutation
@@ -100,7 +103,6 @@ class Elimination {
   bool* const used_;        // rows that have been chosen
   int64_t rows_ = 0;        // how many there are in live_
   bool exchanged_ = false;  // whether the last column has changed places
-  Number last_ = zero<Number>();
 
   // An odd stride spreads the rows over all sets of the cache.
   static int64_t odd_packs(int64_t order) { return M::packs_for(order) | 1; }
@@ -240,8 +242,9 @@ class Elimination {
   void last_step() {
     const int64_t p = n - 1, r = std::find(used_, used_ + n, false) - used_;
     row[p] = static_cast<int32_t>(r);
-    last_ = A.get(r, p);
-    const P S = broadcast<P>(last_);
+    const Number last = A.get(r, p);
+    set_number(pivots_, p, last);
+    const P S = broadcast<P>(last);
     for (int64_t i = 0; i < n; ++i) {
       if (i != r) {
         const Number x = A.get(i, p);

@@ -6,6 +6,7 @@
 
 #include "blocked_kernels.h"
 #include "hvp_kernel.h"
+#include "kept_kernel.h"
 #include "lane_kernels.h"
 #include "sweep_kernels.h"
 
@@ -64,6 +65,7 @@ struct KernelsOf {
     set_lane<kLargestLaneOrder>(kernels);
     table.blocked[static_cast<int>(dtype)] = {B::determinants, B::cofactor_matrices,
                                               RankRevealing<V>::det_hvp};
+    table.multiply_kept[static_cast<int>(dtype)] = KeptKernel<V>::multiply;
   }
 };
 

@@ -14,10 +14,12 @@ using Kernel = void (*)(const Problem&, int64_t begin, int64_t end);
 
 using Kernels = KernelsByOperator<Kernel>;
 
-// small[n] for the orders of the first two size classes, blocked for those above.
+// small[n] for the orders of the first two size classes, blocked for those above; multiply_kept
+// serves the gradients of all orders that the forward pass has kept.
 struct KernelTable {
   const char* name;
   Kernels small[kDtypes][kLargestRows + 1], blocked[kDtypes];
+  Kernel multiply_kept[kDtypes];
 
   Kernel select(Dtype dtype, Op op, int64_t n) const {
     const int d = static_cast<int>(dtype);

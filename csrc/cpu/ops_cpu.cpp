@@ -27,6 +27,20 @@ void prefer_huge_pages(void* data, size_t bytes) {
 #endif
 }
 
+// The kernel on matrices of [begin, end) whose gradients have not been kept, as many as possible at
+// a time.
+void for_runs_not_kept(const Problem& p, int64_t begin, int64_t end, Kernel kernel) {
+  while (begin < end) {
+    int64_t last = begin;
+    for (; last < end && p.exponent[last] == kNotKept; ++last) {
+    }
+    if (last > begin) {
+      kernel(p, begin, last);
+    }
+    begin = last + 1;
+  }
+}
+
 // Matrices per unit of work: whole packs of matrices, whatever the width, and whole groups.
 constexpr int64_t kLaneUnit = 16, kRowsUnit = 4;
 
@@ -52,13 +66,24 @@ struct CpuBackend {
   }
 
   static void run(Problem& problem, Dtype dtype, const Tensor&) {
-    const Kernel run_range = active_kernels().select(dtype, problem.op, problem.n);
+    const KernelTable& table = active_kernels();
+    const Kernel kernel = table.select(dtype, problem.op, problem.n);
+    const Kernel multiply_kept = table.multiply_kept[static_cast<int>(dtype)];
+    const bool has_gradient = problem.gradient != nullptr;
+    const auto run_range = [&](const Problem& p, int64_t begin, int64_t end) {
+      if (!has_gradient) {
+        kernel(p, begin, end);
+        return;
+      }
+      multiply_kept(p, begin, end);
+      for_runs_not_kept(p, begin, end, kernel);
+    };
     const int64_t n = problem.n, batch = problem.batch;
     const int64_t unit = n <= kLargestLaneHvp ? kLaneUnit : n <= kLargestRows ? kRowsUnit : 1;
-    const int64_t unit_operations = unit * n * n * (n + 8);
+    const int64_t unit_operations = unit * n * n * (has_gradient ? 8 : n + 8);
     const int64_t grain = std::max<int64_t>(1, kGrainOfBatch / unit_operations);
-    const bool share_matrices =
-        n >= kLeastShared && batch < static_cast<int64_t>(torch::stable::get_num_threads());
+    const bool share_matrices = n >= kLeastShared && !has_gradient &&
+                                batch < static_cast<int64_t>(torch::stable::get_num_threads());
     if (batch <= grain * unit || share_matrices) {
       run_range(problem, 0, batch);
       return;
@@ -75,4 +100,5 @@ struct CpuBackend {
 
 STABLE_TORCH_LIBRARY_IMPL(torchdet, CPU, m) {
   TORCHDET_REGISTER_OPERATORS(m, torchdet::CpuBackend);
+  TORCHDET_REGISTER_KEEPING_OPERATORS(m, torchdet::CpuBackend);
 }

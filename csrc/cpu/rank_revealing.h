@@ -48,8 +48,12 @@ class RankRevealing {
   }
 
   // kCofactor, kDetBackward and kSlogdetBackward for one matrix of any kind. Takes the thread's
-  // scratch.
+  // scratch. A gradient is not kept: with the grad to come it may well be in range.
   static void cofactor_matrix(const Problem& p, int64_t b) {
+    if (keeps_gradient(p.op)) {
+      p.exponent[b] = kNotKept;
+      return;
+    }
     RankRevealing work = thread_space<RankRevealing>(p.n);
     work.factor(p, b);
     work.write_cofactors(p, b);

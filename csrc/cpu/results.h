@@ -12,17 +12,17 @@ NumberOf<P>* result_matrix(const Problem& p, int64_t b) {
   return static_cast<NumberOf<P>*>(p.out) + b * p.n * p.n;
 }
 
-// kDet and kSlogdet, from d = det B.
+// The determinant or its sign and logarithm, from d = det B.
 template <typename P>
 void write_determinant(const Problem& p, int64_t b, Scaled<NumberOf<P>> d, const Frame<P>& frame) {
   d.mantissa = add_poison(d.mantissa, frame.poison());
   d.exponent += frame.total;
-  NumberOf<P>& out = static_cast<NumberOf<P>*>(p.out)[b];
-  if (p.op == Op::kDet) {
-    out = scale_pow2(d.mantissa, d.exponent);
+  NumberOf<P>& to = static_cast<NumberOf<P>*>(p.determinant)[b];
+  if (p.logabsdet == nullptr) {
+    to = scale_pow2(d.mantissa, d.exponent);
   } else {
     const SignAndLog<NumberOf<P>> result = sign_and_log(d);
-    out = result.sign;
+    to = result.sign;
     static_cast<ScalarOf<P>*>(p.logabsdet)[b] = result.log;
   }
 }
@@ -31,26 +31,31 @@ void write_determinant(const Problem& p, int64_t b, Scaled<NumberOf<P>> d, const
 template <typename P>
 Scaled<NumberOf<P>> gradient_factor(const Problem& p, int64_t b) {
   using Number = NumberOf<P>;
-  if (p.op == Op::kCofactor) {
+  if (!multiplies_grad(p.op)) {
     return scaled_one<Number>();
   }
   const Number grad = static_cast<const Number*>(p.other.data)[p.other.offset(b)];
   return normalise(conj(grad), IntegerOf<Number>(0));
 }
 
-// The three results that are multiples of (S B^-1)^T, d being the product of the other pivots, S
-// the last one: kCofactor, C(A); kDetBackward, grad conj(C(A)); kSlogdetBackward, grad conj(A^-T).
+// The results that are multiples of (S B^-1)^T, d being the product of the other pivots, S the last
+// one: C(A), grad conj(C(A)), grad conj(A^-T). A gradient that is kept goes without the exponent,
+// which is noted.
 template <typename P>
 Scaled<NumberOf<P>> result_factor(const Problem& p, int64_t b, Scaled<NumberOf<P>> d, NumberOf<P> S,
                                   const Frame<P>& frame) {
   Scaled<NumberOf<P>> factor = gradient_factor<P>(p, b);
-  if (p.op == Op::kSlogdetBackward) {
+  if (wants_inverse_transpose(p.op)) {
     const Scaled<NumberOf<P>> last = normalise(S, IntegerOf<ScalarOf<P>>(0));
     factor.mantissa = factor.mantissa * reciprocal(last.mantissa);
     factor.exponent -= last.exponent;
   } else {
     factor.mantissa = factor.mantissa * d.mantissa;
     factor.exponent += d.exponent + frame.total;
+  }
+  if (keeps_gradient(p.op)) {
+    p.exponent[b] = static_cast<int32_t>(factor.exponent);
+    factor.exponent = 0;
   }
   return factor;
 }
@@ -63,9 +68,12 @@ template <typename P>
   const NumberOf<P> factor = gradient_factor<P>(p, b).mantissa;
   const T nan = std::numeric_limits<T>::quiet_NaN();
   const NumberOf<P> x =
-      add_poison(factor * T(0), p.op == Op::kSlogdetBackward ? nan : frame.poison());
+      add_poison(factor * T(0), wants_inverse_transpose(p.op) ? nan : frame.poison());
   NumberOf<P>* out = result_matrix<P>(p, b);
   std::fill(out, out + p.n * p.n, x);
+  if (keeps_gradient(p.op)) {
+    p.exponent[b] = 0;
+  }
 }
 
 }  // namespace TORCHDET_CAPABILITY

@@ -30,7 +30,7 @@ struct SweepKernel {
     }
   }
 
-  // kCofactor, kDetBackward and kSlogdetBackward.
+  // All operators that need the inverse.
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     S sweep(static_cast<int>(p.n), storage(p.n));
     for (int64_t first = begin; first < end; first += kGroup) {
@@ -38,6 +38,10 @@ struct SweepKernel {
       sweep.template run<true>();
       for (int m = 0; m < kGroup && first + m < end; ++m) {
         const auto& f = sweep.facts[m];
+        if (keeps_gradient(p.op)) {
+          const Scaled<Number> none = {zero<Number>(), Integer(0)};
+          write_determinant(p, first + m, f.no_cofactors ? none : sweep.product(m, true), f.frame);
+        }
         if (!f.frame.finite || f.no_cofactors) [[unlikely]] {
           fill_without_cofactors(p, first + m, f.frame);
         } else if (!write(p, first + m, sweep, m)) {
@@ -86,8 +90,7 @@ struct SweepKernel {
     R column_factor[S::kMaxPacks];
     const InverseOrder<P> order = {step_of,      step_of,           f.row,        factor,
                                    row_exponent, f.column_exponent, column_factor};
-    return write_inverse<kPacks>(sweep.matrix(m), order, p.op != Op::kCofactor,
-                                 result_matrix<P>(p, b));
+    return write_inverse<kPacks>(sweep.matrix(m), order, p.op, result_matrix<P>(p, b));
   }
 };
 

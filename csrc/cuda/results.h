@@ -36,10 +36,10 @@ TORCHDET_DEVICE R add_nothing(Complex<R> x, R sum) {
 template <typename V>
 TORCHDET_DEVICE void write_determinant(const Problem& p, int64_t b, Scaled<V> d) {
   if (p.op == Op::kDet) {
-    static_cast<V*>(p.out)[b] = scale_pow2(d.mantissa, d.exponent);
+    static_cast<V*>(p.determinant)[b] = scale_pow2(d.mantissa, d.exponent);
   } else {
     const SignAndLog<V> result = sign_and_log(d);
-    static_cast<V*>(p.out)[b] = result.sign;
+    static_cast<V*>(p.determinant)[b] = result.sign;
     static_cast<RealOf<V>*>(p.logabsdet)[b] = result.log;
   }
 }

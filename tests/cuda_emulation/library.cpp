@@ -68,7 +68,7 @@ const char* emulated_run(int op, int dtype, int64_t n, int64_t batch, const Emul
     p.other = view_of(other->data, other->dims, other->sizes, other->strides,
                       p.op == Op::kDetHvp ? 2 : 0);
   }
-  p.out = out;
+  p.out = p.determinant = out;
   p.logabsdet = logabsdet;
   if (large != nullptr) {
     p.large = *large;
