@@ -10,6 +10,7 @@
 
 #include "checks.h"
 #include "problem.h"
+#include "size_class.h"
 
 namespace torchdet {
 
@@ -148,52 +149,54 @@ struct Operators {
     return matrix_operator(Op::kDetHvp, A, &Z, 2);
   }
 
-  // The determinant, and its gradient for *_backward_kept: gradient * 2^exponent, in the dtype of
-  // computation.
+  // The determinant, and for *_backward_kept its gradient times 2^exponent. Nothing is kept of half
+  // types and below kLeastKept.
   static std::tuple<Tensor, Tensor, Tensor> det_with_gradient(const Tensor& A) {
-    check_matrices("det_with_gradient", "A", A);
-    const ScalarType dtype = A.scalar_type();
-    if (is_half(dtype)) {
-      const auto [det, gradient, exponent] = det_with_gradient(in_float32(A));
-      return {torch::stable::to(det, dtype), gradient, exponent};
+    check_matrices("det", "A", A);
+    auto [gradient, exponent] = room_for_gradient(A);
+    if (!keeps_gradient_of(A)) {
+      return {det(A), gradient, exponent};
     }
-    Tensor det = Backend::empty(leading_sizes(A, 2), dtype, A);
-    if (order(A) == 0) {
-      torch::stable::fill_(det, 1.0);
-    }
-    const auto [gradient, exponent] =
-        kept_gradient(A, {.op = Op::kDetWithGradient, .determinant = det.mutable_data_ptr()});
+    Tensor det = Backend::empty(leading_sizes(A, 2), A.scalar_type(), A);
+    compute(A, {.op = Op::kDetWithGradient,
+                .out = gradient.mutable_data_ptr(),
+                .determinant = det.mutable_data_ptr(),
+                .exponent = static_cast<int32_t*>(exponent.mutable_data_ptr())});
     return {det, gradient, exponent};
   }
 
   static std::tuple<Tensor, Tensor, Tensor, Tensor> slogdet_with_gradient(const Tensor& A) {
-    check_matrices("slogdet_with_gradient", "A", A);
-    const ScalarType dtype = A.scalar_type();
-    if (is_half(dtype)) {
-      const auto [sign, logabsdet, gradient, exponent] = slogdet_with_gradient(in_float32(A));
-      return {torch::stable::to(sign, dtype), torch::stable::to(logabsdet, dtype), gradient,
-              exponent};
+    check_matrices("slogdet", "A", A);
+    auto [gradient, exponent] = room_for_gradient(A);
+    if (!keeps_gradient_of(A)) {
+      const auto [sign, logabsdet] = slogdet(A);
+      return {sign, logabsdet, gradient, exponent};
     }
+    const ScalarType dtype = A.scalar_type();
     Tensor sign = Backend::empty(leading_sizes(A, 2), dtype, A);
     Tensor logabsdet = Backend::empty(leading_sizes(A, 2), real_dtype(dtype), A);
-    if (order(A) == 0) {
-      torch::stable::fill_(sign, 1.0);
-      torch::stable::fill_(logabsdet, 0.0);
-    }
-    const auto [gradient, exponent] = kept_gradient(A, {.op = Op::kSlogdetWithGradient,
-                                                        .determinant = sign.mutable_data_ptr(),
-                                                        .logabsdet = logabsdet.mutable_data_ptr()});
+    compute(A, {.op = Op::kSlogdetWithGradient,
+                .out = gradient.mutable_data_ptr(),
+                .determinant = sign.mutable_data_ptr(),
+                .logabsdet = logabsdet.mutable_data_ptr(),
+                .exponent = static_cast<int32_t*>(exponent.mutable_data_ptr())});
     return {sign, logabsdet, gradient, exponent};
   }
 
   static Tensor det_backward_kept(const Tensor& grad, const Tensor& A, const Tensor& gradient,
                                   const Tensor& exponent) {
-    return backward_kept("det_backward_kept", Op::kDetBackward, grad, A, gradient, exponent);
+    return backward_kept("det_backward", Op::kDetBackward, grad, A, gradient, exponent);
   }
   static Tensor slogdet_backward_kept(const Tensor& grad, const Tensor& A, const Tensor& gradient,
                                       const Tensor& exponent) {
-    return backward_kept("slogdet_backward_kept", Op::kSlogdetBackward, grad, A, gradient,
-                         exponent);
+    return backward_kept("slogdet_backward", Op::kSlogdetBackward, grad, A, gradient, exponent);
+  }
+  // The same, over the gradient.
+  static void multiply_kept(Tensor gradient, const Tensor& exponent, const Tensor& grad,
+                            const Tensor& A, bool of_slogdet) {
+    check_matrices("multiply_kept", "A", A);
+    const Op op = of_slogdet ? Op::kSlogdetBackward : Op::kDetBackward;
+    multiply_kept_to("multiply_kept", op, grad, A, gradient, exponent, gradient);
   }
 
  private:
@@ -225,37 +228,46 @@ struct Operators {
     return out;
   }
 
-  static std::tuple<Tensor, Tensor> kept_gradient(const Tensor& A, Problem problem) {
+  static bool keeps_gradient_of(const Tensor& A) {
+    return order(A) >= kLeastKept && !is_half(A.scalar_type());
+  }
+  static std::tuple<Tensor, Tensor> room_for_gradient(const Tensor& A) {
     Tensor gradient = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
     Tensor exponent = Backend::empty(leading_sizes(A, 2), ScalarType::Int, A);
-    problem.out = gradient.mutable_data_ptr();
-    problem.exponent = static_cast<int32_t*>(exponent.mutable_data_ptr());
-    compute(A, problem);
+    if (!keeps_gradient_of(A)) {
+      torch::stable::fill_(gradient, 0.0);
+      torch::stable::fill_(exponent, kNotKept);
+    }
     return {gradient, exponent};
   }
 
   static Tensor backward_kept(const char* name, Op op, const Tensor& grad, const Tensor& A,
                               const Tensor& gradient, const Tensor& exponent) {
     check_matrices(name, "A", A);
-    check_matches(name, "grad", grad, A, 2);
-    if (is_half(A.scalar_type())) {
-      const Tensor out =
-          backward_kept(name, op, in_float32(grad), in_float32(A), gradient, exponent);
-      return torch::stable::to(out, A.scalar_type());
+    if (!keeps_gradient_of(A)) {
+      check_matches(name, "grad", grad, A, 2);
+      return matrix_operator(op, A, &grad, 0);
     }
+    Tensor out = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
+    multiply_kept_to(name, op, grad, A, torch::stable::contiguous(gradient),
+                     torch::stable::contiguous(exponent), out);
+    return out;
+  }
+
+  static void multiply_kept_to(const char* name, Op op, const Tensor& grad, const Tensor& A,
+                               const Tensor& gradient, const Tensor& exponent, Tensor out) {
+    check_matches(name, "grad", grad, A, 2);
     check_matches(name, "gradient", gradient, A, 0);
     check_shape(name, "exponent", exponent, A, 2);
     check(exponent.scalar_type() == ScalarType::Int, name,
           ": expected exponent of dtype int32, got ", dtype_text(exponent.scalar_type()));
-    const Tensor kept = torch::stable::contiguous(gradient);
-    const Tensor exponents = torch::stable::contiguous(exponent);
-    Tensor out = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
+    check(gradient.is_contiguous() && exponent.is_contiguous(), name,
+          ": expected contiguous gradient and exponent; call contiguous() first");
     compute(A, {.op = op,
                 .other = batch_view(grad, 0),
                 .out = out.mutable_data_ptr(),
-                .exponent = static_cast<int32_t*>(exponents.mutable_data_ptr()),
-                .gradient = kept.const_data_ptr()});
-    return out;
+                .exponent = static_cast<int32_t*>(exponent.mutable_data_ptr()),
+                .gradient = gradient.const_data_ptr()});
   }
 };
 
@@ -271,9 +283,11 @@ struct Operators {
   m.impl("det_hvp", TORCH_BOX(&torchdet::Operators<Backend>::det_hvp))
 
 // Those that keep gradients, for backends whose kernels do.
-#define TORCHDET_REGISTER_KEEPING_OPERATORS(m, Backend)                                     \
-  m.impl("det_with_gradient", TORCH_BOX(&torchdet::Operators<Backend>::det_with_gradient)); \
-  m.impl("slogdet_with_gradient",                                                           \
-         TORCH_BOX(&torchdet::Operators<Backend>::slogdet_with_gradient));                  \
-  m.impl("det_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::det_backward_kept)); \
-  m.impl("slogdet_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_kept))
+#define TORCHDET_REGISTER_KEEPING_OPERATORS(m, Backend)                                      \
+  m.impl("_det_with_gradient", TORCH_BOX(&torchdet::Operators<Backend>::det_with_gradient)); \
+  m.impl("_slogdet_with_gradient",                                                           \
+         TORCH_BOX(&torchdet::Operators<Backend>::slogdet_with_gradient));                   \
+  m.impl("_det_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::det_backward_kept)); \
+  m.impl("_slogdet_backward_kept",                                                           \
+         TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_kept));                   \
+  m.impl("_multiply_kept_", TORCH_BOX(&torchdet::Operators<Backend>::multiply_kept))

@@ -16,12 +16,16 @@ STABLE_TORCH_LIBRARY(torchdet, m) {
   m.def("det_backward(Tensor grad, Tensor A) -> Tensor");
   m.def("slogdet_backward(Tensor grad, Tensor A) -> Tensor");
   m.def("det_hvp(Tensor A, Tensor Z) -> Tensor");
-  m.def("det_with_gradient(Tensor A) -> (Tensor det, Tensor gradient, Tensor exponent)");
+  m.def("_det_with_gradient(Tensor A) -> (Tensor det, Tensor gradient, Tensor exponent)");
   m.def(
-      "slogdet_with_gradient(Tensor A) -> "
+      "_slogdet_with_gradient(Tensor A) -> "
       "(Tensor sign, Tensor logabsdet, Tensor gradient, Tensor exponent)");
-  m.def("det_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor");
-  m.def("slogdet_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor");
+  m.def("_det_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor");
+  m.def(
+      "_slogdet_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor");
+  m.def(
+      "_multiply_kept_(Tensor(a!) gradient, Tensor exponent, Tensor grad, Tensor A, "
+      "bool of_slogdet) -> ()");
 }
 
 namespace {

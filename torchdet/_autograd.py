@@ -97,7 +97,7 @@ class Det(_Operator):
     @staticmethod
     def backward(ctx: Context, grad: Gradient, *_: Gradient) -> Gradient:
         A, *kept = ctx.saved_tensors
-        return None if grad is None else _det_backward(grad, A, kept)
+        return None if grad is None else _det_backward(grad, A, kept, _is_free(ctx, grad, A))
 
     @staticmethod
     @forward_rule
@@ -107,9 +107,11 @@ class Det(_Operator):
 
 
 class DetWithGradient(Det):
-    """det A and, for *_kept, its gradient: not differentiable, being a means to compute with A."""
+    """det A and, for DetBackwardKept, its gradient: no function of A to be differentiated, only
+    numbers that help compute one.
+    """
 
-    operator = "det_with_gradient"
+    operator = "_det_with_gradient"
     out_dims = (0, 0, 0)
 
     @staticmethod
@@ -120,6 +122,7 @@ class DetWithGradient(Det):
     def setup_context(ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
         _, *kept = output
         ctx.mark_non_differentiable(*kept)
+        ctx.may_overwrite = not _torch_internals.has_saved_tensors_hooks()
         _Operator.setup_context(ctx, (*inputs, *kept), output)
 
     @staticmethod
@@ -161,7 +164,7 @@ class DetBackward(_Operator):
 class DetBackwardKept(DetBackward):
     """g conj(C(A)) from what DetWithGradient has kept."""
 
-    operator = "det_backward_kept"
+    operator = "_det_backward_kept"
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -257,6 +260,7 @@ class Slogdet(_Operator):
         (A,), (sign, _, *kept) = inputs, output
         signs = (sign,) if A.is_complex() else ()
         ctx.mark_non_differentiable(*kept, *(() if signs else (sign,)))
+        ctx.may_overwrite = bool(kept) and not _torch_internals.has_saved_tensors_hooks()
         _Operator.setup_context(ctx, (A, *kept, *signs), output)
 
     @staticmethod
@@ -270,7 +274,7 @@ class Slogdet(_Operator):
             grad = grad_log.to(A.dtype)
         else:
             return None
-        return _slogdet_backward(grad, A, kept)
+        return _slogdet_backward(grad, A, kept, _is_free(ctx, grad, A))
 
     @staticmethod
     @forward_rule
@@ -285,9 +289,9 @@ class Slogdet(_Operator):
 
 
 class SlogdetWithGradient(Slogdet):
-    """Sign and log|det A| and, for *_kept, their gradient, which is not differentiable."""
+    """Sign and log|det A| and, for SlogdetBackwardKept, their gradient, as for DetWithGradient."""
 
-    operator = "slogdet_with_gradient"
+    operator = "_slogdet_with_gradient"
     out_dims = (0, 0, 0, 0)
 
     @staticmethod
@@ -338,7 +342,7 @@ class SlogdetBackward(_Operator):
 class SlogdetBackwardKept(SlogdetBackward):
     """g conj(X) from what SlogdetWithGradient has kept."""
 
-    operator = "slogdet_backward_kept"
+    operator = "_slogdet_backward_kept"
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -366,17 +370,40 @@ def _ones(A: Tensor) -> Tensor:
     return A.new_ones(()).expand(A.shape[:-2])
 
 
-# kept: gradient and exponent, or nothing.
+# kept: gradient and exponent, or nothing. free: whether they may be overwritten by the result, which
+# spares a large batch the first touch of new memory.
 
 
-def _det_backward(grad: Tensor, A: Tensor, kept: Sequence[Tensor]) -> Tensor:
-    function = DetBackwardKept if kept else DetBackward
-    return function.call(grad, A, *kept)  # type: ignore[no-any-return]
+def _is_free(ctx: Context, *args: Tensor) -> bool:
+    # A hook may have let somebody else see what is saved. torch.func and create_graph keep the
+    # graph, and with it what is saved.
+    return (
+        getattr(ctx, "may_overwrite", False)
+        and _torch_internals.graph_is_freed()
+        and _torch_internals.needs_no_derivative(args)
+    )
 
 
-def _slogdet_backward(grad: Tensor, A: Tensor, kept: Sequence[Tensor]) -> Tensor:
-    function = SlogdetBackwardKept if kept else SlogdetBackward
-    return function.call(grad, A, *kept)  # type: ignore[no-any-return]
+def _det_backward(grad: Tensor, A: Tensor, kept: Sequence[Tensor], free: bool = False) -> Tensor:
+    if not kept:
+        return DetBackward.call(grad, A)  # type: ignore[no-any-return]
+    if free:
+        gradient, exponent = kept
+        _ops.multiply_kept(gradient, exponent, grad, A, False)
+        return gradient
+    return DetBackwardKept.call(grad, A, *kept)  # type: ignore[no-any-return]
+
+
+def _slogdet_backward(
+    grad: Tensor, A: Tensor, kept: Sequence[Tensor], free: bool = False
+) -> Tensor:
+    if not kept:
+        return SlogdetBackward.call(grad, A)  # type: ignore[no-any-return]
+    if free:
+        gradient, exponent = kept
+        _ops.multiply_kept(gradient, exponent, grad, A, True)
+        return gradient
+    return SlogdetBackwardKept.call(grad, A, *kept)  # type: ignore[no-any-return]
 
 
 def _cofactor(A: Tensor, kept: Sequence[Tensor]) -> Tensor:

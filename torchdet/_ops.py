@@ -27,11 +27,14 @@ _SCHEMAS = (
     "det_backward(Tensor grad, Tensor A) -> Tensor",
     "slogdet_backward(Tensor grad, Tensor A) -> Tensor",
     "det_hvp(Tensor A, Tensor Z) -> Tensor",
-    "det_with_gradient(Tensor A) -> (Tensor det, Tensor gradient, Tensor exponent)",
-    "slogdet_with_gradient(Tensor A) -> "
+    # Determinants with their gradients as gradient * 2^exponent, and backward passes from those.
+    "_det_with_gradient(Tensor A) -> (Tensor det, Tensor gradient, Tensor exponent)",
+    "_slogdet_with_gradient(Tensor A) -> "
     "(Tensor sign, Tensor logabsdet, Tensor gradient, Tensor exponent)",
-    "det_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor",
-    "slogdet_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor",
+    "_det_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor",
+    "_slogdet_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor",
+    "_multiply_kept_(Tensor(a!) gradient, Tensor exponent, Tensor grad, Tensor A, "
+    "bool of_slogdet) -> ()",
 )
 # In PyTorch only: D^m C(A)[Z_1..Z_m] for m >= 2, the directions stacked in Z of shape (*, m, n, n).
 # It is an operator all the same, so that is_grads_batched=True and torch.compile need not look in.
@@ -79,10 +82,11 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "det_backward": _reference.det_backward,
     "slogdet_backward": _reference.slogdet_backward,
     "det_hvp": _reference.det_hvp,
-    "det_with_gradient": _reference_kept.det_with_gradient,
-    "slogdet_with_gradient": _reference_kept.slogdet_with_gradient,
-    "det_backward_kept": _reference_kept.det_backward_kept,
-    "slogdet_backward_kept": _reference_kept.slogdet_backward_kept,
+    "_det_with_gradient": _reference_kept.det_with_gradient,
+    "_slogdet_with_gradient": _reference_kept.slogdet_with_gradient,
+    "_det_backward_kept": _reference_kept.det_backward_kept,
+    "_slogdet_backward_kept": _reference_kept.slogdet_backward_kept,
+    "_multiply_kept_": _reference_kept.multiply_kept,
     "_cofactor_derivative": _cofactor_derivative,
 }
 
@@ -124,9 +128,7 @@ def _fake_det_hvp(A: Tensor, Z: Tensor) -> Tensor:
 
 
 def _fake_kept(A: Tensor) -> tuple[Tensor, Tensor]:
-    # In the dtype of computation, float32 for half types.
-    dtype = torch.float32 if A.dtype in (torch.float16, torch.bfloat16) else A.dtype
-    return A.new_empty(A.shape, dtype=dtype), A.new_empty(A.shape[:-2], dtype=torch.int32)
+    return A.new_empty(A.shape), A.new_empty(A.shape[:-2], dtype=torch.int32)
 
 
 def _fake_det_with_gradient(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,13 +142,21 @@ def _fake_slogdet_with_gradient(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
 def _fake_det_backward_kept(
     grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor
 ) -> Tensor:
+    _reference_kept.check_kept("det_backward", A, gradient, exponent)
     return _fake_det_backward(grad, A)
 
 
 def _fake_slogdet_backward_kept(
     grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor
 ) -> Tensor:
+    _reference_kept.check_kept("slogdet_backward", A, gradient, exponent)
     return _fake_slogdet_backward(grad, A)
+
+
+def _fake_multiply_kept(
+    gradient: Tensor, exponent: Tensor, grad: Tensor, A: Tensor, of_slogdet: bool
+) -> None:
+    _fake_det_backward(grad, A)
 
 
 def _fake_cofactor_derivative(A: Tensor, Z: Tensor) -> Tensor:
@@ -160,10 +170,11 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "det_backward": _fake_det_backward,
     "slogdet_backward": _fake_slogdet_backward,
     "det_hvp": _fake_det_hvp,
-    "det_with_gradient": _fake_det_with_gradient,
-    "slogdet_with_gradient": _fake_slogdet_with_gradient,
-    "det_backward_kept": _fake_det_backward_kept,
-    "slogdet_backward_kept": _fake_slogdet_backward_kept,
+    "_det_with_gradient": _fake_det_with_gradient,
+    "_slogdet_with_gradient": _fake_slogdet_with_gradient,
+    "_det_backward_kept": _fake_det_backward_kept,
+    "_slogdet_backward_kept": _fake_slogdet_backward_kept,
+    "_multiply_kept_": _fake_multiply_kept,
     "_cofactor_derivative": _fake_cofactor_derivative,
 }
 
@@ -193,7 +204,8 @@ def _register(name: str) -> None:
 
     library.impl(name, _KERNELS[name], "CompositeExplicitAutograd")
     torch.library.register_fake(f"torchdet::{name}", _FAKE_KERNELS[name], lib=library)
-    torch.library.register_vmap(f"torchdet::{name}", vmap, lib=library)
+    if not op._schema.is_mutable:
+        torch.library.register_vmap(f"torchdet::{name}", vmap, lib=library)
 
 
 for _name in _KERNELS:
@@ -208,14 +220,15 @@ cofactor = _torch_internals.below_autograd(torch.ops.torchdet.cofactor.default)
 det_backward = _torch_internals.below_autograd(torch.ops.torchdet.det_backward.default)
 slogdet_backward = _torch_internals.below_autograd(torch.ops.torchdet.slogdet_backward.default)
 det_hvp = _torch_internals.below_autograd(torch.ops.torchdet.det_hvp.default)
-det_with_gradient = _torch_internals.below_autograd(torch.ops.torchdet.det_with_gradient.default)
+det_with_gradient = _torch_internals.below_autograd(torch.ops.torchdet._det_with_gradient.default)
 slogdet_with_gradient = _torch_internals.below_autograd(
-    torch.ops.torchdet.slogdet_with_gradient.default
+    torch.ops.torchdet._slogdet_with_gradient.default
 )
-det_backward_kept = _torch_internals.below_autograd(torch.ops.torchdet.det_backward_kept.default)
+det_backward_kept = _torch_internals.below_autograd(torch.ops.torchdet._det_backward_kept.default)
 slogdet_backward_kept = _torch_internals.below_autograd(
-    torch.ops.torchdet.slogdet_backward_kept.default
+    torch.ops.torchdet._slogdet_backward_kept.default
 )
+multiply_kept = _torch_internals.below_autograd(torch.ops.torchdet._multiply_kept_.default)
 cofactor_derivative = _torch_internals.below_autograd(
     torch.ops.torchdet._cofactor_derivative.default
 )

@@ -1,8 +1,8 @@
 """Plain PyTorch implementation of the operators that keep a gradient for the backward pass.
 
-What is kept is gradient * 2^exponent, with the gradient conj(C(A)) or conj(A^-T) in the dtype of
-computation and one exponent for each matrix. Backward multiplies it by grad; where a number of the
-gradient lost bits to the ends of its format, the exponent says NOT_KEPT and backward starts from A.
+What is kept is gradient * 2^exponent, with conj(C(A)) or conj(A^-T) for a gradient and one exponent
+for each matrix. Backward multiplies it by grad; where a number of the gradient lost bits to the ends
+of its format, the exponent is NOT_KEPT and backward starts from A.
 """
 
 import torch
@@ -13,10 +13,10 @@ from . import _reference
 NOT_KEPT = torch.iinfo(torch.int32).min
 
 
-def _keep(X: Tensor, exponent: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:
-    # X_ij 2^exponent_ij with the largest exponent of the matrix taken out.
-    if X.shape[-1] == 0:
-        return X, finite.to(torch.int32) - 1
+def _keep(A: Tensor, X: Tensor, exponent: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:
+    # X_ij 2^exponent_ij with the largest exponent of the matrix taken out. Half types keep nothing.
+    if X.shape[-1] == 0 or A.dtype != X.dtype:
+        return torch.zeros_like(A), A.new_full(A.shape[:-2], NOT_KEPT, dtype=torch.int32)
     common = exponent.amax((-2, -1))
     kept = _reference.unscale(X, exponent - common[..., None, None], finite, X.dtype)
     size = _reference.exponents(kept)
@@ -32,7 +32,7 @@ def det_with_gradient(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     det = _reference.det(A)
     f = _reference.factor(A)
     X, e = _reference.cofactor_scaled(f)
-    return det, *_keep(torch.conj_physical(X), e, f.finite)
+    return det, *_keep(A, torch.conj_physical(X), e, f.finite)
 
 
 def slogdet_with_gradient(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -40,7 +40,18 @@ def slogdet_with_gradient(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     sign, logabsdet = _reference.slogdet(A)
     f = _reference.factor(A)
     X, e = _reference.inverse_transpose_scaled(f)
-    return sign, logabsdet, *_keep(torch.conj_physical(X), e, f.finite)
+    return sign, logabsdet, *_keep(A, torch.conj_physical(X), e, f.finite)
+
+
+def check_kept(op: str, A: Tensor, gradient: Tensor, exponent: Tensor) -> None:
+    """Raise RuntimeError unless gradient and exponent go with A."""
+    _reference.check_same(op, "gradient", gradient, A)
+    if exponent.shape != A.shape[:-2]:
+        raise RuntimeError(
+            f"{op}: expected exponent of shape {tuple(A.shape[:-2])}, got {tuple(exponent.shape)}"
+        )
+    if exponent.dtype != torch.int32:
+        raise RuntimeError(f"{op}: expected exponent of dtype int32, got {exponent.dtype}")
 
 
 def _multiply(grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor, start: Tensor) -> Tensor:
@@ -55,9 +66,21 @@ def _multiply(grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor, start
 
 def det_backward_kept(grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor) -> Tensor:
     """Return grad conj(C(A)) from what det_with_gradient kept."""
-    return _multiply(grad, A, gradient, exponent, _reference.det_backward(grad, A))
+    start = _reference.det_backward(grad, A)
+    check_kept("det_backward", A, gradient, exponent)
+    return _multiply(grad, A, gradient, exponent, start)
 
 
 def slogdet_backward_kept(grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor) -> Tensor:
     """Return grad conj(A^-T) from what slogdet_with_gradient kept."""
-    return _multiply(grad, A, gradient, exponent, _reference.slogdet_backward(grad, A))
+    start = _reference.slogdet_backward(grad, A)
+    check_kept("slogdet_backward", A, gradient, exponent)
+    return _multiply(grad, A, gradient, exponent, start)
+
+
+def multiply_kept(
+    gradient: Tensor, exponent: Tensor, grad: Tensor, A: Tensor, of_slogdet: bool
+) -> None:
+    """Write grad conj(A^-T) or grad conj(C(A)) over the gradient that was kept."""
+    backward = slogdet_backward_kept if of_slogdet else det_backward_kept
+    gradient.copy_(backward(grad, A, gradient, exponent))

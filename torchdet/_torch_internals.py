@@ -19,7 +19,9 @@ __all__ = [
     "apply_function",
     "below_autograd",
     "enable_forward_ad",
+    "graph_is_freed",
     "handle_torch_function",
+    "has_saved_tensors_hooks",
     "has_torch_function_unary",
     "needs_no_derivative",
     "register_autograd",
@@ -40,6 +42,10 @@ try:
         _dispatch_tls_is_dispatch_key_excluded,
     )
     from torch._C import _AutoDispatchBelowAutograd as _BelowAutograd
+    from torch._C._autograd import (
+        _get_current_graph_task_keep_graph,
+        _top_saved_tensors_default_hooks,
+    )
     from torch._functorch.utils import enable_single_level_autograd_function, unwrap_dead_wrappers
     from torch.autograd.function import _SingleLevelFunction
 
@@ -49,6 +55,14 @@ except (ImportError, AttributeError, AssertionError):
     def needs_no_derivative(args: tuple[Tensor, ...]) -> bool:
         """Whether no derivative of any kind is being taken; False where torch does not tell."""
         return False
+
+    def graph_is_freed() -> bool:
+        """Whether the running backward pass frees its graph; False where torch does not tell."""
+        return False
+
+    def has_saved_tensors_hooks() -> bool:
+        """Whether hooks see the tensors that are saved; True where torch does not tell."""
+        return True
 
     def apply_function(cls: Any, args: tuple[Tensor, ...]) -> Any:
         """cls.apply(*args)."""
@@ -73,6 +87,14 @@ else:
             or forward_ad._current_level >= 0
             or (torch.is_grad_enabled() and _any_requires_grad(*args))
         )
+
+    def graph_is_freed() -> bool:
+        """Whether the running backward pass frees its graph, and nobody can run it again."""
+        return not _get_current_graph_task_keep_graph()
+
+    def has_saved_tensors_hooks() -> bool:
+        """Whether hooks see the tensors that are saved (torch.autograd.graph.saved_tensors_hooks)."""
+        return _top_saved_tensors_default_hooks(True) is not None
 
     def apply_function(cls: Any, args: tuple[Tensor, ...]) -> Any:
         """cls.apply(*args) without the 30 microseconds it spends in inspect.signature.

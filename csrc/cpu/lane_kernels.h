@@ -6,7 +6,6 @@
 
 #include "../math/cofactor.h"
 #include "../math/logarithm.h"
-#include "kept_gradient.h"
 #include "pack.h"
 
 namespace torchdet {
@@ -29,16 +28,26 @@ struct LaneKernels {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Io::read(p.A, first, lanes, n, a);
       const Equilibration<V> eq = equilibrate<N>(a, n, row_exponent, column_exponent);
-      write_determinants(p, first, lanes, determinant<N>(a), eq);
+      Scaled<V> d = determinant<N>(a);
+      d.exponent = d.exponent + eq.total;
+      if (p.op == Op::kDet) {
+        Io::write_numbers(p.determinant, first, lanes,
+                          add_poison(scale_pow2(d.mantissa, d.exponent), eq.poison));
+        continue;
+      }
+      d.mantissa = add_poison(d.mantissa, eq.poison);
+      const SignAndLog<V> result = sign_and_log(d);
+      Io::write_numbers(p.determinant, first, lanes, result.sign);
+      Tile<R>::write_numbers(p.logabsdet, first, lanes, result.log);
     }
   }
 
-  // C(A), grad conj(C(A)) and grad conj(A^-T), with A^-T = C(A) / det(A).
+  // kCofactor: C(A). kDetBackward: grad conj(C(A)). kSlogdetBackward: grad conj(A^-T), with A^-T =
+  // C(A) / det(A).
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     constexpr int n = N, s = tile_stride(N);
     V a[tile_size(N)], y[tile_size(N)];
     I row_exponent[N], column[N], column_exponent[N];
-    const bool keeps = keeps_gradient(p.op);
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Io::read(p.A, first, lanes, n, a);
@@ -48,60 +57,26 @@ struct LaneKernels {
       // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and conj(grad),
       // since grad conj(C) = conj(conj(grad) C).
       Scaled<V> factor = {one<V>(), eq.total};
-      if (multiplies_grad(p.op)) {
+      if (p.op != Op::kCofactor) {
         factor = normalise(conj(Io::read_numbers(p.other, first, lanes)), eq.total);
       }
-      if (wants_inverse_transpose(p.op)) {
+      if (p.op == Op::kSlogdetBackward) {
         factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
         factor.exponent = factor.exponent - d.exponent - eq.total;
-      }
-      const I kept_exponent = factor.exponent;
-      if (keeps) {
-        write_determinants(p, first, lanes, d, eq);
-        factor.exponent = I(0);
       }
       for (int j = 0; j < n; ++j) {
         column_exponent[j] = column_exponent[j] + factor.exponent + column[j];
       }
-      KeptRange<V> range;
       const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
       PairScaling<V>(row_exponent, column_exponent, n)
           .for_entries(n, [&](int i, int j, auto scale) TORCHDET_LANE_LAMBDA {
             V x = scale(y[i * s + j] * factor.mantissa);
-            if (keeps) {
-              range.look(y[i * s + j], x);
-            }
             if constexpr (kIsComplex<V>) {
               x.im = x.im * imaginary_sign;
             }
             y[i * s + j] = add_poison(x, eq.poison);
           });
       Io::write_whole(p.out, first, lanes, n, y);
-      if (keeps) {
-        write_exponents(p, first, lanes, select(range.left(), I(kNotKept), kept_exponent));
-      }
-    }
-  }
-
- private:
-  // From d = det B.
-  TORCHDET_LANE static void write_determinants(const Problem& p, int64_t first, int lanes,
-                                               Scaled<V> d, const Equilibration<V>& eq) {
-    d.exponent = d.exponent + eq.total;
-    if (p.logabsdet == nullptr) {
-      Io::write_numbers(p.determinant, first, lanes,
-                        add_poison(scale_pow2(d.mantissa, d.exponent), eq.poison));
-      return;
-    }
-    d.mantissa = add_poison(d.mantissa, eq.poison);
-    const SignAndLog<V> result = sign_and_log(d);
-    Io::write_numbers(p.determinant, first, lanes, result.sign);
-    Tile<R>::write_numbers(p.logabsdet, first, lanes, result.log);
-  }
-  static void write_exponents(const Problem& p, int64_t first, int lanes, const I& e) {
-    const auto* const lane = reinterpret_cast<const typename Format<T>::Integer*>(&e);
-    for (int l = 0; l < lanes; ++l) {
-      p.exponent[first + l] = static_cast<int32_t>(lane[l]);
     }
   }
 };

@@ -1,0 +1,245 @@
+"""Gradients that the forward pass keeps: as good as those computed from A, at every matrix and grad,
+whoever looks at the saved tensors, and only where a backward pass may come."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import cases
+import oracles
+import torchdet
+import units
+from cases import grid
+from test_contract import same_bits
+from test_guarantees import draw
+
+OPS = torch.ops.torchdet
+NOT_KEPT = torch.iinfo(torch.int32).min
+# Smaller ones keep nothing (csrc/size_class.h).
+ORDERS = {torch.float32: (11, 16, 33), torch.float64: (11, 17),
+          torch.complex64: (12,), torch.complex128: (11,)}  # fmt: skip
+EDGE_FAMILIES = ("normal", "integer_rank_n-1", "integer_rank_n-2", "graded_both", "shift")
+
+on_extension = pytest.mark.skipif(
+    not cases.EXTENSION or cases.EMULATION, reason="the reference keeps nothing by itself"
+)
+
+
+def logabsdet(A: Tensor) -> Tensor:
+    return torchdet.slogdet(A).logabsdet
+
+
+def kept(A: Tensor) -> tuple[Tensor, Tensor]:
+    return OPS._det_with_gradient(A)[1:]
+
+
+@pytest.mark.parametrize(("family", "n", "dtype"), grid(ORDERS))
+def test_a_kept_gradient_is_within_one_unit(family, n, dtype, device):
+    check_gradient(family, n, dtype, device)
+
+
+@pytest.mark.parametrize(
+    ("family", "n", "dtype"), grid({torch.float32: (32, 48, 64, 65)}, EDGE_FAMILIES)
+)
+def test_a_kept_gradient_at_the_size_classes_edges_is_within_one_unit(family, n, dtype, device):
+    check_gradient(family, n, dtype, device)
+
+
+def check_gradient(family: str, n: int, dtype: torch.dtype, device: str) -> None:
+    A = cases.matrices(family, n, dtype)
+    det, gradient, exponent = OPS._det_with_gradient(A.to(device))
+    units.assert_within(det, [oracles.det(a) for a in A], A, 0, what="det")
+    ones = torch.ones(len(A), dtype=dtype, device=device)
+    C = OPS._det_backward_kept(ones, A.to(device), gradient, exponent).conj()
+    units.assert_within(C, [oracles.cofactor(a) for a in A], A, 1, what="kept gradient")
+
+
+@pytest.mark.parametrize(
+    ("family", "n", "dtype"),
+    grid(dict.fromkeys(cases.DTYPES, (11, 20)), ("normal", "graded_both", "denormal",
+         "diagonal_huge_and_tiny", "near_singular", "integer_rank_n-1")),
+)  # fmt: skip
+@pytest.mark.parametrize("grad", (1.5, 2.0**-100, 2.0**100))
+def test_backward_from_a_kept_gradient_is_backward_from_A(family, n, dtype, grad, device):
+    """The same kernel, but for one rounding of the product with grad, and one of its mantissa."""
+    A = cases.matrices(family, n, dtype).to(device)
+    g = torch.full(A.shape[:1], grad, dtype=dtype, device=device)
+    eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
+    for name in ("det", "slogdet"):
+        *_, gradient, exponent = getattr(OPS, f"_{name}_with_gradient")(A)
+        got = getattr(OPS, f"_{name}_backward_kept")(g, A, gradient, exponent)
+        expected = getattr(OPS, f"{name}_backward")(g, A)
+        agree = torch.isclose(got, expected, rtol=8 * eps, atol=8 * eps * tiny, equal_nan=True)
+        both_beyond = ~(torch.isfinite(got) | torch.isfinite(expected))
+        assert (agree | both_beyond).all(), name
+
+
+@pytest.mark.parametrize("n", (12, 20, 40, 70))
+def test_a_gradient_that_does_not_fit_one_exponent_is_computed_from_A(n, device):
+    """Cofactors 2^-140, which has lost bits in float32 unless it is a power of two, and 2^126."""
+    A = torch.eye(n, device=device)
+    A[0, 0], A[1, 1] = 2.0**126, 2.0**-140
+    gradient, exponent = kept(A)
+    assert exponent.item() == NOT_KEPT
+    for power in (-5, 0, 1):
+        got = OPS._det_backward_kept(torch.tensor(2.0**power, device=device), A, gradient, exponent)
+        expected = torch.full((n,), 2.0 ** (power - 14))
+        expected[0], expected[1] = 2.0 ** (power - 140), 2.0 ** (power + 126)
+        assert torch.equal(got.cpu(), torch.diag(expected))
+
+
+@pytest.mark.parametrize("n", (12, 64, 130))
+def test_a_gradient_beyond_the_range_is_kept_for_a_grad_that_brings_it_back(n, device):
+    """C = 2^(20 (n-1)) I is beyond float32, but not so its product with 2^-120 where n = 12."""
+    A = torch.eye(n, device=device) * 2.0**20
+    gradient, exponent = kept(A)
+    mantissa, own = math.frexp(gradient[0, 0].item())
+    assert (mantissa, own - 1 + exponent.item()) == (0.5, 20 * (n - 1))
+    got = OPS._det_backward_kept(torch.tensor(2.0**-120, device=device), A, gradient, exponent)
+    true = 20 * (n - 1) - 120
+    expected = math.inf if true >= 128 else math.ldexp(1.0, true)
+    assert (got.diagonal().cpu() == expected).all()
+    assert (got.fill_diagonal_(0) == 0).all()
+
+
+@pytest.mark.parametrize("n", (11, 12, 15, 16, 17, 31, 32, 33, 48, 64, 65, 100))
+def test_what_is_kept_does_not_depend_on_place_batch_size_or_threads(n, dtype, device):
+    cases.skip_complex_reference(dtype)
+    A = draw(23, n, dtype, device)
+    grad = torch.full((23,), 0.7, dtype=dtype, device=device)
+
+    def outputs(select: slice | Tensor) -> list[Tensor]:
+        out = [*OPS._det_with_gradient(A[select]), *OPS._slogdet_with_gradient(A[select])]
+        out.append(OPS._det_backward_kept(grad[select], A[select], *out[1:3]))
+        out.append(OPS._slogdet_backward_kept(grad[select], A[select], *out[-3:-1]))
+        return out
+
+    torch.set_num_threads(1)
+    whole = outputs(slice(None))
+    torch.set_num_threads(2)
+    for select in (slice(None), slice(1), slice(5), slice(22, 23), torch.randperm(23, device=device)):
+        for got, expected in zip(outputs(select), whole, strict=True):
+            assert same_bits(got, expected[select])
+
+
+# ---- the way through autograd
+
+
+@pytest.mark.parametrize("f", (torchdet.det, logabsdet), ids=("det", "slogdet"))
+@pytest.mark.parametrize("n", (11, 33, 70))
+def test_a_graph_that_is_retained_gives_the_same_gradient_twice(f, n, dtype, device):
+    A = draw(5, n, dtype, device).requires_grad_()
+    out = f(A)
+    weights = [torch.full_like(out, x) for x in (0.3, 0.7)]
+    first = [torch.autograd.grad(out, A, w, retain_graph=True)[0] for w in weights]
+    last = [torch.autograd.grad(f(A), A, w)[0] for w in weights]
+    for x, y in zip(first, last, strict=True):
+        assert same_bits(x, y)
+
+
+@pytest.mark.parametrize("f", (torchdet.det, logabsdet), ids=("det", "slogdet"))
+def test_what_a_hook_has_seen_is_not_overwritten(f, dtype, device):
+    seen: list[Tensor] = []
+
+    def pack(x: Tensor) -> Tensor:
+        seen.append(x)
+        return x
+
+    A = torch.randn(4, 12, 12, dtype=dtype, device=device, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        out = f(A)
+    before = [x.detach().clone() for x in seen]
+    (got,) = torch.autograd.grad(out, A, torch.full_like(out, 3))
+    for x, y in zip(seen, before, strict=True):
+        assert same_bits(x.detach(), y) if x.is_floating_point() or x.is_complex() else True
+    out = f(A)
+    assert same_bits(got, torch.autograd.grad(out, A, torch.full_like(out, 3))[0])
+
+
+@pytest.mark.parametrize("f", (torchdet.det, logabsdet), ids=("det", "slogdet"))
+def test_gradients_of_a_sum_of_uses_add_up(f, device):
+    A = torch.randn(3, 12, 12, dtype=torch.float64, device=device, requires_grad=True)
+    (both,) = torch.autograd.grad((f(A) * 2 + f(A) * 3).sum(), A)
+    (one,) = torch.autograd.grad(f(A).sum(), A)
+    assert torch.allclose(both, 5 * one, rtol=1e-14)
+    for _ in range(2):
+        f(A).sum().backward()
+    assert torch.allclose(A.grad, 2 * one, rtol=1e-14)
+
+
+def test_checkpointing_gives_the_same_gradient(device):
+    A = torch.randn(3, 12, 12, dtype=torch.float64, device=device, requires_grad=True)
+    (expected,) = torch.autograd.grad(torchdet.det(A).sum(), A)
+    d = torch.utils.checkpoint.checkpoint(torchdet.det, A, use_reentrant=False)
+    assert torch.equal(torch.autograd.grad(d.sum(), A)[0], expected)
+
+
+class Called(TorchDispatchMode):
+    """The torchdet operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "torchdet":
+            self.names.append(func._schema.name.removeprefix("torchdet::"))
+        return func(*args, **kwargs or {})
+
+
+def called(f, *args) -> list[str]:
+    with Called() as mode:
+        f(*args)
+    return mode.names
+
+
+@on_extension
+def test_the_gradient_is_kept_where_a_backward_pass_may_come_and_only_there():
+    A = torch.randn(2, 12, 12)
+    leaf = A.clone().requires_grad_()
+    assert called(torchdet.det, A) == ["det"]
+    assert called(torchdet.slogdet, A) == ["slogdet"]
+    with torch.no_grad():
+        assert called(torchdet.det, leaf) == ["det"]
+    assert called(torchdet.det, leaf[:, :10, :10]) == ["det"]  # below the least order
+    assert called(torchdet.det, leaf.half()) == ["det"]
+    assert called(torchdet.det, leaf) == ["_det_with_gradient"]
+    assert called(torchdet.slogdet, leaf) == ["_slogdet_with_gradient"]
+    out = torchdet.det(leaf).sum()
+    assert called(lambda: out.backward(retain_graph=True)) == ["_det_backward_kept"]
+    assert called(out.backward) == ["_multiply_kept_"]
+
+
+@on_extension
+def test_the_gradient_takes_no_memory_beside_what_is_kept():
+    A = torch.randn(3, 16, 16, requires_grad=True)
+    out = torchdet.det(A)
+    _, gradient, _ = out.grad_fn.saved_tensors
+    place = gradient.data_ptr()
+    del gradient
+    out.sum().backward()
+    assert A.grad.data_ptr() == place
+
+
+def test_arguments_that_do_not_fit_are_named():
+    A = torch.randn(2, 12, 12)
+    det, gradient, exponent = OPS._det_with_gradient(A)
+    grad = torch.ones(2)
+    for arguments, message in (
+        ((grad, A, gradient[:1], exponent), "gradient"),
+        ((grad, A, gradient.double(), exponent), "gradient"),
+        ((grad, A, gradient, exponent[:1]), "exponent"),
+        ((grad, A, gradient, exponent.long()), "exponent"),
+        ((grad[:1], A, gradient, exponent), "grad"),
+    ):
+        with pytest.raises(RuntimeError, match=f"det_backward: expected {message}"):
+            OPS._det_backward_kept(*arguments)
+    with pytest.raises(RuntimeError, match=r"det: expected A of shape"):
+        OPS._det_with_gradient(torch.ones(3, 4))
+    with pytest.raises(RuntimeError, match=r"slogdet: expected A of shape"):
+        OPS._slogdet_with_gradient(torch.ones(3, 4))
