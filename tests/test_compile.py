@@ -45,21 +45,23 @@ def assert_same(got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> 
         assert torch.allclose(g, e, rtol=64 * eps, atol=64 * eps * float(e.abs().max()))
 
 
+@pytest.mark.parametrize("n", (4, 12))
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_compiled_forward_and_backward_agree_with_eager(name, wide_dtype, device):
-    A = torch.randn(5, 4, 4, dtype=wide_dtype, device=device)
+def test_compiled_forward_and_backward_agree_with_eager(name, n, wide_dtype, device):
+    A = torch.randn(5, n, n, dtype=wide_dtype, device=device)
     f = FUNCTIONS[name]
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
     assert_same(value_and_gradient(compiled, A), value_and_gradient(f, A))
 
 
+@pytest.mark.parametrize("n", (4, 12))
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_one_compilation_serves_every_batch_size(name, device):
+def test_one_compilation_serves_every_batch_size(name, n, device):
     f = FUNCTIONS[name]
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(f, fullgraph=True, dynamic=True, backend=counter)
     for batch in (3, 5, 17):
-        A = torch.randn(batch, 4, 4, dtype=torch.float64, device=device)
+        A = torch.randn(batch, n, n, dtype=torch.float64, device=device)
         assert_same(value_and_gradient(compiled, A), value_and_gradient(f, A))
     assert counter.frame_count == 1
 
@@ -140,6 +142,10 @@ def operator_arguments(dtype: torch.dtype, device: str) -> dict[str, tuple[Tenso
         "det_backward": (grad, A),
         "slogdet_backward": (grad, A),
         "det_hvp": (A, Z),
+        "_det_with_gradient": (A,),
+        "_slogdet_with_gradient": (A,),
+        "_det_backward_kept": (grad, A, *OPS._det_with_gradient(A.detach())[1:]),
+        "_slogdet_backward_kept": (grad, A, *OPS._slogdet_with_gradient(A.detach())[2:]),
     }
 
 

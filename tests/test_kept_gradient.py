@@ -172,6 +172,15 @@ def test_gradients_of_a_sum_of_uses_add_up(f, device):
     assert torch.allclose(A.grad, 2 * one, rtol=1e-14)
 
 
+def test_what_the_operator_has_returned_is_not_overwritten(device):
+    A = torch.randn(3, 12, 12, dtype=torch.float64, device=device, requires_grad=True)
+    det, gradient, _ = OPS._det_with_gradient(A)
+    before = gradient.clone()
+    det.sum().mul(3).backward()
+    assert torch.equal(gradient, before)
+    assert torch.allclose(A.grad, 3 * torchdet.cofactor(A.detach()), rtol=1e-12)
+
+
 def test_checkpointing_gives_the_same_gradient(device):
     A = torch.randn(3, 12, 12, dtype=torch.float64, device=device, requires_grad=True)
     (expected,) = torch.autograd.grad(torchdet.det(A).sum(), A)

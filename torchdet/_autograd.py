@@ -71,18 +71,44 @@ class _Operator(torch.autograd.Function):
         ctx.save_for_forward(*inputs)
 
     @classmethod
+    def setup_operator_context(
+        cls, ctx: Context, inputs: tuple[Tensor, ...], output: Any
+    ) -> None:
+        """setup_context for the operator, whose results are its caller's: none is overwritten."""
+        cls.setup_context(ctx, inputs, output)
+        ctx.may_overwrite = False
+
+    @classmethod
     def vmap(cls, info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
         return cls.call(*_ops.batch_first(info, in_dims, args)), cls.out_dims
 
 
+# ---- the Functions, applied: by torch.compile as the operators, whose gradients are the same
+
+
 def det(A: Tensor) -> Tensor:
     """det A, with its gradient at hand if there may be a backward pass."""
-    return DetWithGradient.call(A)[0] if _ops.keeps_gradient(A) else Det.call(A)
+    keep = _ops.keeps_gradient(A)
+    if torch.compiler.is_compiling():
+        ops = torch.ops.torchdet
+        return ops._det_with_gradient(A)[0] if keep else ops.det(A)  # type: ignore[no-any-return]
+    return DetWithGradient.call(A)[0] if keep else Det.call(A)  # type: ignore[no-any-return]
 
 
 def slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
     """Sign and log|det A|, with their gradient at hand if there may be a backward pass."""
-    return SlogdetWithGradient.call(A)[:2] if _ops.keeps_gradient(A) else Slogdet.call(A)
+    keep = _ops.keeps_gradient(A)
+    if torch.compiler.is_compiling():
+        ops = torch.ops.torchdet
+        return ops._slogdet_with_gradient(A)[:2] if keep else ops.slogdet(A)  # type: ignore[no-any-return]
+    return SlogdetWithGradient.call(A)[:2] if keep else Slogdet.call(A)  # type: ignore[no-any-return]
+
+
+def cofactor(A: Tensor) -> Tensor:
+    """C(A)."""
+    if torch.compiler.is_compiling():
+        return torch.ops.torchdet.cofactor(A)  # type: ignore[no-any-return]
+    return Cofactor.call(A)  # type: ignore[no-any-return]
 
 
 class Det(_Operator):

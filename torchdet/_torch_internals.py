@@ -75,7 +75,10 @@ except (ImportError, AttributeError, AssertionError):
     def register_autograd(cls: Any, library: Any) -> None:
         """Give an operator the derivatives of its Function, the documented way: reverse only."""
         torch.library.register_autograd(
-            f"torchdet::{cls.operator}", cls.backward, setup_context=cls.setup_context, lib=library
+            f"torchdet::{cls.operator}",
+            cls.backward,
+            setup_context=cls.setup_operator_context,
+            lib=library,
         )
 
 else:
@@ -132,7 +135,7 @@ else:
             with torch.enable_grad(), enable_forward_ad(True):
                 return cls.forward(*args)
 
-        members = {"forward": forward, "setup_context": cls.setup_context}
+        members = {"forward": forward, "setup_context": cls.setup_operator_context}
         members |= {"backward": cls.backward, "jvp": cls.jvp}
         statics = {key: staticmethod(member) for key, member in members.items()}
         function: Any = type(f"{cls.__name__}Operator", (_SingleLevelFunction,), statics)

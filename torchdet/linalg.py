@@ -66,7 +66,7 @@ def det(A: Tensor, *, out: Tensor | None = None) -> Tensor:
     if has_torch_function_unary(A):
         return handle_torch_function(det, (A,), A, out=out)
     A = _argument("det", A)
-    result = torch.ops.torchdet.det(A) if torch.compiler.is_compiling() else _autograd.det(A)
+    result = _autograd.det(A)
     return result if out is None else _write("det", "out", A, result, out)
 
 
@@ -112,8 +112,7 @@ def slogdet(A: Tensor, *, out: tuple[Tensor, Tensor] | None = None) -> LinalgSlo
     if has_torch_function_unary(A):
         return handle_torch_function(slogdet, (A,), A, out=out)
     A = _argument("slogdet", A)
-    compiling = torch.compiler.is_compiling()
-    result = torch.ops.torchdet.slogdet(A) if compiling else _autograd.slogdet(A)
+    result = _autograd.slogdet(A)
     if out is not None:
         if not isinstance(out, (tuple, list)) or len(out) != 2:
             raise TypeError("slogdet: expected out to be a pair of Tensors (sign, logabsdet)")
@@ -196,9 +195,7 @@ def cofactor(A: Tensor) -> Tensor:
     if has_torch_function_unary(A):
         return handle_torch_function(cofactor, (A,), A)
     A = _argument("cofactor", A)
-    if torch.compiler.is_compiling():
-        return torch.ops.torchdet.cofactor(A)
-    return _autograd.Cofactor.call(A)
+    return _autograd.cofactor(A)
 
 
 def adjugate(A: Tensor) -> Tensor:
