@@ -1,5 +1,5 @@
-"""Gradients that the forward pass keeps: as good as those computed from A, at every matrix and grad,
-whoever looks at the saved tensors, and only where a backward pass may come."""
+"""Gradients that the forward pass keeps: as good as those computed from A, at every matrix and
+grad, whoever looks at the saved tensors, and only where a backward pass may come."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from test_guarantees import draw
 OPS = torch.ops.torchdet
 NOT_KEPT = torch.iinfo(torch.int32).min
 # Smaller ones keep nothing (csrc/size_class.h).
-ORDERS = {torch.float32: (11, 16, 33), torch.float64: (11, 17),
-          torch.complex64: (12,), torch.complex128: (11,)}  # fmt: skip
+ORDERS = {torch.float32: (16,), torch.float64: (12,), torch.complex128: (11,)}
 EDGE_FAMILIES = ("normal", "integer_rank_n-1", "integer_rank_n-2", "graded_both", "shift")
 
 on_extension = pytest.mark.skipif(
@@ -44,7 +43,7 @@ def test_a_kept_gradient_is_within_one_unit(family, n, dtype, device):
 
 
 @pytest.mark.parametrize(
-    ("family", "n", "dtype"), grid({torch.float32: (32, 48, 64, 65)}, EDGE_FAMILIES)
+    ("family", "n", "dtype"), grid({torch.float32: (33, 64, 65)}, EDGE_FAMILIES)
 )
 def test_a_kept_gradient_at_the_size_classes_edges_is_within_one_unit(family, n, dtype, device):
     check_gradient(family, n, dtype, device)
@@ -64,19 +63,19 @@ def check_gradient(family: str, n: int, dtype: torch.dtype, device: str) -> None
     grid(dict.fromkeys(cases.DTYPES, (11, 20)), ("normal", "graded_both", "denormal",
          "diagonal_huge_and_tiny", "near_singular", "integer_rank_n-1")),
 )  # fmt: skip
-@pytest.mark.parametrize("grad", (1.5, 2.0**-100, 2.0**100))
-def test_backward_from_a_kept_gradient_is_backward_from_A(family, n, dtype, grad, device):
+def test_backward_from_a_kept_gradient_is_backward_from_A(family, n, dtype, device):
     """The same kernel, but for one rounding of the product with grad, and one of its mantissa."""
     A = cases.matrices(family, n, dtype).to(device)
-    g = torch.full(A.shape[:1], grad, dtype=dtype, device=device)
     eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
     for name in ("det", "slogdet"):
         *_, gradient, exponent = getattr(OPS, f"_{name}_with_gradient")(A)
-        got = getattr(OPS, f"_{name}_backward_kept")(g, A, gradient, exponent)
-        expected = getattr(OPS, f"{name}_backward")(g, A)
-        agree = torch.isclose(got, expected, rtol=8 * eps, atol=8 * eps * tiny, equal_nan=True)
-        both_beyond = ~(torch.isfinite(got) | torch.isfinite(expected))
-        assert (agree | both_beyond).all(), name
+        for size in (1.5, 2.0**-100, 2.0**100):
+            grad = torch.full(A.shape[:1], size, dtype=dtype, device=device)
+            got = getattr(OPS, f"_{name}_backward_kept")(grad, A, gradient, exponent)
+            expected = getattr(OPS, f"{name}_backward")(grad, A)
+            agree = torch.isclose(got, expected, rtol=8 * eps, atol=8 * eps * tiny, equal_nan=True)
+            both_beyond = ~(torch.isfinite(got) | torch.isfinite(expected))
+            assert (agree | both_beyond).all(), (name, size)
 
 
 @pytest.mark.parametrize("n", (12, 20, 40, 70))
@@ -107,7 +106,7 @@ def test_a_gradient_beyond_the_range_is_kept_for_a_grad_that_brings_it_back(n, d
     assert (got.fill_diagonal_(0) == 0).all()
 
 
-@pytest.mark.parametrize("n", (11, 12, 15, 16, 17, 31, 32, 33, 48, 64, 65, 100))
+@pytest.mark.parametrize("n", (11, 16, 17, 32, 48, 64, 65, 100))
 def test_what_is_kept_does_not_depend_on_place_batch_size_or_threads(n, dtype, device):
     cases.skip_complex_reference(dtype)
     A = draw(23, n, dtype, device)
@@ -122,7 +121,8 @@ def test_what_is_kept_does_not_depend_on_place_batch_size_or_threads(n, dtype, d
     torch.set_num_threads(1)
     whole = outputs(slice(None))
     torch.set_num_threads(2)
-    for select in (slice(None), slice(1), slice(5), slice(22, 23), torch.randperm(23, device=device)):
+    order = torch.randperm(23, device=device)
+    for select in (slice(None), slice(1), slice(5), slice(22, 23), order):
         for got, expected in zip(outputs(select), whole, strict=True):
             assert same_bits(got, expected[select])
 
@@ -237,7 +237,7 @@ def test_the_gradient_takes_no_memory_beside_what_is_kept():
 
 def test_arguments_that_do_not_fit_are_named():
     A = torch.randn(2, 12, 12)
-    det, gradient, exponent = OPS._det_with_gradient(A)
+    gradient, exponent = kept(A)
     grad = torch.ones(2)
     for arguments, message in (
         ((grad, A, gradient[:1], exponent), "gradient"),

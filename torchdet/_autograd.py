@@ -12,87 +12,41 @@ loss means dloss = Re sum(conj(G) * dA):
 In (3), sum(V * D^m C(A)[Z_1..Z_m]) is symmetric in V and the Z_i, since it is a derivative of det;
 so a cotangent V is one more direction.
 
-The Functions form a family closed under (1) to (4): backward and jvp of each are made of calls of
-others. Derivatives of all orders exist, therefore, and a backward that is itself recorded
-(create_graph=True) computes the same numbers as one that is not. The operators, which is what
-torch.compile records, get the same formulas at the end of this file.
+The Functions form a family closed under (1) to (4): backward and jvp of each are calls of others.
+So derivatives of all orders exist, and a backward that is itself recorded (create_graph=True) gives
+the same numbers as one that is not. The end of this file gives the formulas to the operators.
 """
 
-import functools
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _ops, _torch_internals
+from ._function import (
+    Context,
+    Gradient,
+    Operator,
+    add,
+    forward_rule,
+    inner,
+    may_overwrite_saved,
+    ones,
+    sandwich,
+    times,
+)
 
-Context = Any
-Gradient = Tensor | None
-Rule = Callable[[Context, Sequence[Tensor], Sequence[Gradient]], Any]
-
-
-def forward_rule(rule: Rule) -> Callable[..., Any]:
-    """Turn rule(ctx, saved, tangents) into a jvp that can itself be differentiated forward.
-
-    torch switches forward mode off around a jvp, so that the tangents of an enclosing forward-mode
-    level get lost and jvp of jvp is silently zero (pytorch issue 197867). Here it is on again. The
-    saved tensors must then shed their tangents of the level that is being differentiated just now;
-    the tangents of enclosing levels lie below those and stay.
-    """
-
-    @functools.wraps(rule)
-    def jvp(ctx: Context, *tangents: Gradient) -> Any:
-        saved = [_torch_internals.without_tangent(x) for x in ctx.saved_tensors]
-        with _torch_internals.enable_forward_ad(True):
-            return rule(ctx, saved, tangents)
-
-    return jvp
-
-
-class _Operator(torch.autograd.Function):
-    """What the Functions share: how they are called, what they save, how they are batched."""
-
-    operator: str
-    out_dims: int | tuple[int, ...] = 0
-
-    @classmethod
-    def call(cls, *args: Tensor) -> Any:
-        """Apply the Function, with no more machinery than the derivatives being taken need."""
-        if _torch_internals.needs_no_derivative(args):
-            return cls.forward(*args)
-        return _torch_internals.apply_function(cls, args)
-
-    @staticmethod
-    def setup_context(ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @classmethod
-    def setup_operator_context(
-        cls, ctx: Context, inputs: tuple[Tensor, ...], output: Any
-    ) -> None:
-        """setup_context for the operator, whose results are its caller's: none is overwritten."""
-        cls.setup_context(ctx, inputs, output)
-        ctx.may_overwrite = False
-
-    @classmethod
-    def vmap(cls, info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
-        return cls.call(*_ops.batch_first(info, in_dims, args)), cls.out_dims
-
-
-# ---- the Functions, applied: by torch.compile as the operators, whose gradients are the same
+# ---- what the public functions call: the Functions or, for torch.compile to record, the operators
 
 
 def det(A: Tensor) -> Tensor:
-    """det A, with its gradient at hand if there may be a backward pass."""
+    """Determinants, with their gradient at hand if there may be a backward pass."""
     keep = _ops.keeps_gradient(A)
     if torch.compiler.is_compiling():
         ops = torch.ops.torchdet
-        return ops._det_with_gradient(A)[0] if keep else ops.det(A)  # type: ignore[no-any-return]
-    return DetWithGradient.call(A)[0] if keep else Det.call(A)  # type: ignore[no-any-return]
+        return ops._det_with_gradient(A)[0] if keep else ops.det(A)
+    return DetWithGradient.call(A)[0] if keep else Det.call(A)
 
 
 def slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,18 +54,19 @@ def slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
     keep = _ops.keeps_gradient(A)
     if torch.compiler.is_compiling():
         ops = torch.ops.torchdet
-        return ops._slogdet_with_gradient(A)[:2] if keep else ops.slogdet(A)  # type: ignore[no-any-return]
-    return SlogdetWithGradient.call(A)[:2] if keep else Slogdet.call(A)  # type: ignore[no-any-return]
+        return ops._slogdet_with_gradient(A)[:2] if keep else ops.slogdet(A)
+    return SlogdetWithGradient.call(A)[:2] if keep else Slogdet.call(A)
 
 
 def cofactor(A: Tensor) -> Tensor:
-    """C(A)."""
-    if torch.compiler.is_compiling():
-        return torch.ops.torchdet.cofactor(A)  # type: ignore[no-any-return]
-    return Cofactor.call(A)  # type: ignore[no-any-return]
+    """Cofactor matrices."""
+    return torch.ops.torchdet.cofactor(A) if torch.compiler.is_compiling() else Cofactor.call(A)
 
 
-class Det(_Operator):
+# ---- det and the cofactor matrix
+
+
+class Det(Operator):
     """det A, with (1)."""
 
     operator = "det"
@@ -123,19 +78,21 @@ class Det(_Operator):
     @staticmethod
     def backward(ctx: Context, grad: Gradient, *_: Gradient) -> Gradient:
         A, *kept = ctx.saved_tensors
-        return None if grad is None else _det_backward(grad, A, kept, _is_free(ctx, grad, A))
+        return (
+            None
+            if grad is None
+            else _det_backward(grad, A, kept, may_overwrite_saved(ctx, grad, A))
+        )
 
     @staticmethod
     @forward_rule
     def jvp(ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
         (A, *kept), (dA,) = saved, tangents
-        return None if dA is None else _inner(_cofactor(A, kept), dA)
+        return None if dA is None else inner(_cofactor(A, kept), dA)
 
 
 class DetWithGradient(Det):
-    """det A and, for DetBackwardKept, its gradient: no function of A to be differentiated, only
-    numbers that help compute one.
-    """
+    """det A, and numbers that help DetBackwardKept compute its gradient: no functions of A."""
 
     operator = "_det_with_gradient"
     out_dims = (0, 0, 0)
@@ -149,14 +106,14 @@ class DetWithGradient(Det):
         _, *kept = output
         ctx.mark_non_differentiable(*kept)
         ctx.may_overwrite = not _torch_internals.has_saved_tensors_hooks()
-        _Operator.setup_context(ctx, (*inputs, *kept), output)
+        Operator.setup_context(ctx, (*inputs, *kept), output)
 
     @staticmethod
     def jvp(ctx: Context, *tangents: Gradient) -> Any:
         return Det.jvp(ctx, *tangents), None, None
 
 
-class DetBackward(_Operator):
+class DetBackward(Operator):
     """g conj(C(A)), one number g for each matrix."""
 
     operator = "det_backward"
@@ -172,8 +129,8 @@ class DetBackward(_Operator):
         if V is None:
             return (None,) * len(ctx.needs_input_grad)
         return (
-            _inner(V, _cofactor(A, kept)) if for_grad else None,
-            DetHvp.call(A, _times(grad.conj(), V)).conj() if for_A else None,
+            inner(V, _cofactor(A, kept)) if for_grad else None,
+            DetHvp.call(A, times(grad.conj(), V)).conj() if for_A else None,
             *(None for _ in kept),
         )
 
@@ -181,9 +138,9 @@ class DetBackward(_Operator):
     @forward_rule
     def jvp(ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
         (grad, A, *kept), (dgrad, dA, *_) = saved, tangents
-        return _sum(
+        return add(
             None if dgrad is None else _det_backward(dgrad, A, kept),
-            None if dA is None else _times(grad, DetHvp.call(A, dA).conj()),
+            None if dA is None else times(grad, DetHvp.call(A, dA).conj()),
         )
 
 
@@ -199,7 +156,7 @@ class DetBackwardKept(DetBackward):
         return _ops.det_backward_kept(grad, A, gradient, exponent)
 
 
-class _CofactorDerivative(_Operator):
+class _CofactorDerivative(Operator):
     """D^m C(A)[Z_1..Z_m], with (3). The subclasses differ in how they are given the directions."""
 
     @staticmethod
@@ -221,7 +178,7 @@ class _CofactorDerivative(_Operator):
         (A, *given), (dA, *dgiven) = saved, tangents
         Z = _directions(A, given)
         dZ = _directions(A, [x for x in dgiven if x is not None])
-        return _sum(
+        return add(
             None if dA is None else cofactor_derivative(A, *Z, dA),
             *(cofactor_derivative(A, *Z[:i], dz, *Z[i + 1 :]) for i, dz in enumerate(dZ)),
         )
@@ -271,11 +228,14 @@ def _directions(A: Tensor, given: Sequence[Tensor]) -> Sequence[Tensor]:
     return given[0].unbind(-3) if given and given[0].dim() > A.dim() else given
 
 
-class Slogdet(_Operator):
+# ---- slogdet
+
+
+class Slogdet(Operator):
     """Sign and log|det A|, with (2). The sign is constant, not differentiable, where A is real."""
 
     operator = "slogdet"
-    out_dims = (0, 0)
+    out_dims: tuple[int, ...] = (0, 0)
 
     @staticmethod
     def forward(A: Tensor) -> tuple[Tensor, Tensor]:
@@ -287,7 +247,7 @@ class Slogdet(_Operator):
         signs = (sign,) if A.is_complex() else ()
         ctx.mark_non_differentiable(*kept, *(() if signs else (sign,)))
         ctx.may_overwrite = bool(kept) and not _torch_internals.has_saved_tensors_hooks()
-        _Operator.setup_context(ctx, (A, *kept, *signs), output)
+        Operator.setup_context(ctx, (A, *kept, *signs), output)
 
     @staticmethod
     def backward(ctx: Context, grad_sign: Gradient, grad_log: Gradient, *_: Gradient) -> Gradient:
@@ -300,7 +260,7 @@ class Slogdet(_Operator):
             grad = grad_log.to(A.dtype)
         else:
             return None
-        return _slogdet_backward(grad, A, kept, _is_free(ctx, grad, A))
+        return _slogdet_backward(grad, A, kept, may_overwrite_saved(ctx, grad, A))
 
     @staticmethod
     @forward_rule
@@ -310,7 +270,7 @@ class Slogdet(_Operator):
         (A, kept, sign), (dA,) = _saved_by_slogdet(saved), tangents
         if dA is None:
             return None, None
-        t = _inner(_inverse_transpose(A, kept), dA)
+        t = inner(_inverse_transpose(A, kept), dA)
         return (1j * sign[0] * t.imag, t.real) if sign else (None, t)
 
 
@@ -331,7 +291,7 @@ class SlogdetWithGradient(Slogdet):
         return *Slogdet.jvp(ctx, *tangents), None, None
 
 
-class SlogdetBackward(_Operator):
+class SlogdetBackward(Operator):
     """g conj(X), one number g for each matrix, with (4)."""
 
     operator = "slogdet_backward"
@@ -349,8 +309,8 @@ class SlogdetBackward(_Operator):
             return (None,) * len(ctx.needs_input_grad)
         X = _inverse_transpose(A, kept)
         return (
-            _inner(V, X) if for_grad else None,
-            -_sandwich(X, _times(grad.conj(), V)).conj() if for_A else None,
+            inner(V, X) if for_grad else None,
+            -sandwich(X, times(grad.conj(), V)).conj() if for_A else None,
             *(None for _ in kept),
         )
 
@@ -358,10 +318,10 @@ class SlogdetBackward(_Operator):
     @forward_rule
     def jvp(ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
         (grad, A, *kept), (dgrad, dA, *_) = saved, tangents
-        change = None if dA is None else _sandwich(_inverse_transpose(A, kept), dA).conj()
-        return _sum(
+        change = None if dA is None else sandwich(_inverse_transpose(A, kept), dA).conj()
+        return add(
             None if dgrad is None else _slogdet_backward(dgrad, A, kept),
-            None if change is None else -_times(grad, change),
+            None if change is None else -times(grad, change),
         )
 
 
@@ -380,64 +340,37 @@ class SlogdetBackwardKept(SlogdetBackward):
 # ---- terms of the formulas
 
 
-def _times(g: Tensor, X: Tensor) -> Tensor:
-    return g[..., None, None] * X
-
-
-def _inner(X: Tensor, Y: Tensor) -> Tensor:
-    return (X * Y).sum((-2, -1))
-
-
-def _sum(*terms: Gradient) -> Gradient:
-    return functools.reduce(torch.add, (x for x in terms if x is not None))
-
-
-def _ones(A: Tensor) -> Tensor:
-    return A.new_ones(()).expand(A.shape[:-2])
-
-
-# kept: gradient and exponent, or nothing. free: whether they may be overwritten by the result, which
-# spares a large batch the first touch of new memory.
-
-
-def _is_free(ctx: Context, *args: Tensor) -> bool:
-    # A hook may have let somebody else see what is saved. torch.func and create_graph keep the
-    # graph, and with it what is saved.
-    return (
-        getattr(ctx, "may_overwrite", False)
-        and _torch_internals.graph_is_freed()
-        and _torch_internals.needs_no_derivative(args)
-    )
+# kept: gradient and exponent, or nothing. free: whether they may be overwritten.
 
 
 def _det_backward(grad: Tensor, A: Tensor, kept: Sequence[Tensor], free: bool = False) -> Tensor:
-    if not kept:
-        return DetBackward.call(grad, A)  # type: ignore[no-any-return]
-    if free:
-        gradient, exponent = kept
-        _ops.multiply_kept(gradient, exponent, grad, A, False)
-        return gradient
-    return DetBackwardKept.call(grad, A, *kept)  # type: ignore[no-any-return]
+    if kept and free:
+        return _overwritten(grad, A, kept, of_slogdet=False)
+    function = DetBackwardKept if kept else DetBackward
+    return function.call(grad, A, *kept)
 
 
 def _slogdet_backward(
     grad: Tensor, A: Tensor, kept: Sequence[Tensor], free: bool = False
 ) -> Tensor:
-    if not kept:
-        return SlogdetBackward.call(grad, A)  # type: ignore[no-any-return]
-    if free:
-        gradient, exponent = kept
-        _ops.multiply_kept(gradient, exponent, grad, A, True)
-        return gradient
-    return SlogdetBackwardKept.call(grad, A, *kept)  # type: ignore[no-any-return]
+    if kept and free:
+        return _overwritten(grad, A, kept, of_slogdet=True)
+    function = SlogdetBackwardKept if kept else SlogdetBackward
+    return function.call(grad, A, *kept)
+
+
+def _overwritten(grad: Tensor, A: Tensor, kept: Sequence[Tensor], of_slogdet: bool) -> Tensor:
+    gradient, exponent = kept
+    _ops.multiply_kept(gradient, exponent, grad, A, of_slogdet)
+    return gradient
 
 
 def _cofactor(A: Tensor, kept: Sequence[Tensor]) -> Tensor:
-    return DetBackwardKept.call(_ones(A), A, *kept).conj() if kept else Cofactor.call(A)
+    return DetBackwardKept.call(ones(A), A, *kept).conj() if kept else Cofactor.call(A)
 
 
 def _inverse_transpose(A: Tensor, kept: Sequence[Tensor]) -> Tensor:
-    return _slogdet_backward(_ones(A), A, kept).conj()
+    return _slogdet_backward(ones(A), A, kept).conj()
 
 
 def _saved_by_slogdet(
@@ -447,16 +380,6 @@ def _saved_by_slogdet(
     A, *others = saved
     pairs = len(others) // 2 * 2
     return A, others[:pairs], others[pairs:]
-
-
-def _sandwich(X: Tensor, Y: Tensor) -> Tensor:
-    # X Y^T X. Under autocast it would run in half precision, unlike everything else here.
-    device = X.device.type
-    autocast: AbstractContextManager[Any] = nullcontext()
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        autocast = torch.autocast(device, enabled=False)
-    with autocast:
-        return X @ Y.mT @ X
 
 
 # ---- the same gradients for the operators

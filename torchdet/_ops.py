@@ -139,9 +139,7 @@ def _fake_slogdet_with_gradient(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     return *_fake_slogdet(A), *_fake_kept(A)
 
 
-def _fake_det_backward_kept(
-    grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor
-) -> Tensor:
+def _fake_det_backward_kept(grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor) -> Tensor:
     _reference_kept.check_kept("det_backward", A, gradient, exponent)
     return _fake_det_backward(grad, A)
 

@@ -289,21 +289,15 @@ def _inverse_core(f: Factors) -> Tensor:
 
 
 def cofactor_scaled(f: Factors) -> tuple[Tensor, Tensor]:
-    """Return X and e with C(A)_ij = X_ij 2^e_ij.
-
-    C(D) = diag(a), a_i = prod_{k != i} d_k = m d_0 / d_i, where m = a_0 is the product of all
-    pivots but the smallest.
-    """
+    """Return X and e with C(A)_ij = X_ij 2^e_ij."""
+    # C(D) = diag(a), a_i = prod_{k != i} d_k = m d_0 / d_i, m = a_0 all pivots but the smallest.
     m, e = scaled_product(f.d[..., 1:])
     X = (f.sign * m)[..., None, None] * _inverse_core(f)
     return X, (e + f.shift)[..., None, None] - f.scale
 
 
 def inverse_transpose_scaled(f: Factors) -> tuple[Tensor, Tensor]:
-    """Return X and e with A^-T_ij = X_ij 2^e_ij = 2^-(r_i + c_j) T_ij / d_0, T of _inverse_core.
-
-    Without a finite entry where A is singular (d_0 = 0).
-    """
+    """Return X and e with A^-T_ij = X_ij 2^e_ij; X is not finite where A is singular (d_0 = 0)."""
     m, e = split(f.d[..., :1])
     return _inverse_core(f) / m.unsqueeze(-1), -e.unsqueeze(-1) - f.scale
 

@@ -1,8 +1,8 @@
 """Plain PyTorch implementation of the operators that keep a gradient for the backward pass.
 
-What is kept is gradient * 2^exponent, with conj(C(A)) or conj(A^-T) for a gradient and one exponent
-for each matrix. Backward multiplies it by grad; where a number of the gradient lost bits to the ends
-of its format, the exponent is NOT_KEPT and backward starts from A.
+What is kept is gradient * 2^exponent, with conj(C(A)) or conj(A^-T) for a gradient and one
+exponent for each matrix. Backward multiplies it by grad; where a number of the gradient lost bits
+to the ends of its format, the exponent is NOT_KEPT and backward starts from A.
 """
 
 import torch

@@ -96,7 +96,7 @@ else:
         return not _get_current_graph_task_keep_graph()
 
     def has_saved_tensors_hooks() -> bool:
-        """Whether hooks see the tensors that are saved (torch.autograd.graph.saved_tensors_hooks)."""
+        """Whether hooks see the tensors that are saved: torch.autograd.graph."""
         return _top_saved_tensors_default_hooks(True) is not None
 
     def apply_function(cls: Any, args: tuple[Tensor, ...]) -> Any:

@@ -112,7 +112,7 @@ def slogdet(A: Tensor, *, out: tuple[Tensor, Tensor] | None = None) -> LinalgSlo
     if has_torch_function_unary(A):
         return handle_torch_function(slogdet, (A,), A, out=out)
     A = _argument("slogdet", A)
-    result = _autograd.slogdet(A)
+    result: tuple[Tensor, ...] = _autograd.slogdet(A)
     if out is not None:
         if not isinstance(out, (tuple, list)) or len(out) != 2:
             raise TypeError("slogdet: expected out to be a pair of Tensors (sign, logabsdet)")

@@ -1,0 +1,113 @@
+"""What the autograd Functions have in common.
+
+That is how they are called, what they save, how they are batched and how their jvp stays
+differentiable; and the terms that their formulas are made of.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _ops, _torch_internals
+
+Context = Any
+Gradient = Tensor | None
+Rule = Callable[[Context, Sequence[Tensor], Sequence[Gradient]], Any]
+
+
+def forward_rule(rule: Rule) -> Callable[..., Any]:
+    """Turn rule(ctx, saved, tangents) into a jvp that can itself be differentiated forward.
+
+    torch switches forward mode off around a jvp, so that the tangents of an enclosing forward-mode
+    level get lost and jvp of jvp is silently zero (pytorch issue 197867). Here it is on again. The
+    saved tensors must then shed their tangents of the level that is being differentiated just now;
+    the tangents of enclosing levels lie below those and stay.
+    """
+
+    @functools.wraps(rule)
+    def jvp(ctx: Context, *tangents: Gradient) -> Any:
+        saved = [_torch_internals.without_tangent(x) for x in ctx.saved_tensors]
+        with _torch_internals.enable_forward_ad(True):
+            return rule(ctx, saved, tangents)
+
+    return jvp
+
+
+class Operator(torch.autograd.Function):
+    """What the Functions share: how they are called, what they save, how they are batched."""
+
+    operator: str
+    out_dims: int | tuple[int, ...] = 0
+
+    @classmethod
+    def call(cls, *args: Tensor) -> Any:
+        """Apply the Function, with no more machinery than the derivatives being taken need."""
+        if _torch_internals.needs_no_derivative(args):
+            return cls.forward(*args)
+        return _torch_internals.apply_function(cls, args)
+
+    @staticmethod
+    def setup_context(ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @classmethod
+    def setup_operator_context(cls, ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
+        """Do the same for the operator, whose results are its caller's: none is overwritten."""
+        cls.setup_context(ctx, inputs, output)
+        ctx.may_overwrite = False
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
+        return cls.call(*_ops.batch_first(info, in_dims, args)), cls.out_dims
+
+
+def may_overwrite_saved(ctx: Context, *args: Tensor) -> bool:
+    """Whether a backward pass may write its result over what ctx saved.
+
+    The graph must be about to be freed, which torch.func and create_graph do not do, and no hook
+    may have let anybody else see what is saved. It spares the first touch of new memory.
+    """
+    return (
+        getattr(ctx, "may_overwrite", False)
+        and _torch_internals.graph_is_freed()
+        and _torch_internals.needs_no_derivative(args)
+    )
+
+
+# ---- terms of the formulas
+
+
+def times(g: Tensor, X: Tensor) -> Tensor:
+    """One number times one matrix."""
+    return g[..., None, None] * X
+
+
+def inner(X: Tensor, Y: Tensor) -> Tensor:
+    """Sum of the products of the entries, matrix by matrix."""
+    return (X * Y).sum((-2, -1))
+
+
+def add(*terms: Gradient) -> Gradient:
+    """Sum of the terms that are there."""
+    return functools.reduce(torch.add, (x for x in terms if x is not None))
+
+
+def ones(A: Tensor) -> Tensor:
+    """One number 1 for each matrix of A."""
+    return A.new_ones(()).expand(A.shape[:-2])
+
+
+def sandwich(X: Tensor, Y: Tensor) -> Tensor:
+    """X Y^T X; never in half precision, as autocast would have it."""
+    device = X.device.type
+    autocast: AbstractContextManager[Any] = nullcontext()
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        autocast = torch.autocast(device, enabled=False)
+    with autocast:
+        return X @ Y.mT @ X
