@@ -201,7 +201,7 @@ struct Operators {
 
  private:
   // problem: all but the matrices.
-  static void compute(const Tensor& A, Problem problem) {
+  static void compute(const Tensor& A, Problem&& problem) {
     if (order(A) == 0 || batch_size(A) == 0) {
       return;
     }

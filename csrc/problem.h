@@ -51,6 +51,7 @@ struct BatchView {
   int dims = 0;  // batch dimensions that remain after merging the mergeable ones
   int64_t sizes[kMaxDims], strides[kMaxDims];
 
+  TORCHDET_ANYWHERE BatchView() {}  // so that {} does not fill the arrays with zeros
   void append(int64_t size, int64_t stride) {
     if (size == 1) {
       return;

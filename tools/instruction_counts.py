@@ -59,7 +59,12 @@ class Case(NamedTuple):
         generator, dtype = torch.Generator().manual_seed(self.n), getattr(torch, self.dtype)
         shape = (self.batch, self.n, self.n)
         A, Z = (torch.randn(shape, generator=generator, dtype=dtype) for _ in range(2))
-        return {"det": (A,), "det_backward": (Z[:, 0, 0].clone(), A), "det_hvp": (A, Z)}[self.op]
+        return {
+            "det": (A,),
+            "det_backward": (Z[:, 0, 0].clone(), A),
+            "det_hvp": (A, Z),
+            "_det_with_gradient": (A,),
+        }[self.op]
 
 
 # Every operator in every size class: one matrix per lane, rows in packs, blocked. The batches are
@@ -84,6 +89,8 @@ CASES = tuple(
         ("det_backward", "float32", 32, 1),
         ("det_backward", "float32", 66, 1),
         ("det_backward", "float64", 3, 128),
+        ("_det_with_gradient", "float32", 16, 4),
+        ("_det_with_gradient", "float64", 66, 1),
         ("det_hvp", "float32", 4, 16),
         ("det_hvp", "float32", 33, 1),
     )
