@@ -150,7 +150,7 @@ def exact_hvps(A: Tensor, Z: Tensor) -> list[oracles.Exact]:
     return [oracles.hvp(a, z) for a, z in zip(A, Z, strict=True)]
 
 
-@pytest.mark.parametrize("n", (1, 2, 3, 4, 5))
+@pytest.mark.parametrize("n", (1, 2, 3, 4, 5, 11))
 @pytest.mark.parametrize("composition", COMPOSITIONS)
 def test_every_composition_gives_the_exact_hessian_product_at_every_rank(composition, n, device):
     A = representatives(n)
@@ -162,7 +162,7 @@ def test_every_composition_gives_the_exact_hessian_product_at_every_rank(composi
     units.assert_within(got, exact_hvps(A, Z), A, 2, allowed, [Z], composition)
 
 
-@pytest.mark.parametrize("n", (2, 3, 5))
+@pytest.mark.parametrize("n", (2, 3, 5, 11))
 @pytest.mark.parametrize(
     "composition", [name for name in COMPOSITIONS if not name.startswith(NOT_UNDER_VMAP)]
 )
@@ -174,7 +174,7 @@ def test_every_composition_is_right_for_every_item_under_vmap(composition, n, de
     units.assert_within(got, exact_hvps(A, Z), A, 2, allowed, [Z], f"vmap of {composition}")
 
 
-@pytest.mark.parametrize("n", (2, 3, 4))
+@pytest.mark.parametrize("n", (2, 3, 4, 11))
 def test_complex_second_derivatives_follow_the_conventions_of_torch(n, device):
     """With grad = conj(C) for L = Re det: the gradient of Re sum(C Z) is conj(H[Z])."""
     A = representatives(n).to(torch.complex128)

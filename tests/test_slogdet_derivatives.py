@@ -75,7 +75,7 @@ COMPOSITIONS: dict[str, Callable[[Callable, Tensor, Tensor], Tensor]] = {
 FUNCTIONS = {"logabsdet": logabs, "logdet": torchdet.logdet}
 
 
-@pytest.mark.parametrize("n", (1, 2, 3, 5, 8))
+@pytest.mark.parametrize("n", (1, 2, 3, 5, 8, 11))
 def test_first_derivatives_are_the_inverse_transpose(n, device):
     A = samples(n)
     X = inverse_transpose(A)
@@ -88,7 +88,7 @@ def test_first_derivatives_are_the_inverse_transpose(n, device):
     assert_close(g, X, A, 1, "autograd.grad")
 
 
-@pytest.mark.parametrize("n", (1, 2, 3, 5))
+@pytest.mark.parametrize("n", (1, 2, 3, 5, 11))
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("composition", COMPOSITIONS)
 def test_second_derivatives_are_right_by_every_composition(composition, name, n, device):

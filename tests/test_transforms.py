@@ -76,10 +76,11 @@ def test_vmap_of_a_backward_operator_broadcasts_what_is_not_mapped(op, in_dims, 
     close(got, expected)
 
 
+@pytest.mark.parametrize("n", (4, 11))
 @pytest.mark.parametrize("name", ("det", "logdet"))
-def test_per_sample_gradients_agree_by_every_route(name, wide_dtype, device):
-    A = torch.randn(5, 4, 4, dtype=wide_dtype, device=device)
-    A = A @ A.mH + torch.eye(4, device=device)  # a positive determinant: logdet is defined
+def test_per_sample_gradients_agree_by_every_route(name, n, wide_dtype, device):
+    A = torch.randn(5, n, n, dtype=wide_dtype, device=device)
+    A = A @ A.mH + torch.eye(n, device=device)  # a positive determinant: logdet is defined
 
     def f(X: Tensor) -> Tensor:
         return FUNCTIONS[name](X).real
@@ -99,9 +100,10 @@ def test_per_sample_gradients_agree_by_every_route(name, wide_dtype, device):
         assert full.sum() == pytest.approx(expected.sum().item(), rel=1e-12), "blocks off diagonal"
 
 
-def test_a_jvp_and_its_linearisation_agree(wide_dtype, device):
-    A = torch.randn(3, 4, 4, dtype=wide_dtype, device=device)
-    Z = torch.randn(3, 4, 4, dtype=wide_dtype, device=device)
+@pytest.mark.parametrize("n", (4, 11))
+def test_a_jvp_and_its_linearisation_agree(n, wide_dtype, device):
+    A = torch.randn(3, n, n, dtype=wide_dtype, device=device)
+    Z = torch.randn(3, n, n, dtype=wide_dtype, device=device)
     value, tangent = jvp(torchdet.det, (A,), (Z,))
     close(value, torchdet.det(A))
     close(tangent, (torchdet.cofactor(A) * Z).sum((-2, -1)))
