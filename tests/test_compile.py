@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
@@ -58,7 +59,7 @@ def test_compiled_forward_and_backward_agree_with_eager(name, n, wide_dtype, dev
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_one_compilation_serves_every_batch_size(name, n, device):
     f = FUNCTIONS[name]
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(f, fullgraph=True, dynamic=True, backend=counter)
     for batch in (3, 5, 17):
         A = torch.randn(batch, n, n, dtype=torch.float64, device=device)

@@ -16,7 +16,7 @@ NOT_KEPT = torch.iinfo(torch.int32).min
 def _keep(A: Tensor, X: Tensor, exponent: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:
     # X_ij 2^exponent_ij with the largest exponent of the matrix taken out. Half types keep nothing.
     if X.shape[-1] == 0 or A.dtype != X.dtype:
-        return torch.zeros_like(A), A.new_full(A.shape[:-2], NOT_KEPT, dtype=torch.int32)
+        return A.new_zeros(A.shape), A.new_full(A.shape[:-2], NOT_KEPT, dtype=torch.int32)
     common = exponent.amax((-2, -1))
     kept = _reference.unscale(X, exponent - common[..., None, None], finite, X.dtype)
     size = _reference.exponents(kept)
