@@ -137,13 +137,17 @@ gpu-sanitize:
 gpu-bench:
 	$(GPU_PYTHON) -m bench --device cuda $(GPU_BENCH_ARGS)
 
-# The wheel is built from the source archive and used where neither the sources nor the editable install can stand in
-# for a file that it lacks, nor .venv for a requirement that it does not name.
+# The wheel is used where neither the sources nor the editable install can stand in for a file that it lacks, nor .venv
+# for a requirement that it does not name. It is linked of the objects that the editable install has compiled; so that
+# the source archive would build as well is checked by what is in it.
 wheel-check: $(VENV)/.installed ## build a wheel, install it in a new environment, import it and run its check there
-	rm -rf build/wheel-check && mkdir -p build/wheel-check/empty
+	rm -rf build/wheel-check && mkdir -p build/wheel-check/empty build/wheel-check/sdist
 	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} \
-	  $(RUN) -m build --no-isolation --outdir build/wheel-check/dist . >build/wheel-check/build.log \
+	  $(RUN) -m build --no-isolation --sdist --wheel --outdir build/wheel-check/dist . >build/wheel-check/build.log \
 	  || { tail -n 50 build/wheel-check/build.log; exit 1; }
+	tar -xzf build/wheel-check/dist/*.tar.gz -C build/wheel-check/sdist --strip-components 1
+	diff -r csrc build/wheel-check/sdist/csrc
+	diff -r -x '*.so' -x __pycache__ torchdet build/wheel-check/sdist/torchdet
 	@ls -lh build/wheel-check/dist
 	$(RUN) -m venv build/wheel-check/venv
 	build/wheel-check/venv/bin/pip install --quiet $(TORCH) build/wheel-check/dist/*.whl

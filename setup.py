@@ -101,8 +101,15 @@ def extension_arguments() -> dict:
         # The static runtime: the library also loads where there is no CUDA at all.
         extension.libraries += ["cudart_static", "dl", "rt", "pthread"]
         extension.library_dirs += cuda_library_folders(cpp_extension.CUDA_HOME)
-    build_ext = cpp_extension.BuildExtension.with_options(use_ninja=True)
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": build_ext}}
+
+    class BuildExtension(cpp_extension.BuildExtension):
+        """Keeps the objects: an editable install would build in a new folder every time."""
+
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            self.build_temp = str(ROOT / "build" / "objects")
+
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension}}
 
 
 if __name__ == "__main__":
