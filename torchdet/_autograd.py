@@ -78,11 +78,9 @@ class Det(Operator):
     @staticmethod
     def backward(ctx: Context, grad: Gradient, *_: Gradient) -> Gradient:
         A, *kept = ctx.saved_tensors
-        return (
-            None
-            if grad is None
-            else _det_backward(grad, A, kept, may_overwrite_saved(ctx, grad, A))
-        )
+        if grad is None:
+            return None
+        return _det_backward(grad, A, kept, may_overwrite_saved(ctx, grad, A))
 
     @staticmethod
     @forward_rule
@@ -337,10 +335,8 @@ class SlogdetBackwardKept(SlogdetBackward):
         return _ops.slogdet_backward_kept(grad, A, gradient, exponent)
 
 
-# ---- terms of the formulas
-
-
-# kept: gradient and exponent, or nothing. free: whether they may be overwritten.
+# ---- first derivatives, from A alone or with what is kept: gradient and exponent, or nothing.
+# free: whether those may be overwritten.
 
 
 def _det_backward(grad: Tensor, A: Tensor, kept: Sequence[Tensor], free: bool = False) -> Tensor:

@@ -154,7 +154,7 @@ def _fake_slogdet_backward_kept(
 def _fake_multiply_kept(
     gradient: Tensor, exponent: Tensor, grad: Tensor, A: Tensor, of_slogdet: bool
 ) -> None:
-    _fake_det_backward(grad, A)
+    _fake_det_backward_kept(grad, A, gradient, exponent)
 
 
 def _fake_cofactor_derivative(A: Tensor, Z: Tensor) -> Tensor:
