@@ -51,19 +51,22 @@ struct LaneKernels {
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Io::read(p.A, first, lanes, n, a);
+      Io::expect_whole(p.out, first + W, n);
       const Equilibration<V> eq =
           equilibrate<N, kCofactorCentral<N, T>>(a, n, row_exponent, column);
-      const Scaled<V> d = cofactors<N>(a, y, column_exponent);
+      const bool is_slogdet = p.op == Op::kSlogdetBackward;
+      const Scaled<V> d = cofactors<N>(a, y, column_exponent, is_slogdet);
       // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and conj(grad),
       // since grad conj(C) = conj(conj(grad) C).
       Scaled<V> factor = {one<V>(), eq.total};
       if (p.op != Op::kCofactor) {
         factor = normalise(conj(Io::read_numbers(p.other, first, lanes)), eq.total);
       }
-      if (p.op == Op::kSlogdetBackward) {
+      if (is_slogdet) {
         factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
         factor.exponent = factor.exponent - d.exponent - eq.total;
       }
+      factor.mantissa = add_poison(factor.mantissa, eq.poison);
       for (int j = 0; j < n; ++j) {
         column_exponent[j] = column_exponent[j] + factor.exponent + column[j];
       }
@@ -74,7 +77,7 @@ struct LaneKernels {
             if constexpr (kIsComplex<V>) {
               x.im = x.im * imaginary_sign;
             }
-            y[i * s + j] = add_poison(x, eq.poison);
+            y[i * s + j] = x;
           });
       Io::write_whole(p.out, first, lanes, n, y);
     }

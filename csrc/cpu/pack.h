@@ -1,56 +1,27 @@
 // Between memory, where a matrix is contiguous (or strided), and a tile, where entry (i, j) of W
 // matrices is one pack.
 //
-// Matrices are read along their unit-stride direction in runs of W numbers, W matrices at a time,
-// and transposed in registers. No byte outside a matrix is touched.
+// Matrices are read along their unit-stride direction by segments of 16 bytes, W matrices at a
+// time, and transposed in registers. No byte outside a matrix is touched.
 #pragma once
 
 #include <algorithm>
-#include <utility>
 
 #include "kernels.h"
-#include "vec.h"
+#include "transpose.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// Butterfly step of the W x W transposition: exchanges the lanes with bit S set of a with those
-// without of b.
-template <int S, typename T, int W, int... L>
-TORCHDET_LANE void exchange_lanes(Vec<T, W>& a, Vec<T, W>& b, std::integer_sequence<int, L...>) {
-  const auto x = a.raw, y = b.raw;
-  a.raw = __builtin_shufflevector(x, y, ((L & S) == 0 ? L : W + L - S)...);
-  b.raw = __builtin_shufflevector(x, y, ((L & S) == 0 ? L + S : W + L)...);
-}
-template <int S, typename T, int W>
-TORCHDET_LANE void transpose_step(Vec<T, W> (&rows)[W]) {
-  if constexpr (S < W) {
-    for (int i = 0; i < W; ++i) {
-      if ((i & S) == 0) {
-        exchange_lanes<S>(rows[i], rows[i + S], std::make_integer_sequence<int, W>());
-      }
-    }
-    transpose_step<S * 2>(rows);
+// Calls body(offset) for segments of Q numbers that cover [0, length), the last one overlapping its
+// neighbour; length >= Q.
+template <int Q, typename Body>
+TORCHDET_LANE void for_segments(int length, Body body) {
+  for (int t = 0; t + Q <= length; t += Q) {
+    body(t);
   }
-}
-template <typename T, int W>
-TORCHDET_LANE void transpose(Vec<T, W> (&rows)[W]) {
-  transpose_step<1>(rows);
-}
-
-// Calls body(offset, count) for runs that cover [0, length): whole packs, the last one overlapping
-// its neighbour where the length allows it.
-template <int W, typename Body>
-TORCHDET_LANE void for_runs(int length, Body body) {
-  if (length < W) {
-    body(0, length);
-    return;
-  }
-  for (int t = 0; t + W <= length; t += W) {
-    body(t, W);
-  }
-  if (length % W != 0) {
-    body(length - W, W);
+  if (length % Q != 0) {
+    body(length - Q);
   }
 }
 
@@ -61,41 +32,50 @@ struct Tile {
   using R = RealOf<V>;
   static constexpr int W = LaneTraits<V>::kWidth;
   static constexpr int kParts = kIsComplex<V> ? 2 : 1;
+  static constexpr int Q = kSegment<T>;
 
   // tile[slot(t)] = number t of a run of `length` numbers (parts of complex entries count singly)
   // of every matrix; consecutive entries of the run lie `entry_step` entries of the tile apart.
   TORCHDET_LANE static void read_run(const T* const (&from)[W], int64_t offset, int length, V* tile,
                                      int entry_step) {
     R* parts = reinterpret_cast<R*>(tile);
-    for_runs<W>(length, [&](int start, int count) TORCHDET_LANE_LAMBDA {
-      R rows[W];
-      for (int lane = 0; lane < W; ++lane) {
-        const T* source = from[lane] + offset + start;
-        rows[lane] = count == W ? load<T, W>(source) : load_first<T, W>(source, count);
+    const auto slot = [&](int t) TORCHDET_LANE_LAMBDA {
+      return t / kParts * entry_step * kParts + t % kParts;
+    };
+    if (length < Q) {
+      for (int t = 0; t < length; ++t) {
+        for (int lane = 0; lane < W; ++lane) {
+          reinterpret_cast<T*>(parts + slot(t))[lane] = from[lane][offset + t];
+        }
       }
-      transpose(rows);
-      for (int t = 0; t < count; ++t) {
-        const int part = start + t;
-        parts[part / kParts * entry_step * kParts + part % kParts] = rows[t];
+      return;
+    }
+    for_segments<Q>(length, [&](int start) TORCHDET_LANE_LAMBDA {
+      R x[Q];
+      load_transposed([&](int lane) TORCHDET_LANE_LAMBDA { return from[lane] + offset + start; },
+                      x);
+      for (int t = 0; t < Q; ++t) {
+        parts[slot(start + t)] = x[t];
       }
     });
   }
 
-  TORCHDET_LANE static void write_run(T* const (&to)[W], int lanes, const V* tile, int length) {
+  TORCHDET_LANE static void write_run(T* const (&to)[W], const V* tile, int length) {
     const R* parts = reinterpret_cast<const R*>(tile);
-    for_runs<W>(length, [&](int start, int count) TORCHDET_LANE_LAMBDA {
-      R rows[W];
-      for (int t = 0; t < W; ++t) {
-        rows[t] = t < count ? parts[start + t] : R(T(0));
-      }
-      transpose(rows);
-      for (int lane = 0; lane < lanes; ++lane) {
-        if (count == W) {
-          store(to[lane] + start, rows[lane]);
-        } else {
-          store_first(to[lane] + start, rows[lane], count);
+    if (length < Q) {
+      for (int t = 0; t < length; ++t) {
+        for (int lane = 0; lane < W; ++lane) {
+          to[lane][t] = reinterpret_cast<const T*>(parts + t)[lane];
         }
       }
+      return;
+    }
+    for_segments<Q>(length, [&](int start) TORCHDET_LANE_LAMBDA {
+      R x[Q];
+      for (int t = 0; t < Q; ++t) {
+        x[t] = parts[start + t];
+      }
+      store_transposed(x, [&](int lane) TORCHDET_LANE_LAMBDA { return to[lane] + start; });
     });
   }
 
@@ -108,11 +88,8 @@ struct Tile {
       for (int lane = 0; lane < W; ++lane) {
         from[lane] = data + (first + lane) * step;
       }
-      if (step == n * n * kParts) {  // the tile after the next one, line by line
-        constexpr int kLine = 64 / sizeof(T);
-        for (int64_t t = 0; t < W * step; t += kLine) {
-          __builtin_prefetch(from[0] + 2 * W * step + t);
-        }
+      if (step == n * n * kParts) {
+        prefetch(from[0] + 2 * W * step, W * step);  // the tile after the next one
       }
     } else {
       for (int lane = 0; lane < W; ++lane) {
@@ -134,13 +111,21 @@ struct Tile {
     }
   }
 
-  // out holds contiguous n x n matrices.
+  // Fetches the place of a tile that is written soon: its lines are filled by many small stores,
+  // which would wait for it one after the other.
+  TORCHDET_LANE static void expect_whole(void* out, int64_t first, int n) {
+    const int64_t numbers = n * n * kParts;
+    prefetch(static_cast<const T*>(out) + first * numbers, W * numbers);
+  }
+
+  // out holds contiguous n x n matrices. Lanes beyond the last one repeat it, and write the same.
   TORCHDET_LANE static void write_whole(void* out, int64_t first, int lanes, int n, const V* tile) {
     T* to[W];
-    for (int lane = 0; lane < lanes; ++lane) {
-      to[lane] = static_cast<T*>(out) + (first + lane) * n * n * kParts;
+    T* const begin = static_cast<T*>(out) + first * n * n * kParts;
+    for (int lane = 0; lane < W; ++lane) {
+      to[lane] = begin + std::min(lane, lanes - 1) * n * n * kParts;
     }
-    write_run(to, lanes, tile, n * n * kParts);
+    write_run(to, tile, n * n * kParts);
   }
 
   // One number per matrix.
@@ -168,6 +153,12 @@ struct Tile {
   }
 
  private:
+  TORCHDET_LANE static void prefetch(const T* begin, int64_t numbers) {
+    for (int64_t t = 0; t < numbers; t += kCacheLine / sizeof(T)) {
+      __builtin_prefetch(begin + t);
+    }
+  }
+
   TORCHDET_LANE static void read_strided(const T* const (&from)[W], const BatchView& view, int n,
                                          V* tile) {
     for (int i = 0; i < n; ++i) {

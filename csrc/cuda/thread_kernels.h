@@ -157,7 +157,7 @@ struct ThreadCofactors : ThreadKernel<V, N> {
       matrices.read(p.A, b, a);
       const Equilibration<V> eq =
           equilibrate<N, kCofactorCentral<N, ScalarOf<V>>>(a, N, row, column);
-      const Scaled<V> d = cofactors<N>(a, y, column_exponent);
+      const Scaled<V> d = cofactors<N>(a, y, column_exponent, p.op == Op::kSlogdetBackward);
       const Scaled<V> factor = gradient_factor(p, b, d, eq.total);
       for (int j = 0; j < N; ++j) {
         column_exponent[j] = column_exponent[j] + factor.exponent + column[j];

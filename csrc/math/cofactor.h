@@ -293,9 +293,10 @@ TORCHDET_LANE void restore_rows(const IntegerOf<V>* row_index, const V* x, V* y)
 }
 
 // y 2^column_exponent = C(B) for the equilibrated matrix B in a, which is overwritten; returns
-// det(B).
+// det(B) where it is wanted, else 1.
 template <int N, typename V>
-TORCHDET_LANE Scaled<V> cofactors(V* a, V* y, IntegerOf<V>* column_exponent) {
+TORCHDET_LANE Scaled<V> cofactors(V* a, V* y, IntegerOf<V>* column_exponent,
+                                  bool wants_determinant) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   TORCHDET_UNROLL
@@ -304,7 +305,7 @@ TORCHDET_LANE Scaled<V> cofactors(V* a, V* y, IntegerOf<V>* column_exponent) {
   }
   if constexpr (N <= 3) {
     cofactor_closed<N>(a, y);
-    return determinant<N>(a);
+    return wants_determinant ? determinant<N>(a) : scaled_one<V>();
   } else {
     constexpr int s = tile_stride(N);
     I row_index[N];
@@ -335,7 +336,7 @@ TORCHDET_LANE Scaled<V> cofactors(V* a, V* y, IntegerOf<V>* column_exponent) {
       }
     }
     restore_rows<N>(row_index, x, y);
-    return diagonal_product<N>(a, sign);
+    return wants_determinant ? diagonal_product<N>(a, sign) : scaled_one<V>();
   }
 }
 
