@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from . import _autograd
+from ._reference import check_square
 from ._torch_internals import handle_torch_function, has_torch_function_unary
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def logdet(A: Tensor) -> Tensor:
         -inf, with a gradient that is not finite.
 
     Raises:
-        RuntimeError, TypeError: As `slogdet`, in its name.
+        RuntimeError, TypeError: As `slogdet`.
 
     Example:
         >>> torchdet.logdet(2 * torch.eye(3))
@@ -153,7 +154,7 @@ def logdet(A: Tensor) -> Tensor:
     """
     if has_torch_function_unary(A):
         return handle_torch_function(logdet, (A,), A)
-    sign, logabsdet = slogdet(A)
+    sign, logabsdet = _autograd.slogdet(_square("logdet", A))
     if sign.is_complex():
         return sign.log() + logabsdet
     return logabsdet.masked_fill(sign < 0, math.nan)
@@ -212,7 +213,7 @@ def adjugate(A: Tensor) -> Tensor:
         Those of `cofactor`.
 
     Raises:
-        RuntimeError, TypeError: As `cofactor`, in its name.
+        RuntimeError, TypeError: As `cofactor`.
 
     Example:
         >>> torchdet.adjugate(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
@@ -221,7 +222,7 @@ def adjugate(A: Tensor) -> Tensor:
     """
     if has_torch_function_unary(A):
         return handle_torch_function(adjugate, (A,), A)
-    return cofactor(A).mT
+    return _autograd.cofactor(_square("adjugate", A)).mT
 
 
 def _argument(op: str, A: Tensor) -> Tensor:
@@ -236,6 +237,13 @@ def _argument(op: str, A: Tensor) -> Tensor:
         A.device.type
     ):
         return A.to(torch.float32)
+    return A
+
+
+def _square(op: str, A: Tensor) -> Tensor:
+    # For functions without an operator of their own, which would look at A in its own name.
+    A = _argument(op, A)
+    check_square(op, A)
     return A
 
 
