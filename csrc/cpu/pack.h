@@ -35,9 +35,10 @@ struct Tile {
   static constexpr int Q = kSegment<T>;
 
   // tile[slot(t)] = number t of a run of `length` numbers (parts of complex entries count singly)
-  // of every matrix; consecutive entries of the run lie `entry_step` entries of the tile apart.
-  TORCHDET_LANE static void read_run(const T* const (&from)[W], int64_t offset, int length, V* tile,
-                                     int entry_step) {
+  // of every matrix, which begins at from(lane); consecutive entries of the run lie `entry_step`
+  // entries of the tile apart.
+  template <typename From>
+  TORCHDET_LANE static void read_run(From from, int length, V* tile, int entry_step) {
     R* parts = reinterpret_cast<R*>(tile);
     const auto slot = [&](int t) TORCHDET_LANE_LAMBDA {
       return t / kParts * entry_step * kParts + t % kParts;
@@ -45,27 +46,27 @@ struct Tile {
     if (length < Q) {
       for (int t = 0; t < length; ++t) {
         for (int lane = 0; lane < W; ++lane) {
-          reinterpret_cast<T*>(parts + slot(t))[lane] = from[lane][offset + t];
+          reinterpret_cast<T*>(parts + slot(t))[lane] = from(lane)[t];
         }
       }
       return;
     }
     for_segments<Q>(length, [&](int start) TORCHDET_LANE_LAMBDA {
       R x[Q];
-      load_transposed([&](int lane) TORCHDET_LANE_LAMBDA { return from[lane] + offset + start; },
-                      x);
+      load_transposed([&](int lane) TORCHDET_LANE_LAMBDA { return from(lane) + start; }, x);
       for (int t = 0; t < Q; ++t) {
         parts[slot(start + t)] = x[t];
       }
     });
   }
 
-  TORCHDET_LANE static void write_run(T* const (&to)[W], const V* tile, int length) {
+  template <typename To>
+  TORCHDET_LANE static void write_run(To to, const V* tile, int length) {
     const R* parts = reinterpret_cast<const R*>(tile);
     if (length < Q) {
       for (int t = 0; t < length; ++t) {
         for (int lane = 0; lane < W; ++lane) {
-          to[lane][t] = reinterpret_cast<const T*>(parts + t)[lane];
+          to(lane)[t] = reinterpret_cast<const T*>(parts + t)[lane];
         }
       }
       return;
@@ -75,36 +76,43 @@ struct Tile {
       for (int t = 0; t < Q; ++t) {
         x[t] = parts[start + t];
       }
-      store_transposed(x, [&](int lane) TORCHDET_LANE_LAMBDA { return to[lane] + start; });
+      store_transposed(x, [&](int lane) TORCHDET_LANE_LAMBDA { return to(lane) + start; });
     });
   }
 
   // Matrices first .. first + lanes - 1 of the batch; lanes beyond repeat the last one.
   TORCHDET_LANE static void read(const BatchView& view, int64_t first, int lanes, int n, V* tile) {
-    const T* from[W];
-    const T* data = static_cast<const T*>(view.data);
-    if (lanes == W && view.dims == 1) {
-      const int64_t step = view.strides[0] * kParts;
-      for (int lane = 0; lane < W; ++lane) {
-        from[lane] = data + (first + lane) * step;
-      }
-      if (step == n * n * kParts) {
-        prefetch(from[0] + 2 * W * step, W * step);  // the tile after the next one
-      }
-    } else {
-      for (int lane = 0; lane < W; ++lane) {
-        from[lane] = data + view.offset(first + std::min(lane, lanes - 1)) * kParts;
-      }
+    const T* const data = static_cast<const T*>(view.data);
+    const bool together = view.column_stride == 1 && view.row_stride == n && tile_stride(n) == n;
+    const int numbers = n * n * kParts;
+    const bool without_gaps = view.dims == 1 && view.strides[0] == n * n;
+    if (without_gaps) {
+      prefetch(data + (first + 2 * W) * numbers, W * numbers);  // the tile after the next one
     }
-    if (view.column_stride == 1 && view.row_stride == n && tile_stride(n) == n) {
-      read_run(from, 0, n * n * kParts, tile, 1);
+    if (lanes == W && together && without_gaps) {
+      // At distances known at compile time, addresses need no registers.
+      const T* const begin = data + first * numbers;
+      read_run([&](int lane) TORCHDET_LANE_LAMBDA { return begin + lane * numbers; }, numbers, tile,
+               1);
+      return;
+    }
+    const T* from[W];
+    for (int lane = 0; lane < W; ++lane) {
+      from[lane] = data + view.offset(first + std::min(lane, lanes - 1)) * kParts;
+    }
+    const auto read_from = [&](int64_t offset, int length, V* to, int step) TORCHDET_LANE_LAMBDA {
+      read_run([&](int lane) TORCHDET_LANE_LAMBDA { return from[lane] + offset; }, length, to,
+               step);
+    };
+    if (together) {
+      read_from(0, numbers, tile, 1);
     } else if (view.column_stride == 1) {
       for (int i = 0; i < n; ++i) {
-        read_run(from, i * view.row_stride * kParts, n * kParts, tile + i * tile_stride(n), 1);
+        read_from(i * view.row_stride * kParts, n * kParts, tile + i * tile_stride(n), 1);
       }
     } else if (view.row_stride == 1) {
       for (int j = 0; j < n; ++j) {
-        read_run(from, j * view.column_stride * kParts, n * kParts, tile + j, tile_stride(n));
+        read_from(j * view.column_stride * kParts, n * kParts, tile + j, tile_stride(n));
       }
     } else {
       read_strided(from, view, n, tile);
@@ -120,12 +128,18 @@ struct Tile {
 
   // out holds contiguous n x n matrices. Lanes beyond the last one repeat it, and write the same.
   TORCHDET_LANE static void write_whole(void* out, int64_t first, int lanes, int n, const V* tile) {
-    T* to[W];
-    T* const begin = static_cast<T*>(out) + first * n * n * kParts;
-    for (int lane = 0; lane < W; ++lane) {
-      to[lane] = begin + std::min(lane, lanes - 1) * n * n * kParts;
+    const int numbers = n * n * kParts;
+    T* const begin = static_cast<T*>(out) + first * numbers;
+    if (lanes == W) {
+      write_run([&](int lane) TORCHDET_LANE_LAMBDA { return begin + lane * numbers; }, tile,
+                numbers);
+      return;
     }
-    write_run(to, tile, n * n * kParts);
+    T* to[W];
+    for (int lane = 0; lane < W; ++lane) {
+      to[lane] = begin + std::min(lane, lanes - 1) * numbers;
+    }
+    write_run([&](int lane) TORCHDET_LANE_LAMBDA { return to[lane]; }, tile, numbers);
   }
 
   // One number per matrix.
