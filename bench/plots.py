@@ -38,12 +38,18 @@ def _line(axes: Axes, cases: Cases, value: Value, **style: Any) -> None:
 def _lines(axes: Axes, cases: Cases, value: Value, target: Value) -> None:
     """A line for each operation, squares for inputs in DRAM, dotted what det must reach."""
     for op, color in COLORS.items():
-        chosen = [case for case in cases if case["op"] == op and case["suite"] != "dram"]
-        in_dram = [case for case in cases if case["op"] == op and case["suite"] == "dram"]
+        chosen, in_dram = _cases_of(op, cases)
         _line(axes, chosen, value, color=color, marker="o")
         if op in OPS[:2]:
             _line(axes, chosen, target, color=color, linestyle=":", linewidth=1.2)
         _line(axes, in_dram, value, color=color, marker="s", linestyle="none")
+
+
+def _cases_of(op: str, cases: Cases) -> tuple[Cases, Cases]:
+    """The operation's cases with inputs in a cache, and in DRAM."""
+    of_op = [case for case in cases if case["op"] == op]
+    in_dram = [case for case in of_op if case["suite"] == "dram"]
+    return [case for case in of_op if case not in in_dram], in_dram
 
 
 def _asked(case: dict[str, Any]) -> float | None:
@@ -66,11 +72,14 @@ def _times(axes: Axes, cases: Cases, ours: str, peer: str) -> None:
         )
 
     for op in OPS[:2]:
-        chosen = [case for case in cases if case["op"] == op and case["suite"] != "dram"]
+        chosen, in_dram = _cases_of(op, cases)
         at_limit = lambda case: time_of(ours)(case) * _nearest_limit(case)  # noqa: E731
         _line(axes, chosen, time_of(ours), color=COLORS[op], marker="o")
         _line(axes, chosen, time_of(peer), color=COLORS[op], linestyle="--")
         _line(axes, chosen, at_limit, color=COLORS[op], linestyle=":", linewidth=1.2)
+        squares = {"color": COLORS[op], "marker": "s", "linestyle": "none"}
+        _line(axes, in_dram, time_of(ours), **squares)
+        _line(axes, in_dram, time_of(peer), **squares, markerfacecolor="none")
 
 
 def _against_n(axes: Axes, cases: Cases) -> None:
@@ -107,7 +116,7 @@ def plot(run: dict[str, Any], path: Path) -> None:
     figure, panels = plt.subplots(
         3,
         len(dtypes),
-        figsize=(5.6 * len(dtypes), 4 * 3),
+        figsize=(max(8, 5.6 * len(dtypes)), 4 * 3),
         sharex=True,
         sharey="row",
         squeeze=False,
@@ -145,9 +154,12 @@ def plot(run: dict[str, Any], path: Path) -> None:
         if op != HVP or any(case["op"] == op for case in cases)
     ]
     if any(case["suite"] == "dram" for case in cases):
-        handles.append(
-            Line2D([], [], color=GREY, marker="s", linestyle="none", label="256 MB of input")
-        )
+        square: dict[str, Any] = {"color": GREY, "marker": "s", "linestyle": "none"}
+        hollow = {**square, "markerfacecolor": "none"}
+        handles += [
+            Line2D([], [], **square, label="256 MB of input"),
+            Line2D([], [], **hollow, label=f"below: {peer}, 256 MB"),
+        ]
     handles += [
         Line2D([], [], color=GREY, linestyle=":", label="above: to be reached by det"),
         Line2D([], [], color=GREY, linestyle="--", label=f"below: {peer}"),
