@@ -66,6 +66,25 @@ constexpr PanelWidth kPanelWidths[] = {
 constexpr int64_t kLeastFetchedAhead = 4 << 20;
 constexpr size_t kCacheLine = 64;
 
+// --- LDU: cpu/row_triangular.h, cpu/row_ldu.h, cpu/rank_revealing.h ---
+
+// Rows of the sources of a product that are taken together, and rows of a triangular system that
+// are solved together. Systems of 128 and 192 rows at a time are no faster at n = 256 to 1024.
+constexpr int64_t kProductDepth = 64;
+
+// From this order on, an LDU first tries partial pivoting. Hessian-vector products with complete
+// pivoting take so many times as long:
+//   float32     n = 128: 1.04   192: 1.1    256: 1.1    320: 1.2    512: 1.75
+//   float64     n = 128: 1.05   192: 1.4    256: 1.3    384: 1.3    512: 1.3
+//   complex64                   192: 1.1    256: 1.1    320: 1.1    512: 1.3
+//   complex128  n = 128: 0.98   192: 1.0    256: 1.06   384: 1.2    512: 1.3
+constexpr int64_t kLeastPartial = 161;
+
+// The largest max |L^-1| max |U^-1| with which the factors of partial pivoting serve: errors of
+// Hessian-vector products are some 0.03 of it in units of tests/units.py, and at most 1.8 units
+// for 64. One or two random normal matrices in a hundred exceed it, at any n from 64 to 512.
+constexpr int kLargestGrowth = 64;
+
 // --- Threads: cpu/ops_cpu.cpp, cpu/elimination.h ---
 
 // Multiply-adds that are worth a thread of their own: of matrices of a batch, some 20 microseconds,

@@ -1,14 +1,18 @@
 """Orders whose elimination goes panel by panel, against closed forms: exactly singular matrices
-whose zero pivot lies anywhere, inverses beyond the range, several threads on one matrix."""
+whose zero pivot lies anywhere, inverses beyond the range, second derivatives where partial pivoting
+is enough and where it is not, several threads on one matrix."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import cases
+import oracles
 import torchdet
+import units
 from test_contract import all_outputs
 from test_guarantees import assert_same_bits
 
@@ -91,6 +95,47 @@ def test_gradients_are_right_where_the_inverse_overflows(n, device):
     expected = torch.tril(2.0 ** (powers[:, None] - powers[None, :] - 100))
     bound = 4 * n * torch.finfo(torch.float32).eps * torch.linalg.norm(expected)
     assert torch.linalg.norm(got - expected) <= bound
+
+
+@pytest.mark.parametrize("n", (160, 161, 200, 257) if cases.EXTENSION else (66,))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.complex64), ids=cases.name)
+def test_hessian_products_of_random_matrices_are_within_one_unit(n, dtype, device):
+    """Against det(A) (tr(G Z) G - G Z G)^T with G = A^-1 in twice the precision.
+
+    There the formula loses some kappa^2 2^-53, less than the unit of n 2^-23 as long as kappa is
+    below 10^5: random matrices have a few times n. A is scaled to a determinant near 1.
+    """
+    generator = torch.Generator().manual_seed(n)
+    A, Z = (torch.randn(2, n, n, generator=generator, dtype=dtype) for _ in range(2))
+    A = A * (np.e / n) ** 0.5
+    exact = []
+    for a, z in zip(A, Z, strict=True):
+        wide = a.to(torch.complex128 if dtype.is_complex else torch.float64)
+        assert torch.linalg.cond(wide) < 1e5
+        G, GZ = torch.linalg.inv(wide), torch.linalg.solve(wide, z.to(wide.dtype))
+        H = torch.linalg.det(wide) * (GZ.trace() * G - GZ @ G).T
+        entries = [oracles.dyadic(x) for x in H.reshape(-1).tolist()]
+        values, exponents = (
+            np.array(x, dtype=object).reshape(n, n) for x in zip(*entries, strict=True)
+        )
+        exact.append(oracles.Exact(values, exponents))
+    got = OPS.det_hvp(A.to(device), Z.to(device))
+    units.assert_within(got, exact, A, 2, 1.0, [Z], "Hessian-vector product")
+
+
+@pytest.mark.parametrize("n", (170,) if cases.EXTENSION else (66,))
+def test_hessian_products_are_within_one_unit_where_partial_pivoting_fails(n, device):
+    """B = bidiagonal(1, -2) is its own U under partial pivoting, and G = B^-1 has entries 2^(j - i)
+    up to 2^(n - 1). As det B = 1, H(B)[Z] = (tr(G Z) G - G Z G)^T, in integers."""
+    B = torch.eye(n, dtype=torch.float64) - 2 * torch.diag(torch.ones(n - 1), 1)
+    Z = torch.randint(-3, 4, (n, n), generator=torch.Generator().manual_seed(n)).to(B.dtype)
+    G = np.array([[2 ** (j - i) if j >= i else 0 for j in range(n)] for i in range(n)], object)
+    GZ = G @ np.array([[int(x) for x in row] for row in Z.tolist()], object)
+    H = (GZ.trace() * G - GZ @ G).T
+    for A, D, values in ((B, Z, H), (B.T, Z.T, H.T)):
+        exact = oracles.Exact(values, np.zeros((n, n), dtype=int))
+        got = OPS.det_hvp(A[None].to(device), D[None].to(device))
+        units.assert_within(got, [exact], A[None], 2, 1.0, [D[None]], "Hessian-vector product")
 
 
 @pytest.mark.skipif(not cases.EXTENSION, reason="torch's own kernels give no such promise")

@@ -72,10 +72,22 @@ class RankRevealing {
     return M(arena.take<P>(n * stride), n, stride);
   }
 
+  // Partial pivoting does where its factors turn out to be well conditioned, as they nearly always
+  // are: the errors of the results go with max |G| max |F|.
   void factor(const Problem& p, int64_t b) {
+    read(p, b);
+    if (A_.n >= kLeastPartial && frame_.finite) {
+      if (factor_ldu_partial(A_, pivots_) &&
+          largest_of_inverse<true>(A_, K_) * largest_of_inverse<false>(A_, K_) <= kLargestGrowth) {
+        return;
+      }
+      read(p, b);
+    }
+    factor_ldu_complete(A_, pivots_, x_packs_);
+  }
+  void read(const Problem& p, int64_t b) {
     read_matrix<0>(p.A, b, A_);
     equilibrate_rows<0>(A_, frame_, largest_of_column_);
-    factor_ldu_rows(A_, pivots_, x_packs_);
   }
   Number pivot(int64_t k) const { return A_.get(k, k); }
 

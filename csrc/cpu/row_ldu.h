@@ -1,18 +1,25 @@
-// LDU with complete pivoting of one matrix, and the triangular solves that go with it: math/ldu.h
-// with the columns of one matrix in the lanes.
+// P B Q = L D U with unit triangular L, U, of one matrix whose rows lie in packs: with complete
+// pivoting (math/ldu.h), which passes through the whole matrix at every step, and with partial
+// pivoting (Q = 1), by blocks. Both leave L below the diagonal, D on it and U above.
 #pragma once
 
-#include "row_io.h"
-#include "row_product.h"
+#include "row_triangular.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
 template <typename P>
 struct LduPivots {
-  int64_t* row_index;
+  int64_t* row_index;  // in pivoted order
   int64_t* column_index;
   ScalarOf<P> sign;  // of the permutations
+
+  void start(int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+      row_index[i] = column_index[i] = i;
+    }
+    sign = 1;
+  }
 };
 
 // Looks for the largest entry right of column k and below row k, which becomes the next pivot: its
@@ -47,18 +54,14 @@ void look_beyond(const RowMatrix<P>& A, int64_t k, const P* l, int64_t& row, int
   column = lane < 0 ? k + 1 : block.place[lane] * W + lane;
 }
 
-// P B Q = L D U in place: L below the diagonal, D on it, unit U above; labels go out in pivoted
-// order. l: space for n numbers in packs.
+// With complete pivoting. l: space for n numbers in packs.
 template <typename P>
-void factor_ldu_rows(const RowMatrix<P>& A, LduPivots<P>& pivots, P* l) {
+void factor_ldu_complete(const RowMatrix<P>& A, LduPivots<P>& pivots, P* l) {
   using I = IntegerOf<P>;
   using Integer = typename Format<ScalarOf<P>>::Integer;
   constexpr int W = LaneTraits<P>::kWidth;
   const int64_t n = A.n;
-  pivots.sign = 1;
-  for (int64_t i = 0; i < n; ++i) {
-    pivots.row_index[i] = pivots.column_index[i] = i;
-  }
+  pivots.start(n);
   int64_t row = 0, column = 0;
   look_beyond<false>(A, -1, l, row, column);
   for (int64_t k = 0; k < n; ++k) {
@@ -92,77 +95,81 @@ void factor_ldu_rows(const RowMatrix<P>& A, LduPivots<P>& pivots, P* l) {
   }
 }
 
-// X_i -= sum_k M(i, k) X_k for rows i and k of the ranges, where M(i, k) = F(k, i) if kTransposed,
-// else F(i, k).
-template <bool kTransposed, typename P>
-void subtract_products(const RowMatrix<P>& X, const RowMatrix<P>& F, int64_t i_begin, int64_t i_end,
-                       int64_t k_begin, int64_t k_end) {
-  using M = RowMatrix<P>;
-  const auto scalars = [](const P* packs) { return reinterpret_cast<const ScalarOf<P>*>(packs); };
-  // Along a row, numbers follow each other at a constant distance within a pack, real ones
-  // anywhere.
-  for (int64_t k = k_begin, next; k < k_end; k = next) {
-    next = kTransposed || !kIsComplex<P> ? k_end : std::min(k_end, (k / M::W + 1) * M::W);
-    for (int64_t p = 0; p < X.packs; p += kTilePacks<P>) {
-      subtract_rows<P>(
-          i_end - i_begin, std::min<int64_t>(kTilePacks<P>, X.packs - p),
-          [&](int64_t m) { return X.row(i_begin + m) + p; },
-          [&](int64_t m) {
-            return kTransposed ? scalars(F.row(k)) + offset_of<P>(i_begin + m)
-                               : scalars(F.row(i_begin + m)) + offset_of<P>(k);
-          },
-          kTransposed ? F.stride * M::W * M::kParts : 1, X.row(k) + p, X.stride, next - k);
-    }
-  }
-}
-
-// X <- M^-1 X for the unit triangle of M(i, k) = F(k, i) if kTransposed, else F(i, k), below the
-// diagonal if kForward, else above it.
-template <bool kForward, bool kTransposed, typename P>
-void solve_unit_triangular(const RowMatrix<P>& F, const RowMatrix<P>& X) {
-  const int64_t n = X.n, blocks = (n + kTileRows - 1) / kTileRows;
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t begin = (kForward ? b : blocks - 1 - b) * kTileRows;
-    const int64_t end = std::min(begin + kTileRows, n);
-    subtract_products<kTransposed>(X, F, begin, end, kForward ? 0 : end, kForward ? begin : n);
-    const auto row_of = [&](int64_t s) { return kForward ? begin + s : end - 1 - s; };
-    for (int64_t p = 0; p < X.packs; p += kTilePacks<P>) {
-      solve_unit_lower<P>(
-          end - begin, std::min<int64_t>(kTilePacks<P>, X.packs - p),
-          [&](int64_t s) { return X.row(row_of(s)) + p; },
-          [&](int64_t s, int64_t t) {
-            const int64_t i = row_of(s), k = row_of(t);
-            return reinterpret_cast<const ScalarOf<P>*>(F.row(kTransposed ? k : i)) +
-                   offset_of<P>(kTransposed ? i : k);
-          });
-    }
-  }
-}
-
-// In blocks of W x W.
+// The columns of pack v, from row v W on, with partial pivoting; whole rows change places. A column
+// of zeros has the pivot 0 and multipliers 0.
 template <typename P>
-void transpose(const RowMatrix<P>& X) {
-  constexpr int W = RowMatrix<P>::W;
-  const auto load_block = [&](int64_t i, int64_t p, P(&x)[W]) {
-    for (int r = 0; r < W; ++r) {
-      x[r] = i + r < X.n ? X.row(i + r)[p] : zero<P>();
-    }
-    transpose(x);
-  };
-  const auto store_block = [&](int64_t i, int64_t p, const P(&x)[W]) {
-    for (int r = 0; r < W && i + r < X.n; ++r) {
-      X.row(i + r)[p] = x[r];
-    }
-  };
-  for (int64_t i = 0; i < X.packs; ++i) {
-    for (int64_t j = 0; j <= i; ++j) {
-      P lower[W], upper[W];
-      load_block(i * W, j, lower);
-      load_block(j * W, i, upper);
-      store_block(j * W, i, lower);
-      store_block(i * W, j, upper);
+void eliminate_pack(const RowMatrix<P>& A, int64_t v, LduPivots<P>& pivots) {
+  using I = IntegerOf<P>;
+  using Number = NumberOf<P>;
+  using Integer = typename Format<ScalarOf<P>>::Integer;
+  constexpr int W = LaneTraits<P>::kWidth;
+  const int64_t end = std::min(v * W + W, A.n);
+  int64_t chosen = v * W;
+  for (int64_t i = chosen + 1; i < A.n; ++i) {
+    chosen = pivot_size(A.get(i, v * W)) > pivot_size(A.get(chosen, v * W)) ? i : chosen;
+  }
+  for (int64_t k = v * W; k < end; ++k) {
+    A.swap_rows(chosen, k);
+    std::swap(pivots.row_index[chosen], pivots.row_index[k]);
+    pivots.sign = chosen != k ? -pivots.sign : pivots.sign;
+    const PivotQuotient<Number> quotient(A.get(k, k));
+    const auto is_k = equal(lane_numbers<P>(), I(Integer(k - v * W)));
+    const auto right = greater(lane_numbers<P>(), I(Integer(k - v * W)));
+    const P u = select(right, A.row(k)[v], zero<P>());
+    ScalarOf<P> largest = -1;
+    chosen = k + 1;
+    for (int64_t i = k + 1; i < A.n; ++i) {
+      const P l = broadcast<P>(quotient(A.get(i, k)));
+      const P x = select(is_k, l, fnma(l, u, A.row(i)[v]));
+      A.row(i)[v] = x;
+      if (k + 1 < end) {
+        const ScalarOf<P> size = pivot_size(get_number(&x, k + 1 - v * W));
+        if (size > largest) {
+          largest = size;
+          chosen = i;
+        }
+      }
     }
   }
+}
+
+// With partial pivoting; false if a zero pivot with entries beside it stands in the way.
+template <typename P>
+bool factor_ldu_partial(const RowMatrix<P>& A, LduPivots<P>& pivots) {
+  using I = IntegerOf<P>;
+  using Integer = typename Format<ScalarOf<P>>::Integer;
+  constexpr int W = LaneTraits<P>::kWidth;
+  const int64_t n = A.n;
+  pivots.start(n);
+  // Rows of U become final, and those below them take part, in a range of packs.
+  const auto update = [&](Range rows, Range packs) {
+    solve_diagonal_block<true, false>(A, A, rows, packs);
+    subtract_products<false>(A, A, {rows.end, n}, rows, packs);
+  };
+  for (int64_t begin = 0; begin < n; begin += kProductDepth) {
+    const Range columns = {begin, std::min(begin + kProductDepth, n)};
+    const int64_t packs = RowMatrix<P>::packs_for(columns.end);
+    for (int64_t v = begin / W; v < packs; ++v) {
+      eliminate_pack(A, v, pivots);
+      update({v * W, std::min(v * W + W, n)}, {v + 1, packs});
+    }
+    update(columns, {packs, A.packs});
+  }
+  for (int64_t k = 0; k < n; ++k) {
+    const PivotQuotient<P> quotient(broadcast<P>(A.get(k, k)));
+    const bool is_zero = pivot_size(A.get(k, k)) == 0;
+    I beside = I(0);
+    for (int64_t v = k / W; v < A.packs; ++v) {
+      const auto right = greater(lane_numbers<P>(), I(Integer(k - v * W)));
+      const P x = A.row(k)[v];
+      beside = maximum(beside, select(right, component_bits(x), I(0)));
+      A.row(k)[v] = select(right, quotient(x), x);
+    }
+    if (is_zero && any(greater(beside, I(0)))) {
+      return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace TORCHDET_CAPABILITY
