@@ -12,7 +12,7 @@ from bench.scan import DRAWS, LARGEST_N, scan_cases
 SMALL = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 MEDIUM = (48, 64, 96, 128, 192, 256)
 LARGE = (512, 1024)
-CPU_HVP = (2, 4, 8, 16, 32, 64, 128, 256)
+CPU_HVP = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CPU_TRANSFORMS = (3, 8, 32, 128)
 CPU_BATCH = (3, 8, 32)
 CPU_BATCHES = (1, 10, 100, 1_000, 10_000, 100_000)
