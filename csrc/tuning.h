@@ -74,10 +74,10 @@ constexpr int64_t kProductDepth = 64;
 
 // From this order on, an LDU first tries partial pivoting. Hessian-vector products with complete
 // pivoting take so many times as long:
-//   float32     n = 128: 1.04   192: 1.1    256: 1.1    320: 1.2    512: 1.75
-//   float64     n = 128: 1.05   192: 1.4    256: 1.3    384: 1.3    512: 1.3
-//   complex64                   192: 1.1    256: 1.1    320: 1.1    512: 1.3
-//   complex128  n = 128: 0.98   192: 1.0    256: 1.06   384: 1.2    512: 1.3
+//   float32     n = 128: 1.0    192: 1.1   256: 1.2   384: 1.2    512: 1.2
+//   float64     n = 128: 0.96   192: 1.2   256: 1.3   384: 1.0    512: 1.4
+//   complex64   n = 128: 1.07   192: 1.1   256: 0.9   384: 1.25   512: 1.2
+//   complex128  n = 128: 1.0    192: 1.1   256: 1.2   384: 1.2    512: 1.4
 constexpr int64_t kLeastPartial = 161;
 
 // The largest max |L^-1| max |U^-1| with which the factors of partial pivoting serve: errors of

@@ -95,9 +95,10 @@ class RankRevealing {
     const Integer z = read_direction(p.other, b);
     // W = L^-1 (P Z Q) U^-1 as its transpose, which is how (1) of math/hvp.h reads it:
     // W^T = U^-T (L^-1 P Z Q)^T.
-    solve_unit_triangular<true, false>(A_, X_);
+    solve_unit_triangular<true>(A_, X_);
     transpose(X_);
-    solve_unit_triangular<true, true>(A_, X_);
+    transpose(A_);
+    solve_unit_triangular<true>(A_, X_);
     const ExclusivePairProducts<Number> rho([&](int64_t i) { return pivot(i); }, A_.n, x_, y_);
     multiply_by_products(rho);
     Scaled<Number> factor = rho.common;
@@ -143,6 +144,7 @@ class RankRevealing {
       factor.exponent -= d.exponent + frame_.total;
     }
     factor.exponent += exclusive_products() + frame_.total;
+    transpose(A_);
     write(factor, p.op != Op::kCofactor, result_matrix<P>(p, b));
   }
 
@@ -198,11 +200,12 @@ class RankRevealing {
   }
 
   // out = factor s G^T K F^T with the equilibration undone: from the frame of D back to that of A.
-  // (L^-T K U^-T)^T = U^-1 (L^-T K)^T. Takes X.
+  // (L^-T K U^-T)^T = U^-1 (L^-T K)^T. Takes X, and A as (L D U)^T.
   void write(Scaled<Number> factor, bool conjugate, Number* out) {
-    solve_unit_triangular<false, true>(A_, K_);
+    solve_unit_triangular<false>(A_, K_);
     transpose(K_);
-    solve_unit_triangular<false, false>(A_, K_);
+    transpose(A_);
+    solve_unit_triangular<false>(A_, K_);
     transpose(K_);
     const int64_t n = A_.n;
     for (int64_t i = 0; i < n; ++i) {

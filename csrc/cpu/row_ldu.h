@@ -143,8 +143,8 @@ bool factor_ldu_partial(const RowMatrix<P>& A, LduPivots<P>& pivots) {
   pivots.start(n);
   // Rows of U become final, and those below them take part, in a range of packs.
   const auto update = [&](Range rows, Range packs) {
-    solve_diagonal_block<true, false>(A, A, rows, packs);
-    subtract_products<false>(A, A, {rows.end, n}, rows, packs);
+    solve_diagonal_block<true>(A, A, rows, packs);
+    subtract_products(A, A, {rows.end, n}, rows, packs);
   };
   for (int64_t begin = 0; begin < n; begin += kProductDepth) {
     const Range columns = {begin, std::min(begin + kProductDepth, n)};

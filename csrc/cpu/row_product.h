@@ -18,6 +18,10 @@ constexpr int kTileRows = kTile.rows;
 template <typename P>
 constexpr int kTilePacks = kIsComplex<P> ? kTile.complex_packs : kTile.packs;
 
+// The distance of factors that lie along a row, the first at the beginning of a pack. After each
+// pack of complex numbers come its imaginary parts.
+constexpr int64_t kAlongRow = 1;
+
 // to[m][0 .. NP) -= sum_k factor(m, k) from[k][0 .. NP) for k < count, where factor(m, k) is the
 // number at factor[m] + k * factor_stride, and from[k] begins at from + k * from_stride. Each entry
 // takes its products in the order of k, whatever the shape of the tile.
@@ -32,17 +36,27 @@ TORCHDET_LANE void subtract_tile(P* const (&to)[kTileRows],
       sum[m][q] = to[m][q];
     }
   }
-  for (int64_t k = 0; k < count; ++k) {
-    P source[NP];
-    for (int q = 0; q < NP; ++q) {
-      source[q] = from[k * from_stride + q];
-    }
-    for (int m = 0; m < kTileRows; ++m) {
-      const P f = broadcast<P>(number_at<P>(factor[m] + k * factor_stride));
+  const auto add_products = [&](int64_t begin, int64_t end, int64_t skipped) TORCHDET_LANE_LAMBDA {
+    for (int64_t k = begin; k < end; ++k) {
+      P source[NP];
       for (int q = 0; q < NP; ++q) {
-        sum[m][q] = fnma(f, source[q], sum[m][q]);
+        source[q] = from[k * from_stride + q];
+      }
+      for (int m = 0; m < kTileRows; ++m) {
+        const P f = broadcast<P>(number_at<P>(factor[m] + k * factor_stride + skipped));
+        for (int q = 0; q < NP; ++q) {
+          sum[m][q] = fnma(f, source[q], sum[m][q]);
+        }
       }
     }
+  };
+  constexpr int64_t W = LaneTraits<P>::kWidth;
+  if (kIsComplex<P> && factor_stride == kAlongRow) {
+    for (int64_t k = 0; k < count; k += W) {
+      add_products(k, std::min(k + W, count), k);
+    }
+  } else {
+    add_products(0, count, 0);
   }
   for (int m = 0; m < kTileRows; ++m) {
     for (int q = 0; q < NP; ++q) {

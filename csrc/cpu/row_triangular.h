@@ -12,12 +12,11 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
-// X_i -= sum_k M(i, k) X_k for rows i and k and the packs of the ranges, where M(i, k) = F(k, i) if
-// kTransposed, else F(i, k).
-template <bool kTransposed, typename P>
+// X_i -= sum_k F(i, k) X_k for rows i and k and the packs of the ranges.
+template <typename P>
 void subtract_products(const RowMatrix<P>& X, const RowMatrix<P>& F, Range rows, Range inner,
                        Range packs) {
-  using M = RowMatrix<P>;
+  constexpr int W = RowMatrix<P>::W;
   const auto scalars = [](const P* packs) { return reinterpret_cast<const ScalarOf<P>*>(packs); };
   const bool fetch_ahead = X.n * X.packs * static_cast<int64_t>(sizeof(P)) >= kLeastFetchedAhead;
   for (int64_t first = inner.begin; first < inner.end; first += kProductDepth) {
@@ -34,52 +33,47 @@ void subtract_products(const RowMatrix<P>& X, const RowMatrix<P>& F, Range rows,
         from = strip;
         stride = width;
       }
-      // Along a row, numbers follow each other at a constant distance within a pack, real ones
-      // anywhere.
-      for (int64_t k = first, next; k < first + count; k = next) {
-        next = first + count;
-        if (kIsComplex<P> && !kTransposed) {
-          next = std::min(next, (k / M::W + 1) * M::W);
+      const auto subtract = [&](int64_t begin, int64_t end) {
+        if (begin < end) {
+          subtract_rows<P>(
+              rows.size(), width, [&](int64_t m) { return X.row(rows.begin + m) + p; },
+              [&](int64_t m) { return scalars(F.row(rows.begin + m)) + offset_of<P>(begin); },
+              kAlongRow, from + (begin - first) * stride, stride, end - begin, fetch_ahead);
         }
-        subtract_rows<P>(
-            rows.size(), width, [&](int64_t m) { return X.row(rows.begin + m) + p; },
-            [&](int64_t m) {
-              return kTransposed ? scalars(F.row(k)) + offset_of<P>(rows.begin + m)
-                                 : scalars(F.row(rows.begin + m)) + offset_of<P>(k);
-            },
-            kTransposed ? F.stride * M::W * M::kParts : 1, from + (k - first) * stride, stride,
-            next - k, fetch_ahead);
-      }
+      };
+      const int64_t end = first + count;
+      // Complex numbers along a row have to begin with a pack.
+      const int64_t whole = kIsComplex<P> ? std::min((first + W - 1) / W * W, end) : first;
+      subtract(first, whole);
+      subtract(whole, end);
     }
   }
 }
 
 // solve_unit_triangular for a diagonal block, which takes no part in anything outside of it.
-template <bool kForward, bool kTransposed, typename P>
+template <bool kForward, typename P>
 void solve_diagonal_block(const RowMatrix<P>& F, const RowMatrix<P>& X, Range block, Range packs) {
   const int64_t tiles = (block.size() + kTileRows - 1) / kTileRows;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t begin = block.begin + (kForward ? t : tiles - 1 - t) * kTileRows;
     const Range tile = {begin, std::min(begin + kTileRows, block.end)};
     const Range solved = kForward ? Range{block.begin, begin} : Range{tile.end, block.end};
-    subtract_products<kTransposed>(X, F, tile, solved, packs);
+    subtract_products(X, F, tile, solved, packs);
     const auto row_of = [&](int64_t s) { return kForward ? begin + s : tile.end - 1 - s; };
     for (int64_t p = packs.begin; p < packs.end; p += kTilePacks<P>) {
       solve_unit_lower<P>(
           tile.size(), std::min<int64_t>(kTilePacks<P>, packs.end - p),
           [&](int64_t s) { return X.row(row_of(s)) + p; },
           [&](int64_t s, int64_t t) {
-            const int64_t i = row_of(s), k = row_of(t);
-            return reinterpret_cast<const ScalarOf<P>*>(F.row(kTransposed ? k : i)) +
-                   offset_of<P>(kTransposed ? i : k);
+            return reinterpret_cast<const ScalarOf<P>*>(F.row(row_of(s))) + offset_of<P>(row_of(t));
           });
     }
   }
 }
 
-// X <- M^-1 X for the unit triangle of M(i, k) = F(k, i) if kTransposed, else F(i, k), below the
-// diagonal if kForward, else above it. kTriangular: X is a triangle on the same side.
-template <bool kForward, bool kTransposed, bool kTriangular = false, typename P>
+// X <- M^-1 X for M the unit triangle of F below the diagonal if kForward, else above it.
+// kTriangular: X is a triangle on the same side.
+template <bool kForward, bool kTriangular = false, typename P>
 void solve_unit_triangular(const RowMatrix<P>& F, const RowMatrix<P>& X) {
   constexpr int W = RowMatrix<P>::W;
   const int64_t n = X.n, blocks = (n + kProductDepth - 1) / kProductDepth;
@@ -94,9 +88,9 @@ void solve_unit_triangular(const RowMatrix<P>& F, const RowMatrix<P>& X) {
   };
   for (int64_t b = 0; b < blocks; ++b) {
     for (int64_t solved = 0; solved < b; ++solved) {
-      subtract_products<kTransposed>(X, F, block(b), block(solved), packs_of(block(solved)));
+      subtract_products(X, F, block(b), block(solved), packs_of(block(solved)));
     }
-    solve_diagonal_block<kForward, kTransposed>(F, X, block(b), packs_of(block(b)));
+    solve_diagonal_block<kForward>(F, X, block(b), packs_of(block(b)));
   }
 }
 
@@ -109,7 +103,7 @@ RealOf<NumberOf<P>> largest_of_inverse(const RowMatrix<P>& F, const RowMatrix<P>
   for (int64_t i = 0; i < X.n; ++i) {
     X.set(i, i, one<NumberOf<P>>());
   }
-  solve_unit_triangular<kLower, false, true>(F, X);
+  solve_unit_triangular<kLower, true>(F, X);
   I largest = I(0);  // as integers, NaN is larger than any number
   for (int64_t i = 0; i < X.n; ++i) {
     for (int64_t v = 0; v < X.packs; ++v) {
@@ -138,9 +132,11 @@ void transpose(const RowMatrix<P>& X) {
     for (int64_t j = 0; j <= i; ++j) {
       P lower[W], upper[W];
       load_block(i * W, j, lower);
-      load_block(j * W, i, upper);
+      if (j < i) {
+        load_block(j * W, i, upper);
+        store_block(i * W, j, upper);
+      }
       store_block(j * W, i, lower);
-      store_block(i * W, j, upper);
     }
   }
 }
