@@ -60,7 +60,7 @@ def _nearest_limit(case: dict[str, Any]) -> float:
     return max(case["share"].values())
 
 
-def _times(axes: Axes, cases: Cases, ours: str, peer: str) -> None:
+def _times(axes: Axes, cases: Cases, ops: list[str], ours: str, peer: str) -> None:
     """Of a matrix: torchdet's, the peer's, and at the limit: it shows the slope to expect."""
     axes.set_yscale("log")
 
@@ -71,7 +71,7 @@ def _times(axes: Axes, cases: Cases, ours: str, peer: str) -> None:
             else None
         )
 
-    for op in OPS[:2]:
+    for op in ops:
         chosen, in_dram = _cases_of(op, cases)
         at_limit = lambda case: time_of(ours)(case) * _nearest_limit(case)  # noqa: E731
         _line(axes, chosen, time_of(ours), color=COLORS[op], marker="o")
@@ -113,6 +113,8 @@ def plot(run: dict[str, Any], path: Path) -> None:
     if not dtypes:
         return
     peer = run["peers"][1]
+    measured = [op for op in COLORS if any(case["op"] == op for case in cases)]
+    timed = [op for op in OPS[:2] if op in measured] or measured
     figure, panels = plt.subplots(
         3,
         len(dtypes),
@@ -141,18 +143,14 @@ def plot(run: dict[str, Any], path: Path) -> None:
         _against_n(axes, cases)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes = column[2]
-        _times(axes, of_dtype, run["peers"][0], peer)
+        _times(axes, of_dtype, timed, run["peers"][0], peer)
         _against_n(axes, cases)
         axes.set_xlabel("n")
     panels[0][0].set_ylabel(f"time of {peer} / time of torchdet")
     panels[1][0].set_ylim(bottom=0)
     panels[1][0].set_ylabel("share of copy bandwidth\nor of multiply-adds, the larger")
     panels[2][0].set_ylabel("µs per matrix")
-    handles = [
-        Line2D([], [], color=color, marker="o", label=op)
-        for op, color in COLORS.items()
-        if op != HVP or any(case["op"] == op for case in cases)
-    ]
+    handles = [Line2D([], [], color=COLORS[op], marker="o", label=op) for op in measured]
     if any(case["suite"] == "dram" for case in cases):
         square: dict[str, Any] = {"color": GREY, "marker": "s", "linestyle": "none"}
         hollow = {**square, "markerfacecolor": "none"}
@@ -160,8 +158,11 @@ def plot(run: dict[str, Any], path: Path) -> None:
             Line2D([], [], **square, label="256 MB of input"),
             Line2D([], [], **hollow, label=f"below: {peer}, 256 MB"),
         ]
+    if any(op in measured for op in OPS[:2]):
+        handles.append(
+            Line2D([], [], color=GREY, linestyle=":", label="above: to be reached by det")
+        )
     handles += [
-        Line2D([], [], color=GREY, linestyle=":", label="above: to be reached by det"),
         Line2D([], [], color=GREY, linestyle="--", label=f"below: {peer}"),
         Line2D([], [], color=GREY, linestyle=":", label="below: at the limit"),
     ]
