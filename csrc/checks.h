@@ -84,8 +84,9 @@ inline void check_matrices(const char* op, const char* name, const Tensor& A) {
 }
 
 // X must have the device of A, and the shape of A without its last `dropped` dimensions.
-inline void check_shape(const char* op, const char* name, const Tensor& X, const Tensor& A,
-                        int64_t dropped) {
+// X (grad, Z or what is kept) must go with A, but for the last dimensions dropped.
+inline void check_matches(const char* op, const char* name, const Tensor& X, const Tensor& A,
+                          int64_t dropped) {
   bool same = X.dim() == A.dim() - dropped;
   for (int64_t d = 0; same && d < X.dim(); ++d) {
     same = X.size(d) == A.size(d);
@@ -94,14 +95,22 @@ inline void check_shape(const char* op, const char* name, const Tensor& X, const
         dropped > 0 ? " of the batch shape of A " : " of the shape of A ", ShapeOf{A}, ", got ",
         ShapeOf{X}, "; expand it first");
   check(X.device() == A.device(), op, ": expected A and ", name, " on the same device");
-}
-
-// X (grad or Z) must go with A: the dtype of A, too.
-inline void check_matches(const char* op, const char* name, const Tensor& X, const Tensor& A,
-                          int64_t dropped) {
-  check_shape(op, name, X, A, dropped);
   check(X.scalar_type() == A.scalar_type(), op, ": expected ", name, " of the dtype of A, ",
         dtype_text(A.scalar_type()), ", got ", dtype_text(X.scalar_type()));
+}
+
+// X has `count` integers for each matrix of A.
+inline void check_integers(const char* op, const char* name, const Tensor& X, const Tensor& A,
+                           int64_t count) {
+  bool same = X.dim() == A.dim() - 1 && X.size(-1) == count;
+  for (int64_t d = 0; same && d < X.dim() - 1; ++d) {
+    same = X.size(d) == A.size(d);
+  }
+  check(same, op, ": expected ", name, ", ", count, " for each matrix of A ", ShapeOf{A}, ", got ",
+        ShapeOf{X});
+  check(X.scalar_type() == ScalarType::Int, op, ": expected ", name, " of dtype int32, got ",
+        dtype_text(X.scalar_type()));
+  check(X.device() == A.device(), op, ": expected A and ", name, " on the same device");
 }
 
 }  // namespace torchdet

@@ -149,54 +149,54 @@ struct Operators {
     return matrix_operator(Op::kDetHvp, A, &Z, 2);
   }
 
-  // The determinant, and for *_backward_kept its gradient times 2^exponent. Nothing is kept of half
-  // types and below kLeastKept.
-  static std::tuple<Tensor, Tensor, Tensor> det_with_gradient(const Tensor& A) {
+  // The determinant, and what helps *_backward_kept to its gradient: numbers and integers. Nothing
+  // is kept of half types and below kLeastKept.
+  static std::tuple<Tensor, Tensor, Tensor> det_keep(const Tensor& A) {
     check_matrices("det", "A", A);
-    auto [gradient, exponent] = room_for_gradient(A);
-    if (!keeps_gradient_of(A)) {
-      return {det(A), gradient, exponent};
+    auto [kept, integers] = room_to_keep(A);
+    if (!keeps_anything(A)) {
+      return {det(A), kept, integers};
     }
     Tensor det = Backend::empty(leading_sizes(A, 2), A.scalar_type(), A);
-    compute(A, {.op = Op::kDetWithGradient,
-                .out = gradient.mutable_data_ptr(),
+    compute(A, {.op = Op::kDetKeep,
+                .out = kept.mutable_data_ptr(),
                 .determinant = det.mutable_data_ptr(),
-                .exponent = static_cast<int32_t*>(exponent.mutable_data_ptr())});
-    return {det, gradient, exponent};
+                .integers = static_cast<int32_t*>(integers.mutable_data_ptr())});
+    return {det, kept, integers};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor> slogdet_with_gradient(const Tensor& A) {
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> slogdet_keep(const Tensor& A) {
     check_matrices("slogdet", "A", A);
-    auto [gradient, exponent] = room_for_gradient(A);
-    if (!keeps_gradient_of(A)) {
+    auto [kept, integers] = room_to_keep(A);
+    if (!keeps_anything(A)) {
       const auto [sign, logabsdet] = slogdet(A);
-      return {sign, logabsdet, gradient, exponent};
+      return {sign, logabsdet, kept, integers};
     }
     const ScalarType dtype = A.scalar_type();
     Tensor sign = Backend::empty(leading_sizes(A, 2), dtype, A);
     Tensor logabsdet = Backend::empty(leading_sizes(A, 2), real_dtype(dtype), A);
-    compute(A, {.op = Op::kSlogdetWithGradient,
-                .out = gradient.mutable_data_ptr(),
+    compute(A, {.op = Op::kSlogdetKeep,
+                .out = kept.mutable_data_ptr(),
                 .determinant = sign.mutable_data_ptr(),
                 .logabsdet = logabsdet.mutable_data_ptr(),
-                .exponent = static_cast<int32_t*>(exponent.mutable_data_ptr())});
-    return {sign, logabsdet, gradient, exponent};
+                .integers = static_cast<int32_t*>(integers.mutable_data_ptr())});
+    return {sign, logabsdet, kept, integers};
   }
 
-  static Tensor det_backward_kept(const Tensor& grad, const Tensor& A, const Tensor& gradient,
-                                  const Tensor& exponent) {
-    return backward_kept("det_backward", Op::kDetBackward, grad, A, gradient, exponent);
+  static Tensor det_backward_kept(const Tensor& grad, const Tensor& A, const Tensor& kept,
+                                  const Tensor& integers) {
+    return backward_kept("det_backward", Op::kDetBackward, grad, A, kept, integers);
   }
-  static Tensor slogdet_backward_kept(const Tensor& grad, const Tensor& A, const Tensor& gradient,
-                                      const Tensor& exponent) {
-    return backward_kept("slogdet_backward", Op::kSlogdetBackward, grad, A, gradient, exponent);
+  static Tensor slogdet_backward_kept(const Tensor& grad, const Tensor& A, const Tensor& kept,
+                                      const Tensor& integers) {
+    return backward_kept("slogdet_backward", Op::kSlogdetBackward, grad, A, kept, integers);
   }
-  // The same, over the gradient.
-  static void multiply_kept(Tensor gradient, const Tensor& exponent, const Tensor& grad,
-                            const Tensor& A, bool of_slogdet) {
-    check_matrices("multiply_kept", "A", A);
+  // The same, over the numbers kept.
+  static void backward_over_kept(Tensor kept, const Tensor& integers, const Tensor& grad,
+                                 const Tensor& A, bool of_slogdet) {
+    check_matrices("backward_kept_", "A", A);
     const Op op = of_slogdet ? Op::kSlogdetBackward : Op::kDetBackward;
-    multiply_kept_to("multiply_kept", op, grad, A, gradient, exponent, gradient);
+    backward_kept_to("backward_kept_", op, grad, A, kept, integers, kept);
   }
 
  private:
@@ -228,46 +228,46 @@ struct Operators {
     return out;
   }
 
-  static bool keeps_gradient_of(const Tensor& A) {
+  static bool keeps_anything(const Tensor& A) {
     return order(A) >= kLeastKept && !is_half(A.scalar_type());
   }
-  static std::tuple<Tensor, Tensor> room_for_gradient(const Tensor& A) {
-    Tensor gradient = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
-    Tensor exponent = Backend::empty(leading_sizes(A, 2), ScalarType::Int, A);
-    if (!keeps_gradient_of(A)) {
-      torch::stable::fill_(gradient, 0.0);
-      torch::stable::fill_(exponent, kNotKept);
+  static std::tuple<Tensor, Tensor> room_to_keep(const Tensor& A) {
+    Tensor kept = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
+    std::vector<int64_t> sizes = leading_sizes(A, 2);
+    sizes.push_back(kept_integers(order(A)));
+    Tensor integers = Backend::empty(sizes, ScalarType::Int, A);
+    if (!keeps_anything(A)) {
+      torch::stable::fill_(kept, 0.0);
+      torch::stable::fill_(integers, kNotKept);
     }
-    return {gradient, exponent};
+    return {kept, integers};
   }
 
   static Tensor backward_kept(const char* name, Op op, const Tensor& grad, const Tensor& A,
-                              const Tensor& gradient, const Tensor& exponent) {
+                              const Tensor& kept, const Tensor& integers) {
     check_matrices(name, "A", A);
-    if (!keeps_gradient_of(A)) {
+    if (!keeps_anything(A)) {
       check_matches(name, "grad", grad, A, 2);
       return matrix_operator(op, A, &grad, 0);
     }
     Tensor out = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
-    multiply_kept_to(name, op, grad, A, torch::stable::contiguous(gradient),
-                     torch::stable::contiguous(exponent), out);
+    backward_kept_to(name, op, grad, A, torch::stable::contiguous(kept),
+                     torch::stable::contiguous(integers), out);
     return out;
   }
 
-  static void multiply_kept_to(const char* name, Op op, const Tensor& grad, const Tensor& A,
-                               const Tensor& gradient, const Tensor& exponent, Tensor out) {
+  static void backward_kept_to(const char* name, Op op, const Tensor& grad, const Tensor& A,
+                               const Tensor& kept, const Tensor& integers, Tensor out) {
     check_matches(name, "grad", grad, A, 2);
-    check_matches(name, "gradient", gradient, A, 0);
-    check_shape(name, "exponent", exponent, A, 2);
-    check(exponent.scalar_type() == ScalarType::Int, name,
-          ": expected exponent of dtype int32, got ", dtype_text(exponent.scalar_type()));
-    check(gradient.is_contiguous() && exponent.is_contiguous(), name,
-          ": expected contiguous gradient and exponent; call contiguous() first");
+    check_matches(name, "kept", kept, A, 0);
+    check_integers(name, "integers", integers, A, kept_integers(order(A)));
+    check(kept.is_contiguous() && integers.is_contiguous(), name,
+          ": expected contiguous kept and integers; call contiguous() first");
     compute(A, {.op = op,
                 .other = batch_view(grad, 0),
                 .out = out.mutable_data_ptr(),
-                .exponent = static_cast<int32_t*>(exponent.mutable_data_ptr()),
-                .gradient = gradient.const_data_ptr()});
+                .integers = static_cast<int32_t*>(integers.mutable_data_ptr()),
+                .kept = kept.const_data_ptr()});
   }
 };
 
@@ -282,12 +282,11 @@ struct Operators {
   m.impl("slogdet_backward", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward)); \
   m.impl("det_hvp", TORCH_BOX(&torchdet::Operators<Backend>::det_hvp))
 
-// Those that keep gradients, for backends whose kernels do.
+// Those that keep something, for backends whose kernels do.
 #define TORCHDET_REGISTER_KEEPING_OPERATORS(m, Backend)                                      \
-  m.impl("_det_with_gradient", TORCH_BOX(&torchdet::Operators<Backend>::det_with_gradient)); \
-  m.impl("_slogdet_with_gradient",                                                           \
-         TORCH_BOX(&torchdet::Operators<Backend>::slogdet_with_gradient));                   \
+  m.impl("_det_keep", TORCH_BOX(&torchdet::Operators<Backend>::det_keep));                   \
+  m.impl("_slogdet_keep", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_keep));           \
   m.impl("_det_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::det_backward_kept)); \
   m.impl("_slogdet_backward_kept",                                                           \
          TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_kept));                   \
-  m.impl("_multiply_kept_", TORCH_BOX(&torchdet::Operators<Backend>::multiply_kept))
+  m.impl("_backward_kept_", TORCH_BOX(&torchdet::Operators<Backend>::backward_over_kept))

@@ -16,15 +16,14 @@ STABLE_TORCH_LIBRARY(torchdet, m) {
   m.def("det_backward(Tensor grad, Tensor A) -> Tensor");
   m.def("slogdet_backward(Tensor grad, Tensor A) -> Tensor");
   m.def("det_hvp(Tensor A, Tensor Z) -> Tensor");
-  m.def("_det_with_gradient(Tensor A) -> (Tensor det, Tensor gradient, Tensor exponent)");
+  m.def("_det_keep(Tensor A) -> (Tensor det, Tensor kept, Tensor integers)");
   m.def(
-      "_slogdet_with_gradient(Tensor A) -> "
-      "(Tensor sign, Tensor logabsdet, Tensor gradient, Tensor exponent)");
-  m.def("_det_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor");
+      "_slogdet_keep(Tensor A) -> "
+      "(Tensor sign, Tensor logabsdet, Tensor kept, Tensor integers)");
+  m.def("_det_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor");
+  m.def("_slogdet_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor");
   m.def(
-      "_slogdet_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor");
-  m.def(
-      "_multiply_kept_(Tensor(a!) gradient, Tensor exponent, Tensor grad, Tensor A, "
+      "_backward_kept_(Tensor(a!) kept, Tensor integers, Tensor grad, Tensor A, "
       "bool of_slogdet) -> ()");
 }
 
@@ -63,6 +62,7 @@ pybind11::dict build_info() {
   info["torch_abi"] = "stable, torch >= 2.10";
   info["size_classes"] = classes;
   info["least_kept"] = torchdet::kLeastKept;
+  info["largest_kept_gradient"] = torchdet::kLargestRows;
   return info;
 }
 

@@ -20,24 +20,25 @@ enum class Op {
   kDetBackward,
   kSlogdetBackward,
   kDetHvp,
-  kDetWithGradient,
-  kSlogdetWithGradient,
+  kDetKeep,
+  kSlogdetKeep,
 };
 
 // grad conj(C(A)) or grad conj(A^-T).
 TORCHDET_ANYWHERE constexpr bool multiplies_grad(Op op) {
   return op == Op::kDetBackward || op == Op::kSlogdetBackward;
 }
-// A determinant together with its gradient, conj(C(A)) or conj(A^-T), for a backward pass to come.
-TORCHDET_ANYWHERE constexpr bool keeps_gradient(Op op) {
-  return op == Op::kDetWithGradient || op == Op::kSlogdetWithGradient;
+// A determinant and what helps a backward pass to come: conj(C(A)) or conj(A^-T), or the factors of
+// A.
+TORCHDET_ANYWHERE constexpr bool keeps(Op op) {
+  return op == Op::kDetKeep || op == Op::kSlogdetKeep;
 }
 TORCHDET_ANYWHERE constexpr bool wants_inverse_transpose(Op op) {
-  return op == Op::kSlogdetBackward || op == Op::kSlogdetWithGradient;
+  return op == Op::kSlogdetBackward || op == Op::kSlogdetKeep;
 }
 
-// Instead of the exponent of a kept gradient: it does not fit one exponent for all its entries, and
-// backward computes it from A.
+// The first of the integers that are kept of a matrix where nothing else is: backward starts from
+// A.
 constexpr int32_t kNotKept = std::numeric_limits<int32_t>::min();
 
 enum class Dtype { kFloat, kDouble, kComplexFloat, kComplexDouble };
@@ -97,10 +98,10 @@ struct Problem {
   void* out = nullptr;          // matrices
   void* determinant = nullptr;  // numbers: det or, with logabsdet, the sign
   void* logabsdet = nullptr;
-  // CPU only. Forward keeps gradients as out * 2^exponent, one exponent for each matrix; backward
-  // reads them as gradient * 2^exponent, where there are any.
-  int32_t* exponent = nullptr;
-  const void* gradient = nullptr;
+  // CPU only: what forward keeps of a matrix are n x n numbers, in `out`, and integers
+  // (cpu/kept.h); backward reads the numbers in `kept`, where there are any.
+  int32_t* integers = nullptr;
+  const void* kept = nullptr;
   LargeBuffers large = {};  // CUDA, class "large" only
 };
 

@@ -54,11 +54,17 @@ constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 constexpr int64_t kLargestLaneCofactors = 10;
 constexpr int64_t kLargestLaneHvp = 32;
 
-// From this order on, a forward pass on the CPU that will have a backward pass computes the
-// gradient as well and keeps it: backward only multiplies, in place where it can. That saves a
+// From this order on, a forward pass on the CPU that will have a backward pass keeps what helps it:
+// the gradient itself in the class "rows", computed along with the determinant, so that backward
+// only multiplies; and the factors in the class "blocked" (cpu/kept.h). The first saves a
 // factorisation, but costs a pass through memory. Forward and backward of det without it take so
 // many times as long as with it, at 1 MB of float32: n = 5: 0.61, n = 8: 0.86, n = 10: 0.59,
-// n = 11: 1.06, n = 12: 1.03, n = 16: 1.39, n = 32: 1.24, n = 64: 1.26, n = 96: 1.20.
+// n = 11: 1.06, n = 12: 1.03, n = 16: 1.39, n = 32: 1.24, n = 64: 1.26.
 constexpr int64_t kLeastKept = kLargestLaneCofactors + 1;
+
+// How many integers are kept of a matrix, beside n x n numbers.
+constexpr int64_t kept_integers(int64_t n) {
+  return n <= kLargestRows ? 1 : 3 * n + 2;
+}
 
 }  // namespace torchdet

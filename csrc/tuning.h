@@ -32,7 +32,7 @@ constexpr int kLuColumns = 8, kComplexLuColumns = 4;
 // n = 32 takes 925 / 819 / 789, n = 64 takes 4500 / 4750 / 5900.
 constexpr int kGroupOfOnePack = 4, kGroupOfTwoPacks = 2;
 
-// --- Blocked elimination: cpu/row_product.h, cpu/panel.h, cpu/elimination.h ---
+// --- Blocked elimination: cpu/row_product.h, cpu/panel.h, cpu/blocked_lu.h ---
 
 // The tile of a product that stays in registers, where there are 32 of them and where there are 16:
 // as many as leave room for the packs of one source row and a factor. Tiles of 12 x 2, 7 x 3,
@@ -85,11 +85,11 @@ constexpr int64_t kLeastPartial = 161;
 // for 64. One or two random normal matrices in a hundred exceed it, at any n from 64 to 512.
 constexpr int kLargestGrowth = 64;
 
-// --- Threads: cpu/ops_cpu.cpp, cpu/elimination.h ---
+// --- Threads: cpu/ops_cpu.cpp, cpu/blocked_lu.h, cpu/blocked_kernels.h ---
 
 // Multiply-adds that are worth a thread of their own: of matrices of a batch, some 20 microseconds,
 // and of parts of one matrix, some 10, as these come one after the other on threads that are awake.
-constexpr int64_t kGrainOfBatch = 1 << 18, kGrainOfMatrix = 1 << 19;
+constexpr int64_t kGrainOfBatch = 1 << 18, kGrainOfMatrix = 1 << 19, kGrainOfInverse = 1 << 21;
 
 // From this order on, fewer matrices than threads are taken one after the other, each by all. Two
 // threads take a single matrix of n = 256 in 0.8 to 1.2 of the time of one, of n = 1024 in 0.6 to

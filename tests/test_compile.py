@@ -143,10 +143,10 @@ def operator_arguments(dtype: torch.dtype, device: str) -> dict[str, tuple[Tenso
         "det_backward": (grad, A),
         "slogdet_backward": (grad, A),
         "det_hvp": (A, Z),
-        "_det_with_gradient": (A,),
-        "_slogdet_with_gradient": (A,),
-        "_det_backward_kept": (grad, A, *OPS._det_with_gradient(A.detach())[1:]),
-        "_slogdet_backward_kept": (grad, A, *OPS._slogdet_with_gradient(A.detach())[2:]),
+        "_det_keep": (A,),
+        "_slogdet_keep": (A,),
+        "_det_backward_kept": (grad, A, *OPS._det_keep(A.detach())[1:]),
+        "_slogdet_backward_kept": (grad, A, *OPS._slogdet_keep(A.detach())[2:]),
     }
 
 

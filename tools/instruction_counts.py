@@ -63,7 +63,7 @@ class Case(NamedTuple):
             "det": (A,),
             "det_backward": (Z[:, 0, 0].clone(), A),
             "det_hvp": (A, Z),
-            "_det_with_gradient": (A,),
+            "_det_keep": (A,),
         }[self.op]
 
 
@@ -89,8 +89,8 @@ CASES = tuple(
         ("det_backward", "float32", 32, 1),
         ("det_backward", "float32", 66, 1),
         ("det_backward", "float64", 3, 128),
-        ("_det_with_gradient", "float32", 16, 4),
-        ("_det_with_gradient", "float64", 66, 1),
+        ("_det_keep", "float32", 16, 4),
+        ("_det_keep", "float64", 66, 1),
         ("det_hvp", "float32", 4, 16),
         ("det_hvp", "float32", 33, 1),
     )

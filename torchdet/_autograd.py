@@ -41,21 +41,21 @@ from ._function import (
 
 
 def det(A: Tensor) -> Tensor:
-    """Determinants, with their gradient at hand if there may be a backward pass."""
-    keep = _ops.keeps_gradient(A)
+    """Determinants, with what helps the backward pass if there may be one."""
+    keep = _ops.keeps(A)
     if torch.compiler.is_compiling():
         ops = torch.ops.torchdet
-        return ops._det_with_gradient(A)[0] if keep else ops.det(A)
-    return DetWithGradient.call(A)[0] if keep else Det.call(A)
+        return ops._det_keep(A)[0] if keep else ops.det(A)
+    return DetKeep.call(A)[0] if keep else Det.call(A)
 
 
 def slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
-    """Sign and log|det A|, with their gradient at hand if there may be a backward pass."""
-    keep = _ops.keeps_gradient(A)
+    """Sign and log|det A|, with what helps the backward pass if there may be one."""
+    keep = _ops.keeps(A)
     if torch.compiler.is_compiling():
         ops = torch.ops.torchdet
-        return ops._slogdet_with_gradient(A)[:2] if keep else ops.slogdet(A)
-    return SlogdetWithGradient.call(A)[:2] if keep else Slogdet.call(A)
+        return ops._slogdet_keep(A)[:2] if keep else ops.slogdet(A)
+    return SlogdetKeep.call(A)[:2] if keep else Slogdet.call(A)
 
 
 def cofactor(A: Tensor) -> Tensor:
@@ -89,15 +89,15 @@ class Det(Operator):
         return None if dA is None else inner(_cofactor(A, kept), dA)
 
 
-class DetWithGradient(Det):
+class DetKeep(Det):
     """det A, and numbers that help DetBackwardKept compute its gradient: no functions of A."""
 
-    operator = "_det_with_gradient"
+    operator = "_det_keep"
     out_dims = (0, 0, 0)
 
     @staticmethod
     def forward(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        return _ops.det_with_gradient(A)
+        return _ops.det_keep(A)
 
     @staticmethod
     def setup_context(ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
@@ -143,15 +143,15 @@ class DetBackward(Operator):
 
 
 class DetBackwardKept(DetBackward):
-    """g conj(C(A)) from what DetWithGradient has kept."""
+    """g conj(C(A)) from what DetKeep has kept."""
 
     operator = "_det_backward_kept"
 
     @staticmethod
     def forward(  # type: ignore[override]
-        grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor
+        grad: Tensor, A: Tensor, kept: Tensor, integers: Tensor
     ) -> Tensor:
-        return _ops.det_backward_kept(grad, A, gradient, exponent)
+        return _ops.det_backward_kept(grad, A, kept, integers)
 
 
 class _CofactorDerivative(Operator):
@@ -272,17 +272,17 @@ class Slogdet(Operator):
         return (1j * sign[0] * t.imag, t.real) if sign else (None, t)
 
 
-class SlogdetWithGradient(Slogdet):
-    """Sign and log|det A| and, for SlogdetBackwardKept, their gradient, as for DetWithGradient."""
+class SlogdetKeep(Slogdet):
+    """Sign and log|det A| and, for SlogdetBackwardKept, numbers and integers, as for DetKeep."""
 
-    operator = "_slogdet_with_gradient"
+    operator = "_slogdet_keep"
     out_dims = (0, 0, 0, 0)
 
     @staticmethod
     def forward(  # type: ignore[override]
         A: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return _ops.slogdet_with_gradient(A)
+        return _ops.slogdet_keep(A)
 
     @staticmethod
     def jvp(ctx: Context, *tangents: Gradient) -> Any:
@@ -324,18 +324,18 @@ class SlogdetBackward(Operator):
 
 
 class SlogdetBackwardKept(SlogdetBackward):
-    """g conj(X) from what SlogdetWithGradient has kept."""
+    """g conj(X) from what SlogdetKeep has kept."""
 
     operator = "_slogdet_backward_kept"
 
     @staticmethod
     def forward(  # type: ignore[override]
-        grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor
+        grad: Tensor, A: Tensor, kept: Tensor, integers: Tensor
     ) -> Tensor:
-        return _ops.slogdet_backward_kept(grad, A, gradient, exponent)
+        return _ops.slogdet_backward_kept(grad, A, kept, integers)
 
 
-# ---- first derivatives, from A alone or with what is kept: gradient and exponent, or nothing.
+# ---- first derivatives, from A alone or with what is kept: numbers and integers, or nothing.
 # free: whether those may be overwritten.
 
 
@@ -356,9 +356,9 @@ def _slogdet_backward(
 
 
 def _overwritten(grad: Tensor, A: Tensor, kept: Sequence[Tensor], of_slogdet: bool) -> Tensor:
-    gradient, exponent = kept
-    _ops.multiply_kept(gradient, exponent, grad, A, of_slogdet)
-    return gradient
+    numbers, integers = kept
+    _ops.backward_over_kept(numbers, integers, grad, A, of_slogdet)
+    return numbers
 
 
 def _cofactor(A: Tensor, kept: Sequence[Tensor]) -> Tensor:
@@ -382,14 +382,14 @@ def _saved_by_slogdet(
 
 for _function in (
     Det,
-    DetWithGradient,
+    DetKeep,
     DetBackward,
     DetBackwardKept,
     Cofactor,
     DetHvp,
     HigherCofactorDerivative,
     Slogdet,
-    SlogdetWithGradient,
+    SlogdetKeep,
     SlogdetBackward,
     SlogdetBackwardKept,
 ):

@@ -27,13 +27,12 @@ _SCHEMAS = (
     "det_backward(Tensor grad, Tensor A) -> Tensor",
     "slogdet_backward(Tensor grad, Tensor A) -> Tensor",
     "det_hvp(Tensor A, Tensor Z) -> Tensor",
-    # Determinants with their gradients as gradient * 2^exponent, and backward passes from those.
-    "_det_with_gradient(Tensor A) -> (Tensor det, Tensor gradient, Tensor exponent)",
-    "_slogdet_with_gradient(Tensor A) -> "
-    "(Tensor sign, Tensor logabsdet, Tensor gradient, Tensor exponent)",
-    "_det_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor",
-    "_slogdet_backward_kept(Tensor grad, Tensor A, Tensor gradient, Tensor exponent) -> Tensor",
-    "_multiply_kept_(Tensor(a!) gradient, Tensor exponent, Tensor grad, Tensor A, "
+    # Determinants with what helps their backward passes, numbers and integers; and those passes.
+    "_det_keep(Tensor A) -> (Tensor det, Tensor kept, Tensor integers)",
+    "_slogdet_keep(Tensor A) -> (Tensor sign, Tensor logabsdet, Tensor kept, Tensor integers)",
+    "_det_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor",
+    "_slogdet_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor",
+    "_backward_kept_(Tensor(a!) kept, Tensor integers, Tensor grad, Tensor A, "
     "bool of_slogdet) -> ()",
 )
 # In PyTorch only: D^m C(A)[Z_1..Z_m] for m >= 2, the directions stacked in Z of shape (*, m, n, n).
@@ -82,11 +81,11 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "det_backward": _reference.det_backward,
     "slogdet_backward": _reference.slogdet_backward,
     "det_hvp": _reference.det_hvp,
-    "_det_with_gradient": _reference_kept.det_with_gradient,
-    "_slogdet_with_gradient": _reference_kept.slogdet_with_gradient,
+    "_det_keep": _reference_kept.det_keep,
+    "_slogdet_keep": _reference_kept.slogdet_keep,
     "_det_backward_kept": _reference_kept.det_backward_kept,
     "_slogdet_backward_kept": _reference_kept.slogdet_backward_kept,
-    "_multiply_kept_": _reference_kept.multiply_kept,
+    "_backward_kept_": _reference_kept.backward_over_kept,
     "_cofactor_derivative": _cofactor_derivative,
 }
 
@@ -128,33 +127,36 @@ def _fake_det_hvp(A: Tensor, Z: Tensor) -> Tensor:
 
 
 def _fake_kept(A: Tensor) -> tuple[Tensor, Tensor]:
-    return A.new_empty(A.shape), A.new_empty(A.shape[:-2], dtype=torch.int32)
+    sizes = (*A.shape[:-2], kept_integers(A))
+    return A.new_empty(A.shape), A.new_empty(sizes, dtype=torch.int32)
 
 
-def _fake_det_with_gradient(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _check_kept(op: str, A: Tensor, kept: Tensor, integers: Tensor) -> None:
+    _reference_kept.check_kept(op, A, kept, integers, kept_integers(A))
+
+
+def _fake_det_keep(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return _fake_det(A), *_fake_kept(A)
 
 
-def _fake_slogdet_with_gradient(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake_slogdet_keep(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return *_fake_slogdet(A), *_fake_kept(A)
 
 
-def _fake_det_backward_kept(grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor) -> Tensor:
-    _reference_kept.check_kept("det_backward", A, gradient, exponent)
+def _fake_det_backward_kept(grad: Tensor, A: Tensor, kept: Tensor, integers: Tensor) -> Tensor:
+    _check_kept("det_backward", A, kept, integers)
     return _fake_det_backward(grad, A)
 
 
-def _fake_slogdet_backward_kept(
-    grad: Tensor, A: Tensor, gradient: Tensor, exponent: Tensor
-) -> Tensor:
-    _reference_kept.check_kept("slogdet_backward", A, gradient, exponent)
+def _fake_slogdet_backward_kept(grad: Tensor, A: Tensor, kept: Tensor, integers: Tensor) -> Tensor:
+    _check_kept("slogdet_backward", A, kept, integers)
     return _fake_slogdet_backward(grad, A)
 
 
-def _fake_multiply_kept(
-    gradient: Tensor, exponent: Tensor, grad: Tensor, A: Tensor, of_slogdet: bool
+def _fake_backward_over_kept(
+    kept: Tensor, integers: Tensor, grad: Tensor, A: Tensor, of_slogdet: bool
 ) -> None:
-    _fake_det_backward_kept(grad, A, gradient, exponent)
+    _fake_det_backward_kept(grad, A, kept, integers)
 
 
 def _fake_cofactor_derivative(A: Tensor, Z: Tensor) -> Tensor:
@@ -168,11 +170,11 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "det_backward": _fake_det_backward,
     "slogdet_backward": _fake_slogdet_backward,
     "det_hvp": _fake_det_hvp,
-    "_det_with_gradient": _fake_det_with_gradient,
-    "_slogdet_with_gradient": _fake_slogdet_with_gradient,
+    "_det_keep": _fake_det_keep,
+    "_slogdet_keep": _fake_slogdet_keep,
     "_det_backward_kept": _fake_det_backward_kept,
     "_slogdet_backward_kept": _fake_slogdet_backward_kept,
-    "_multiply_kept_": _fake_multiply_kept,
+    "_backward_kept_": _fake_backward_over_kept,
     "_cofactor_derivative": _fake_cofactor_derivative,
 }
 
@@ -218,29 +220,29 @@ cofactor = _torch_internals.below_autograd(torch.ops.torchdet.cofactor.default)
 det_backward = _torch_internals.below_autograd(torch.ops.torchdet.det_backward.default)
 slogdet_backward = _torch_internals.below_autograd(torch.ops.torchdet.slogdet_backward.default)
 det_hvp = _torch_internals.below_autograd(torch.ops.torchdet.det_hvp.default)
-det_with_gradient = _torch_internals.below_autograd(torch.ops.torchdet._det_with_gradient.default)
-slogdet_with_gradient = _torch_internals.below_autograd(
-    torch.ops.torchdet._slogdet_with_gradient.default
-)
+det_keep = _torch_internals.below_autograd(torch.ops.torchdet._det_keep.default)
+slogdet_keep = _torch_internals.below_autograd(torch.ops.torchdet._slogdet_keep.default)
 det_backward_kept = _torch_internals.below_autograd(torch.ops.torchdet._det_backward_kept.default)
 slogdet_backward_kept = _torch_internals.below_autograd(
     torch.ops.torchdet._slogdet_backward_kept.default
 )
-multiply_kept = _torch_internals.below_autograd(torch.ops.torchdet._multiply_kept_.default)
+backward_over_kept = _torch_internals.below_autograd(torch.ops.torchdet._backward_kept_.default)
 cofactor_derivative = _torch_internals.below_autograd(
     torch.ops.torchdet._cofactor_derivative.default
 )
 
 
-# ---- which forward passes keep the gradient
+# ---- what forward passes keep for the backward pass
 
 if HAS_EXTENSION:
     from . import _C
 
-    _LEAST_KEPT: int = _C.build_info()["least_kept"]
+    _BUILD = _C.build_info()
+    _LEAST_KEPT: int = _BUILD["least_kept"]
+    _LARGEST_ROWS: int = _BUILD["largest_kept_gradient"]
 
-    def keeps_gradient(A: Tensor) -> bool:
-        """Whether a forward pass of A is to compute the gradient for its backward pass.
+    def keeps(A: Tensor) -> bool:
+        """Whether a forward pass of A is to keep what helps its backward pass.
 
         It does where kernels exist for that, and where they were measured to be faster.
         """
@@ -252,8 +254,17 @@ if HAS_EXTENSION:
             and A.device.type == "cpu"
             and A.dtype not in (torch.float16, torch.bfloat16)
         )
+
+    def kept_integers(A: Tensor) -> int:
+        """How many integers are kept of a matrix, as csrc/size_class.h has it."""
+        n = A.shape[-1]
+        return 3 * n + 2 if A.device.type == "cpu" and n > _LARGEST_ROWS else 1
 else:
 
-    def keeps_gradient(A: Tensor) -> bool:
+    def keeps(A: Tensor) -> bool:
         """Never: the reference gains nothing by it."""
         return False
+
+    def kept_integers(A: Tensor) -> int:
+        """One, the exponent of a gradient."""
+        return 1

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "row_matrix.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
@@ -21,6 +22,13 @@ class Arena {
  private:
   uintptr_t next_;
 };
+
+// A matrix in packs. An odd stride spreads its rows over all sets of the cache.
+template <typename P>
+RowMatrix<P> take_matrix(int64_t n, Arena& arena) {
+  const int64_t stride = RowMatrix<P>::packs_for(n) | 1;
+  return RowMatrix<P>(arena.take<P>(n * stride), n, stride);
+}
 
 // A Space for order n in the thread's scratch. Its constructor Space(n, arena) takes its pieces and
 // touches none of them, so it also says how much it needs.

@@ -66,6 +66,8 @@ struct KernelsOf {
     table.blocked[static_cast<int>(dtype)] = {B::determinants, B::cofactor_matrices,
                                               RankRevealing<V>::det_hvp};
     table.multiply_kept[static_cast<int>(dtype)] = KeptKernel<V>::multiply;
+    table.keep_factors[static_cast<int>(dtype)] = B::keep_factors;
+    table.from_factors[static_cast<int>(dtype)] = B::from_factors;
   }
 };
 

@@ -14,16 +14,23 @@ using Kernel = void (*)(const Problem&, int64_t begin, int64_t end);
 
 using Kernels = KernelsByOperator<Kernel>;
 
-// small[n] for the orders of the first two size classes, blocked for those above; multiply_kept
-// serves the gradients of all orders that the forward pass has kept.
+// small[n] for the orders of the first two size classes, blocked for those above. What forward
+// keeps is a gradient to n = kLargestRows, which backward multiplies, and factors above (kept.h).
 struct KernelTable {
   const char* name;
   Kernels small[kDtypes][kLargestRows + 1], blocked[kDtypes];
-  Kernel multiply_kept[kDtypes];
+  Kernel multiply_kept[kDtypes], keep_factors[kDtypes], from_factors[kDtypes];
 
   Kernel select(Dtype dtype, Op op, int64_t n) const {
     const int d = static_cast<int>(dtype);
+    if (keeps(op) && n > kLargestRows) {
+      return keep_factors[d];
+    }
     return (n <= kLargestRows ? small[d][n] : blocked[d]).select(op);
+  }
+  // Backward for the matrices of which something is kept.
+  Kernel select_for_kept(Dtype dtype, int64_t n) const {
+    return (n <= kLargestRows ? multiply_kept : from_factors)[static_cast<int>(dtype)];
   }
 };
 

@@ -27,12 +27,13 @@ void prefer_huge_pages(void* data, size_t bytes) {
 #endif
 }
 
-// The kernel on matrices of [begin, end) whose gradients have not been kept, as many as possible at
-// a time.
+// The kernel on matrices of [begin, end) of which nothing has been kept, as many as possible at a
+// time.
 void for_runs_not_kept(const Problem& p, int64_t begin, int64_t end, Kernel kernel) {
+  const int64_t stride = kept_integers(p.n);
   while (begin < end) {
     int64_t last = begin;
-    for (; last < end && p.exponent[last] == kNotKept; ++last) {
+    for (; last < end && p.integers[last * stride] == kNotKept; ++last) {
     }
     if (last > begin) {
       kernel(p, begin, last);
@@ -68,22 +69,23 @@ struct CpuBackend {
   static void run(Problem& problem, Dtype dtype, const Tensor&) {
     const KernelTable& table = active_kernels();
     const Kernel kernel = table.select(dtype, problem.op, problem.n);
-    const Kernel multiply_kept = table.multiply_kept[static_cast<int>(dtype)];
-    const bool has_gradient = problem.gradient != nullptr;
+    const Kernel kernel_for_kept = table.select_for_kept(dtype, problem.n);
+    const bool has_kept = problem.kept != nullptr;
     const auto run_range = [&](const Problem& p, int64_t begin, int64_t end) {
-      if (!has_gradient) {
+      if (!has_kept) {
         kernel(p, begin, end);
         return;
       }
-      multiply_kept(p, begin, end);
+      kernel_for_kept(p, begin, end);
       for_runs_not_kept(p, begin, end, kernel);
     };
     const int64_t n = problem.n, batch = problem.batch;
     const int64_t unit = n <= kLargestLaneHvp ? kLaneUnit : n <= kLargestRows ? kRowsUnit : 1;
-    const int64_t unit_operations = unit * n * n * (has_gradient ? 8 : n + 8);
+    const bool only_multiplies = has_kept && n <= kLargestRows;
+    const int64_t unit_operations = unit * n * n * (only_multiplies ? 8 : n + 8);
     const int64_t grain = std::max<int64_t>(1, kGrainOfBatch / unit_operations);
-    const bool share_matrices = n >= kLeastShared && !has_gradient &&
-                                batch < static_cast<int64_t>(torch::stable::get_num_threads());
+    const bool share_matrices =
+        n >= kLeastShared && batch < static_cast<int64_t>(torch::stable::get_num_threads());
     if (batch <= grain * unit || share_matrices) {
       run_range(problem, 0, batch);
       return;

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "../math/hvp.h"
-#include "arena.h"
+#include "blocked_lu.h"
 #include "results.h"
 #include "row_io.h"
 #include "row_ldu.h"
@@ -25,7 +25,10 @@ class RankRevealing {
   static constexpr int W = M::W;
 
   RankRevealing(int64_t n, Arena& arena)
-      : A_(take_matrix(n, arena)), X_(take_matrix(n, arena)), K_(take_matrix(n, arena)) {
+      : A_(take_matrix<P>(n, arena)),
+        X_(take_matrix<P>(n, arena)),
+        K_(take_matrix<P>(n, arena)),
+        lu_(K_, arena) {
     pivots_.row_index = arena.take<int64_t>(n);
     pivots_.column_index = arena.take<int64_t>(n);
     frame_.row_exponent = arena.take<I>(A_.packs);
@@ -50,8 +53,8 @@ class RankRevealing {
   // kCofactor, kDetBackward and kSlogdetBackward for one matrix of any kind. Takes the thread's
   // scratch. A gradient is not kept: with the grad to come it may well be in range.
   static void cofactor_matrix(const Problem& p, int64_t b) {
-    if (keeps_gradient(p.op)) {
-      p.exponent[b] = kNotKept;
+    if (keeps(p.op)) {
+      p.integers[b] = kNotKept;
       return;
     }
     RankRevealing work = thread_space<RankRevealing>(p.n);
@@ -61,33 +64,42 @@ class RankRevealing {
 
  private:
   const M A_, X_, K_;
+  BlockedLu<P> lu_;  // of K
   LduPivots<P> pivots_;
   Frame<P> frame_;
   I* largest_of_column_;
   Number *x_, *y_;
   P *x_packs_, *y_packs_, *diagonal_;
 
-  static M take_matrix(int64_t n, Arena& arena) {
-    const int64_t stride = M::packs_for(n) | 1;  // odd: spreads the rows over the cache's sets
-    return M(arena.take<P>(n * stride), n, stride);
+  void factor(const Problem& p, int64_t b) {
+    if (A_.n < kLeastPartial || !factor_partial(p, b)) {
+      read(p, b, A_);
+      factor_ldu_complete(A_, pivots_, x_packs_);
+    }
   }
-
   // Partial pivoting does where its factors turn out to be well conditioned, as they nearly always
   // are: the errors of the results go with max |G| max |F|.
-  void factor(const Problem& p, int64_t b) {
-    read(p, b);
-    if (A_.n >= kLeastPartial && frame_.finite) {
-      if (factor_ldu_partial(A_, pivots_) &&
-          largest_of_inverse<true>(A_, K_) * largest_of_inverse<false>(A_, K_) <= kLargestGrowth) {
-        return;
-      }
-      read(p, b);
+  bool factor_partial(const Problem& p, int64_t b) {
+    read(p, b, K_);
+    if (!frame_.finite || !lu_.factor()) {
+      return false;
     }
-    factor_ldu_complete(A_, pivots_, x_packs_);
+    lu_.read_factors([&](int64_t k, const P* row) {
+      const PivotQuotient<P> quotient(broadcast<P>(get_number(row, k)));
+      for (int64_t v = 0; v < A_.packs; ++v) {
+        const auto right = greater(lane_numbers<P>(), I(Integer(k - v * W)));
+        A_.row(k)[v] = select(right, quotient(row[v]), row[v]);
+      }
+    });
+    pivots_.start(A_.n);
+    std::copy(lu_.row, lu_.row + A_.n, pivots_.row_index);
+    std::swap(pivots_.column_index[lu_.exchanged], pivots_.column_index[A_.n - 1]);
+    pivots_.sign = lu_.sign();
+    return largest_of_inverse<true>(A_, K_) * largest_of_inverse<false>(A_, K_) <= kLargestGrowth;
   }
-  void read(const Problem& p, int64_t b) {
-    read_matrix<0>(p.A, b, A_);
-    equilibrate_rows<0>(A_, frame_, largest_of_column_);
+  void read(const Problem& p, int64_t b, const M& to) {
+    read_matrix<0>(p.A, b, to);
+    equilibrate_rows<0>(to, frame_, largest_of_column_);
   }
   Number pivot(int64_t k) const { return A_.get(k, k); }
 

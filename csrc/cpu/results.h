@@ -53,8 +53,8 @@ Scaled<NumberOf<P>> result_factor(const Problem& p, int64_t b, Scaled<NumberOf<P
     factor.mantissa = factor.mantissa * d.mantissa;
     factor.exponent += d.exponent + frame.total;
   }
-  if (keeps_gradient(p.op)) {
-    p.exponent[b] = static_cast<int32_t>(factor.exponent);
+  if (keeps(p.op)) {
+    p.integers[b] = static_cast<int32_t>(factor.exponent);
     factor.exponent = 0;
   }
   return factor;
@@ -71,8 +71,8 @@ template <typename P>
       add_poison(factor * T(0), wants_inverse_transpose(p.op) ? nan : frame.poison());
   NumberOf<P>* out = result_matrix<P>(p, b);
   std::fill(out, out + p.n * p.n, x);
-  if (keeps_gradient(p.op)) {
-    p.exponent[b] = 0;
+  if (keeps(p.op)) {
+    p.integers[b] = 0;
   }
 }
 

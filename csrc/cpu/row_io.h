@@ -1,7 +1,7 @@
 // Between memory, where a matrix has any strides, and a matrix whose rows lie in packs.
 #pragma once
 
-#include "kept_gradient.h"
+#include "kept.h"
 #include "row_equilibrate.h"
 
 namespace torchdet {
@@ -67,6 +67,19 @@ TORCHDET_LANE void transpose(Complex<R> (&x)[W]) {
   }
 }
 
+// kPacks: packs per row where known at compile time, else 0.
+template <int kPacks, typename P>
+TORCHDET_LANE void read_rows(const NumberOf<P>* from, int64_t stride, const RowMatrix<P>& A) {
+  using M = RowMatrix<P>;
+  const int64_t packs = kPacks > 0 ? kPacks : A.packs;
+  for (int64_t i = 0; i < A.n; ++i) {
+    const auto* row = reinterpret_cast<const ScalarOf<P>*>(from + i * stride);
+    for (int64_t v = 0; v < packs; ++v) {
+      A.row(i)[v] =
+          load_numbers(row + v * M::W * M::kParts, A.n - v * M::W, static_cast<const P*>(nullptr));
+    }
+  }
+}
 template <typename P>
 [[gnu::noinline]] void read_columns(const NumberOf<P>* from, int64_t stride,
                                     const RowMatrix<P>& A) {
@@ -97,20 +110,12 @@ template <typename P>
   }
 }
 
-// A = matrix b of the batch. kPacks: packs per row where known at compile time, else 0.
+// A = matrix b of the batch. kPacks as for read_rows.
 template <int kPacks, typename P>
 TORCHDET_LANE void read_matrix(const BatchView& view, int64_t b, const RowMatrix<P>& A) {
-  using M = RowMatrix<P>;
   const NumberOf<P>* from = static_cast<const NumberOf<P>*>(view.data) + view.offset(b);
   if (view.column_stride == 1) {
-    const int64_t packs = kPacks > 0 ? kPacks : A.packs;
-    for (int64_t i = 0; i < A.n; ++i) {
-      const auto* row = reinterpret_cast<const ScalarOf<P>*>(from + i * view.row_stride);
-      for (int64_t v = 0; v < packs; ++v) {
-        A.row(i)[v] = load_numbers(row + v * M::W * M::kParts, A.n - v * M::W,
-                                   static_cast<const P*>(nullptr));
-      }
-    }
+    read_rows<kPacks>(from, view.row_stride, A);
   } else if (view.row_stride == 1) {
     read_columns(from, view.column_stride, A);
   } else {
@@ -178,7 +183,7 @@ TORCHDET_LANE bool write_inverse(const RowMatrix<P>& Z, const InverseOrder<P>& o
   constexpr int W = RowMatrix<P>::W;
   const int64_t packs = kPacks > 0 ? kPacks : Z.packs;
   const R imaginary_sign = R(op == Op::kCofactor ? T(1) : T(-1));
-  const bool kept = keeps_gradient(op);
+  const bool kept = keeps(op);
   const auto conjugated = [&](P y) TORCHDET_LANE_LAMBDA {
     if constexpr (kIsComplex<P>) {
       y.im = y.im * imaginary_sign;

@@ -1,6 +1,6 @@
-// P B Q = L D U with unit triangular L, U, of one matrix whose rows lie in packs: with complete
-// pivoting (math/ldu.h), which passes through the whole matrix at every step, and with partial
-// pivoting (Q = 1), by blocks. Both leave L below the diagonal, D on it and U above.
+// P B Q = L D U with unit triangular L, U, of one matrix whose rows lie in packs, with complete
+// pivoting (math/ldu.h), which passes through the whole matrix at every step: leaves L below the
+// diagonal, D on it and U above.
 #pragma once
 
 #include "row_triangular.h"
@@ -54,7 +54,7 @@ void look_beyond(const RowMatrix<P>& A, int64_t k, const P* l, int64_t& row, int
   column = lane < 0 ? k + 1 : block.place[lane] * W + lane;
 }
 
-// With complete pivoting. l: space for n numbers in packs.
+// l: space for n numbers in packs.
 template <typename P>
 void factor_ldu_complete(const RowMatrix<P>& A, LduPivots<P>& pivots, P* l) {
   using I = IntegerOf<P>;
@@ -93,83 +93,6 @@ void factor_ldu_complete(const RowMatrix<P>& A, LduPivots<P>& pivots, P* l) {
       A.row(k)[p] = select(right, quotient(A.row(k)[p]), A.row(k)[p]);
     }
   }
-}
-
-// The columns of pack v, from row v W on, with partial pivoting; whole rows change places. A column
-// of zeros has the pivot 0 and multipliers 0.
-template <typename P>
-void eliminate_pack(const RowMatrix<P>& A, int64_t v, LduPivots<P>& pivots) {
-  using I = IntegerOf<P>;
-  using Number = NumberOf<P>;
-  using Integer = typename Format<ScalarOf<P>>::Integer;
-  constexpr int W = LaneTraits<P>::kWidth;
-  const int64_t end = std::min(v * W + W, A.n);
-  int64_t chosen = v * W;
-  for (int64_t i = chosen + 1; i < A.n; ++i) {
-    chosen = pivot_size(A.get(i, v * W)) > pivot_size(A.get(chosen, v * W)) ? i : chosen;
-  }
-  for (int64_t k = v * W; k < end; ++k) {
-    A.swap_rows(chosen, k);
-    std::swap(pivots.row_index[chosen], pivots.row_index[k]);
-    pivots.sign = chosen != k ? -pivots.sign : pivots.sign;
-    const PivotQuotient<Number> quotient(A.get(k, k));
-    const auto is_k = equal(lane_numbers<P>(), I(Integer(k - v * W)));
-    const auto right = greater(lane_numbers<P>(), I(Integer(k - v * W)));
-    const P u = select(right, A.row(k)[v], zero<P>());
-    ScalarOf<P> largest = -1;
-    chosen = k + 1;
-    for (int64_t i = k + 1; i < A.n; ++i) {
-      const P l = broadcast<P>(quotient(A.get(i, k)));
-      const P x = select(is_k, l, fnma(l, u, A.row(i)[v]));
-      A.row(i)[v] = x;
-      if (k + 1 < end) {
-        const ScalarOf<P> size = pivot_size(get_number(&x, k + 1 - v * W));
-        if (size > largest) {
-          largest = size;
-          chosen = i;
-        }
-      }
-    }
-  }
-}
-
-// With partial pivoting; false if a zero pivot with entries beside it stands in the way.
-template <typename P>
-bool factor_ldu_partial(const RowMatrix<P>& A, LduPivots<P>& pivots) {
-  using I = IntegerOf<P>;
-  using Integer = typename Format<ScalarOf<P>>::Integer;
-  constexpr int W = LaneTraits<P>::kWidth;
-  const int64_t n = A.n;
-  pivots.start(n);
-  // Rows of U become final, and those below them take part, in a range of packs.
-  const auto update = [&](Range rows, Range packs) {
-    solve_diagonal_block<true>(A, A, rows, packs);
-    subtract_products(A, A, {rows.end, n}, rows, packs);
-  };
-  for (int64_t begin = 0; begin < n; begin += kProductDepth) {
-    const Range columns = {begin, std::min(begin + kProductDepth, n)};
-    const int64_t packs = RowMatrix<P>::packs_for(columns.end);
-    for (int64_t v = begin / W; v < packs; ++v) {
-      eliminate_pack(A, v, pivots);
-      update({v * W, std::min(v * W + W, n)}, {v + 1, packs});
-    }
-    update(columns, {packs, A.packs});
-  }
-  for (int64_t k = 0; k < n; ++k) {
-    const PivotQuotient<P> quotient(broadcast<P>(A.get(k, k)));
-    const bool is_zero = pivot_size(A.get(k, k)) == 0;
-    I beside = I(0);
-    for (int64_t v = k / W; v < A.packs; ++v) {
-      const auto right = greater(lane_numbers<P>(), I(Integer(k - v * W)));
-      const P x = A.row(k)[v];
-      beside = maximum(beside, select(right, component_bits(x), I(0)));
-      A.row(k)[v] = select(right, quotient(x), x);
-    }
-    if (is_zero && any(greater(beside, I(0)))) {
-      return false;
-    }
-  }
-  return true;
 }
 
 }  // namespace TORCHDET_CAPABILITY

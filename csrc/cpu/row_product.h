@@ -18,18 +18,25 @@ constexpr int kTileRows = kTile.rows;
 template <typename P>
 constexpr int kTilePacks = kIsComplex<P> ? kTile.complex_packs : kTile.packs;
 
-// The distance of factors that lie along a row, the first at the beginning of a pack. After each
-// pack of complex numbers come its imaginary parts.
+// Where the factors of a tile lie: number k of row m at row[m] + k * stride. kAlongRow: number
+// `lane` + k of packs, row[m] being where number `lane` lies. After each pack of complex numbers
+// come its imaginary parts.
 constexpr int64_t kAlongRow = 1;
+
+struct Unchanged {
+  template <typename... X>
+  TORCHDET_LANE void operator()(X&&...) const {}
+};
 
 // to[m][0 .. NP) -= sum_k factor(m, k) from[k][0 .. NP) for k < count, where factor(m, k) is the
 // number at factor[m] + k * factor_stride, and from[k] begins at from + k * from_stride. Each entry
-// takes its products in the order of k, whatever the shape of the tile.
-template <int NP, typename P>
+// takes its products in the order of k, whatever the shape of the tile. lane: with kAlongRow, that
+// of the first factor in its pack. finish(sum): what else to do to the tile.
+template <int NP, typename P, typename Finish = Unchanged>
 TORCHDET_LANE void subtract_tile(P* const (&to)[kTileRows],
                                  const ScalarOf<P>* const (&factor)[kTileRows],
-                                 int64_t factor_stride, const P* from, int64_t from_stride,
-                                 int64_t count) {
+                                 int64_t factor_stride, int64_t lane, const P* from,
+                                 int64_t from_stride, int64_t count, Finish finish = {}) {
   P sum[kTileRows][NP];
   for (int m = 0; m < kTileRows; ++m) {
     for (int q = 0; q < NP; ++q) {
@@ -52,12 +59,13 @@ TORCHDET_LANE void subtract_tile(P* const (&to)[kTileRows],
   };
   constexpr int64_t W = LaneTraits<P>::kWidth;
   if (kIsComplex<P> && factor_stride == kAlongRow) {
-    for (int64_t k = 0; k < count; k += W) {
-      add_products(k, std::min(k + W, count), k);
+    for (int64_t k = -lane; k < count; k += W) {
+      add_products(std::max<int64_t>(k, 0), std::min(k + W, count), k + lane);
     }
   } else {
     add_products(0, count, 0);
   }
+  finish(sum);
   for (int m = 0; m < kTileRows; ++m) {
     for (int q = 0; q < NP; ++q) {
       to[m][q] = sum[m][q];
@@ -66,15 +74,16 @@ TORCHDET_LANE void subtract_tile(P* const (&to)[kTileRows],
 }
 
 // The same for the packs [0, packs), packs <= kTilePacks.
-template <int NP, typename P>
+template <int NP, typename P, typename Finish = Unchanged>
 TORCHDET_LANE void subtract_tile_of(int64_t packs, P* const (&to)[kTileRows],
                                     const ScalarOf<P>* const (&factor)[kTileRows],
-                                    int64_t factor_stride, const P* from, int64_t from_stride,
-                                    int64_t count) {
+                                    int64_t factor_stride, int64_t lane, const P* from,
+                                    int64_t from_stride, int64_t count, Finish finish = {}) {
   if (packs == NP) {
-    subtract_tile<NP>(to, factor, factor_stride, from, from_stride, count);
+    subtract_tile<NP>(to, factor, factor_stride, lane, from, from_stride, count, finish);
   } else if constexpr (NP > 1) {
-    subtract_tile_of<NP - 1>(packs, to, factor, factor_stride, from, from_stride, count);
+    subtract_tile_of<NP - 1>(packs, to, factor, factor_stride, lane, from, from_stride, count,
+                             finish);
   }
 }
 
@@ -84,8 +93,8 @@ TORCHDET_LANE void subtract_tile_of(int64_t packs, P* const (&to)[kTileRows],
 // of the packs that follow.
 template <typename P, typename RowOf, typename FactorOf>
 void subtract_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of,
-                   int64_t factor_stride, const P* from, int64_t from_stride, int64_t count,
-                   bool fetch_ahead = false) {
+                   int64_t factor_stride, int64_t lane, const P* from, int64_t from_stride,
+                   int64_t count, bool fetch_ahead = false) {
   P spare[kTilePacks<P>];
   std::fill(spare, spare + kTilePacks<P>, zero<P>());
   for (int64_t i = 0; i < rows; i += kTileRows) {
@@ -105,21 +114,18 @@ void subtract_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of
         }
       }
     }
-    subtract_tile_of<kTilePacks<P>>(packs, to, factor, factor_stride, from, from_stride, count);
+    subtract_tile_of<kTilePacks<P>>(packs, to, factor, factor_stride, lane, from, from_stride,
+                                    count);
   }
 }
 
-// x_a -= sum_{c < a} f(a, c) x_c for a < count <= kTileRows, in registers: row_of(a) are the NP
-// packs of x_a and factor_of(a, c) is where f(a, c) lies.
-template <int NP, typename P, typename RowOf, typename FactorOf>
-TORCHDET_LANE void solve_tile(int64_t count, RowOf row_of, FactorOf factor_of) {
-  P x[kTileRows][NP];
+// x_a <- x_a - sum_{c < a} f(a, c) x_c, and then finish(a, x_a), in registers, for a < count and
+// the packs of a tile; factor_of(a, c) is where f(a, c) lies.
+template <typename P, int NP, typename FactorOf, typename Finish>
+TORCHDET_LANE void solve_tile(P (&x)[kTileRows][NP], int64_t count, FactorOf factor_of,
+                              Finish finish) {
   for (int a = 0; a < kTileRows; ++a) {
     if (a < count) {
-      P* const row = row_of(a);
-      for (int q = 0; q < NP; ++q) {
-        x[a][q] = row[q];
-      }
       for (int c = 0; c < a; ++c) {
         const P f = broadcast<P>(number_at<P>(factor_of(a, c)));
         for (int q = 0; q < NP; ++q) {
@@ -127,20 +133,30 @@ TORCHDET_LANE void solve_tile(int64_t count, RowOf row_of, FactorOf factor_of) {
         }
       }
       for (int q = 0; q < NP; ++q) {
-        row[q] = x[a][q];
+        finish(a, x[a][q]);
       }
     }
   }
 }
 
-// The same for packs <= NP, by default kTilePacks.
-template <typename P, int NP = kTilePacks<P>, typename RowOf, typename FactorOf>
-void solve_unit_lower(int64_t count, int64_t packs, RowOf row_of, FactorOf factor_of) {
-  if (packs == NP) {
-    solve_tile<NP, P>(count, row_of, factor_of);
-  } else if constexpr (NP > 1) {
-    solve_unit_lower<P, NP - 1>(count, packs, row_of, factor_of);
+// A tile of a triangular system: after the products with the rows solved before, as of
+// subtract_rows for `count` rows, those with the rows of the tile itself.
+template <typename P, typename RowOf, typename FactorOf, typename OwnFactorOf,
+          typename Finish = Unchanged>
+void solve_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of,
+                int64_t factor_stride, int64_t lane, const P* from, int64_t from_stride,
+                int64_t count, OwnFactorOf own_factor_of, Finish finish = {}) {
+  P spare[kTilePacks<P>];
+  std::fill(spare, spare + kTilePacks<P>, zero<P>());
+  P* to[kTileRows];
+  const ScalarOf<P>* factor[kTileRows];
+  for (int m = 0; m < kTileRows; ++m) {
+    to[m] = m < rows ? row_of(m) : spare;
+    factor[m] = factor_of(std::min<int64_t>(m, rows - 1));
   }
+  subtract_tile_of<kTilePacks<P>>(
+      packs, to, factor, factor_stride, lane, from, from_stride, count,
+      [&](auto& x) TORCHDET_LANE_LAMBDA { solve_tile<P>(x, rows, own_factor_of, finish); });
 }
 
 }  // namespace TORCHDET_CAPABILITY

@@ -12,86 +12,104 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
+template <typename P>
+TORCHDET_LANE const ScalarOf<P>* factor_at(const RowMatrix<P>& F, int64_t i, int64_t k) {
+  return reinterpret_cast<const ScalarOf<P>*>(F.row(i)) + offset_of<P>(k);
+}
+
 // X_i -= sum_k F(i, k) X_k for rows i and k and the packs of the ranges.
 template <typename P>
 void subtract_products(const RowMatrix<P>& X, const RowMatrix<P>& F, Range rows, Range inner,
                        Range packs) {
-  constexpr int W = RowMatrix<P>::W;
-  const auto scalars = [](const P* packs) { return reinterpret_cast<const ScalarOf<P>*>(packs); };
   const bool fetch_ahead = X.n * X.packs * static_cast<int64_t>(sizeof(P)) >= kLeastFetchedAhead;
   for (int64_t first = inner.begin; first < inner.end; first += kProductDepth) {
     const int64_t count = std::min(kProductDepth, inner.end - first);
     for (int64_t p = packs.begin; p < packs.end; p += kTilePacks<P>) {
       const int64_t width = std::min<int64_t>(kTilePacks<P>, packs.end - p);
-      const P* from = X.row(first) + p;
-      int64_t stride = X.stride;
+      const P* const from = X.row(first) + p;
       P strip[kProductDepth * kTilePacks<P>];
-      if (rows.size() > kTileRows) {  // sources of several tiles: on a few pages, line by line
-        for (int64_t k = 0; k < count; ++k) {
-          std::copy(from + k * stride, from + k * stride + width, strip + k * width);
-        }
-        from = strip;
-        stride = width;
+      for (int64_t k = 0; k < count; ++k) {  // on a few pages, line by line
+        std::copy(from + k * X.stride, from + k * X.stride + width, strip + k * width);
       }
-      const auto subtract = [&](int64_t begin, int64_t end) {
-        if (begin < end) {
-          subtract_rows<P>(
-              rows.size(), width, [&](int64_t m) { return X.row(rows.begin + m) + p; },
-              [&](int64_t m) { return scalars(F.row(rows.begin + m)) + offset_of<P>(begin); },
-              kAlongRow, from + (begin - first) * stride, stride, end - begin, fetch_ahead);
-        }
-      };
-      const int64_t end = first + count;
-      // Complex numbers along a row have to begin with a pack.
-      const int64_t whole = kIsComplex<P> ? std::min((first + W - 1) / W * W, end) : first;
-      subtract(first, whole);
-      subtract(whole, end);
+      subtract_rows<P>(
+          rows.size(), width, [&](int64_t m) { return X.row(rows.begin + m) + p; },
+          [&](int64_t m) { return factor_at(F, rows.begin + m, first); }, kAlongRow, first % X.W,
+          strip, width, count, fetch_ahead);
     }
   }
 }
 
-// solve_unit_triangular for a diagonal block, which takes no part in anything outside of it.
-template <bool kForward, typename P>
-void solve_diagonal_block(const RowMatrix<P>& F, const RowMatrix<P>& X, Range block, Range packs) {
+// The packs of a range that some rows of X reach into: of a triangle below the diagonal if
+// kForward, else above it, if kTriangular.
+template <bool kForward, bool kTriangular, typename P>
+Range packs_of_rows(const RowMatrix<P>& X, Range rows, Range packs) {
+  if (kTriangular && kForward) {
+    packs.end = std::min(packs.end, X.packs_for(rows.end));
+  } else if (kTriangular) {
+    packs.begin = std::max(packs.begin, rows.begin / X.W);
+  }
+  return packs;
+}
+
+// solve_triangular for a diagonal block, which takes no part in anything outside of it.
+template <bool kForward, bool kTriangular, typename P, typename Finish>
+void solve_diagonal_block(const RowMatrix<P>& F, const RowMatrix<P>& X, Range block, Range packs,
+                          Finish finish) {
   const int64_t tiles = (block.size() + kTileRows - 1) / kTileRows;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t begin = block.begin + (kForward ? t : tiles - 1 - t) * kTileRows;
     const Range tile = {begin, std::min(begin + kTileRows, block.end)};
     const Range solved = kForward ? Range{block.begin, begin} : Range{tile.end, block.end};
-    subtract_products(X, F, tile, solved, packs);
-    const auto row_of = [&](int64_t s) { return kForward ? begin + s : tile.end - 1 - s; };
-    for (int64_t p = packs.begin; p < packs.end; p += kTilePacks<P>) {
-      solve_unit_lower<P>(
-          tile.size(), std::min<int64_t>(kTilePacks<P>, packs.end - p),
-          [&](int64_t s) { return X.row(row_of(s)) + p; },
-          [&](int64_t s, int64_t t) {
-            return reinterpret_cast<const ScalarOf<P>*>(F.row(row_of(s))) + offset_of<P>(row_of(t));
-          });
+    const Range own = packs_of_rows<kForward, kTriangular>(X, tile, packs);
+    const auto row_of = [&](int64_t m) { return kForward ? begin + m : tile.end - 1 - m; };
+    for (int64_t p = own.begin; p < own.end; p += kTilePacks<P>) {
+      solve_rows<P>(
+          tile.size(), std::min<int64_t>(kTilePacks<P>, own.end - p),
+          [&](int64_t m) { return X.row(row_of(m)) + p; },
+          [&](int64_t m) { return factor_at(F, row_of(m), solved.begin); }, kAlongRow,
+          solved.begin % X.W, X.row(solved.begin) + p, X.stride, solved.size(),
+          [&](int64_t m, int64_t k) { return factor_at(F, row_of(m), row_of(k)); },
+          [&](int64_t m, P& x) TORCHDET_LANE_LAMBDA { finish(row_of(m), x); });
     }
   }
 }
 
-// X <- M^-1 X for M the unit triangle of F below the diagonal if kForward, else above it.
-// kTriangular: X is a triangle on the same side.
-template <bool kForward, bool kTriangular = false, typename P>
-void solve_unit_triangular(const RowMatrix<P>& F, const RowMatrix<P>& X) {
-  constexpr int W = RowMatrix<P>::W;
+// X_i <- finish(i, X_i - sum_k F(i, k) X_k) within a range of packs, for k < i and from the first
+// row on if kForward, else for k > i and from the last row on: with Unchanged, X <- M^-1 X for M
+// the unit triangle of F below or above the diagonal. kTriangular: X is a triangle on the same
+// side.
+template <bool kForward, bool kTriangular = false, typename P, typename Finish = Unchanged>
+void solve_triangular(const RowMatrix<P>& F, const RowMatrix<P>& X, Range packs,
+                      Finish finish = {}) {
   const int64_t n = X.n, blocks = (n + kProductDepth - 1) / kProductDepth;
   const auto block = [&](int64_t b) {
     const int64_t begin = (kForward ? b : blocks - 1 - b) * kProductDepth;
     return Range{begin, std::min(begin + kProductDepth, n)};
   };
-  const auto packs_of = [&](Range rows) {
-    return kTriangular && kForward ? Range{0, RowMatrix<P>::packs_for(rows.end)}
-           : kTriangular           ? Range{rows.begin / W, X.packs}
-                                   : Range{0, X.packs};
-  };
   for (int64_t b = 0; b < blocks; ++b) {
     for (int64_t solved = 0; solved < b; ++solved) {
-      subtract_products(X, F, block(b), block(solved), packs_of(block(solved)));
+      subtract_products(X, F, block(b), block(solved),
+                        packs_of_rows<kForward, kTriangular>(X, block(solved), packs));
     }
-    solve_diagonal_block<kForward>(F, X, block(b), packs_of(block(b)));
+    solve_diagonal_block<kForward, kTriangular>(F, X, block(b), packs, finish);
   }
+}
+template <bool kForward, typename P>
+void solve_unit_triangular(const RowMatrix<P>& F, const RowMatrix<P>& X) {
+  solve_triangular<kForward>(F, X, Range{0, X.packs});
+}
+
+// X = the inverse of the unit triangle of F below the diagonal if kLower, else above it, within a
+// range of packs.
+template <bool kLower, typename P>
+void invert_unit_triangle(const RowMatrix<P>& F, const RowMatrix<P>& X, Range packs) {
+  for (int64_t i = 0; i < X.n; ++i) {
+    std::fill(X.row(i) + packs.begin, X.row(i) + packs.end, zero<P>());
+  }
+  for (int64_t i = packs.begin * X.W; i < std::min(packs.end * X.W, X.n); ++i) {
+    X.set(i, i, one<NumberOf<P>>());
+  }
+  solve_triangular<kLower, true>(F, X, packs);
 }
 
 // The largest entry, by pivot_size, of the inverse of the unit triangle of F below the diagonal if
@@ -99,11 +117,7 @@ void solve_unit_triangular(const RowMatrix<P>& F, const RowMatrix<P>& X) {
 template <bool kLower, typename P>
 RealOf<NumberOf<P>> largest_of_inverse(const RowMatrix<P>& F, const RowMatrix<P>& X) {
   using I = IntegerOf<P>;
-  X.clear();
-  for (int64_t i = 0; i < X.n; ++i) {
-    X.set(i, i, one<NumberOf<P>>());
-  }
-  solve_unit_triangular<kLower, true>(F, X);
+  invert_unit_triangle<kLower>(F, X, Range{0, X.packs});
   I largest = I(0);  // as integers, NaN is larger than any number
   for (int64_t i = 0; i < X.n; ++i) {
     for (int64_t v = 0; v < X.packs; ++v) {

@@ -38,7 +38,7 @@ struct SweepKernel {
       sweep.template run<true>();
       for (int m = 0; m < kGroup && first + m < end; ++m) {
         const auto& f = sweep.facts[m];
-        if (keeps_gradient(p.op)) {
+        if (keeps(p.op)) {
           const Scaled<Number> none = {zero<Number>(), Integer(0)};
           write_determinant(p, first + m, f.no_cofactors ? none : sweep.product(m, true), f.frame);
         }

@@ -1,5 +1,6 @@
-"""Gradients that the forward pass keeps: as good as those computed from A, at every matrix and
-grad, whoever looks at the saved tensors, and only where a backward pass may come."""
+"""What the forward pass keeps, gradients or factors: backward from it is as good as from A, at
+every matrix and grad, whoever looks at the saved tensors; and only where a backward pass may come.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from test_guarantees import draw
 
 OPS = torch.ops.torchdet
 NOT_KEPT = torch.iinfo(torch.int32).min
+LARGEST_GRADIENT = 64 if cases.EXTENSION else math.inf  # above, factors are kept
 # Smaller ones keep nothing (csrc/size_class.h).
 ORDERS = {torch.float32: (16,), torch.float64: (12,), torch.complex128: (11,)}
 INTEGER_FAMILIES = ("integer_rank_n-1", "integer_rank_n-2", "shift", "wilkinson_growth")
@@ -36,28 +38,30 @@ def logabsdet(A: Tensor) -> Tensor:
 
 
 def kept(A: Tensor) -> tuple[Tensor, Tensor]:
-    return OPS._det_with_gradient(A)[1:]
+    return OPS._det_keep(A)[1:]
 
 
 @pytest.mark.parametrize(("family", "n", "dtype"), grid(ORDERS))
-def test_a_kept_gradient_is_within_one_unit(family, n, dtype, device):
+def test_a_gradient_from_what_is_kept_is_within_one_unit(family, n, dtype, device):
     check_gradient(family, n, dtype, device)
 
 
 @pytest.mark.parametrize(
     ("family", "n", "dtype"), grid({torch.float32: (33, 64, 65)}, INTEGER_FAMILIES)
 )
-def test_a_kept_gradient_at_the_size_classes_edges_is_within_one_unit(family, n, dtype, device):
+def test_what_is_kept_at_the_size_classes_edges_gives_gradients_within_one_unit(
+    family, n, dtype, device
+):
     check_gradient(family, n, dtype, device)
 
 
 def check_gradient(family: str, n: int, dtype: torch.dtype, device: str) -> None:
     A = cases.matrices(family, n, dtype)
-    det, gradient, exponent = OPS._det_with_gradient(A.to(device))
+    det, *kept = OPS._det_keep(A.to(device))
     units.assert_within(det, [oracles.det(a) for a in A], A, 0, what="det")
     ones = torch.ones(len(A), dtype=dtype, device=device)
-    C = OPS._det_backward_kept(ones, A.to(device), gradient, exponent).conj()
-    units.assert_within(C, [oracles.cofactor(a) for a in A], A, 1, what="kept gradient")
+    C = OPS._det_backward_kept(ones, A.to(device), *kept).conj()
+    units.assert_within(C, [oracles.cofactor(a) for a in A], A, 1, what="gradient")
 
 
 @pytest.mark.parametrize(
@@ -73,14 +77,40 @@ def test_backward_from_a_kept_gradient_is_backward_from_A(family, n, dtype, devi
     A = cases.matrices(family, n, dtype).to(device)
     eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
     for name in ("det", "slogdet"):
-        *_, gradient, exponent = getattr(OPS, f"_{name}_with_gradient")(A)
+        *_, numbers, integers = getattr(OPS, f"_{name}_keep")(A)
         for size in (1.5, 2.0**-100, 2.0**100):
             grad = torch.full(A.shape[:1], size, dtype=dtype, device=device)
-            got = getattr(OPS, f"_{name}_backward_kept")(grad, A, gradient, exponent)
+            got = getattr(OPS, f"_{name}_backward_kept")(grad, A, numbers, integers)
             expected = getattr(OPS, f"{name}_backward")(grad, A)
             agree = torch.isclose(got, expected, rtol=8 * eps, atol=8 * eps * tiny, equal_nan=True)
             both_beyond = ~(torch.isfinite(got) | torch.isfinite(expected))
             assert (agree | both_beyond).all(), (name, size)
+
+
+@on_extension
+@pytest.mark.parametrize("n", (65, 100))
+@pytest.mark.parametrize(
+    "family", ("normal", "graded_both", "diagonal_huge_and_tiny", "integer_rank_n-1")
+)
+def test_backward_from_kept_factors_has_the_bits_of_backward_from_A(family, n, dtype):
+    A = cases.matrices(family, n, dtype)
+    for name in ("det", "slogdet"):
+        *_, numbers, integers = getattr(OPS, f"_{name}_keep")(A)
+        assert (integers[..., 0] != NOT_KEPT).all()
+        for size in (1.5, 2.0**-100, 2.0**100):
+            grad = torch.full(A.shape[:1], size, dtype=dtype)
+            got = getattr(OPS, f"_{name}_backward_kept")(grad, A, numbers, integers)
+            assert same_bits(got, getattr(OPS, f"{name}_backward")(grad, A)), (name, size)
+
+
+@on_extension
+def test_of_a_rank_below_n_minus_1_nothing_is_kept_and_the_gradient_is_zero(dtype):
+    A = cases.matrices("normal", 70, dtype)
+    A[..., 3] = A[..., 69] = 0
+    numbers, integers = kept(A)
+    assert (integers[..., 0] == NOT_KEPT).all()
+    grad = torch.ones(len(A), dtype=dtype)
+    assert (OPS._det_backward_kept(grad, A, numbers, integers) == 0).all()
 
 
 @pytest.mark.parametrize("n", (12, 20, 40, 70))
@@ -88,10 +118,10 @@ def test_a_gradient_that_does_not_fit_one_exponent_is_computed_from_A(n, device)
     """Cofactors 2^-140, which has lost bits in float32 unless it is a power of two, and 2^126."""
     A = torch.eye(n, device=device)
     A[0, 0], A[1, 1] = 2.0**126, 2.0**-140
-    gradient, exponent = kept(A)
-    assert exponent.item() == NOT_KEPT
+    numbers, integers = kept(A)
+    assert (integers[..., 0].item() == NOT_KEPT) == (n <= LARGEST_GRADIENT)
     for power in (-5, 0, 1):
-        got = OPS._det_backward_kept(torch.tensor(2.0**power, device=device), A, gradient, exponent)
+        got = OPS._det_backward_kept(torch.tensor(2.0**power, device=device), A, numbers, integers)
         expected = torch.full((n,), 2.0 ** (power - 14))
         expected[0], expected[1] = 2.0 ** (power - 140), 2.0 ** (power + 126)
         assert torch.equal(got.cpu(), torch.diag(expected))
@@ -101,10 +131,11 @@ def test_a_gradient_that_does_not_fit_one_exponent_is_computed_from_A(n, device)
 def test_a_gradient_beyond_the_range_is_kept_for_a_grad_that_brings_it_back(n, device):
     """C = 2^(20 (n-1)) I is beyond float32, but not so its product with 2^-120 where n = 12."""
     A = torch.eye(n, device=device) * 2.0**20
-    gradient, exponent = kept(A)
-    mantissa, own = math.frexp(gradient[0, 0].item())
-    assert (mantissa, own - 1 + exponent.item()) == (0.5, 20 * (n - 1))
-    got = OPS._det_backward_kept(torch.tensor(2.0**-120, device=device), A, gradient, exponent)
+    numbers, integers = kept(A)
+    if n <= LARGEST_GRADIENT:
+        mantissa, own = math.frexp(numbers[0, 0].item())
+        assert (mantissa, own - 1 + integers.item()) == (0.5, 20 * (n - 1))
+    got = OPS._det_backward_kept(torch.tensor(2.0**-120, device=device), A, numbers, integers)
     true = 20 * (n - 1) - 120
     expected = math.inf if true >= 128 else math.ldexp(1.0, true)
     assert (got.diagonal().cpu() == expected).all()
@@ -118,7 +149,7 @@ def test_what_is_kept_does_not_depend_on_place_batch_size_or_threads(n, dtype, d
     grad = torch.full((23,), 0.7, dtype=dtype, device=device)
 
     def outputs(select: slice | Tensor) -> list[Tensor]:
-        out = [*OPS._det_with_gradient(A[select]), *OPS._slogdet_with_gradient(A[select])]
+        out = [*OPS._det_keep(A[select]), *OPS._slogdet_keep(A[select])]
         out.append(OPS._det_backward_kept(grad[select], A[select], *out[1:3]))
         out.append(OPS._slogdet_backward_kept(grad[select], A[select], *out[-3:-1]))
         return out
@@ -181,10 +212,10 @@ def test_gradients_of_a_sum_of_uses_add_up(f, device):
 
 def test_what_the_operator_has_returned_is_not_overwritten(device):
     A = torch.randn(3, 12, 12, dtype=torch.float64, device=device, requires_grad=True)
-    det, gradient, _ = OPS._det_with_gradient(A)
-    before = gradient.clone()
+    det, numbers, _ = OPS._det_keep(A)
+    before = numbers.clone()
     det.sum().mul(3).backward()
-    assert torch.equal(gradient, before)
+    assert torch.equal(numbers, before)
     # The same kernel, and one product on either side: eps / 2 each.
     expected, eps = 3 * torchdet.cofactor(A.detach()), torch.finfo(A.dtype).eps
     assert torch.allclose(A.grad, expected, rtol=eps, atol=0)
@@ -217,7 +248,7 @@ def called(f, *args) -> list[str]:
 
 
 @on_extension
-def test_the_gradient_is_kept_where_a_backward_pass_may_come_and_only_there():
+def test_something_is_kept_where_a_backward_pass_may_come_and_only_there():
     A = torch.randn(2, 12, 12)
     leaf = A.clone().requires_grad_()
     assert called(torchdet.det, A) == ["det"]
@@ -226,38 +257,41 @@ def test_the_gradient_is_kept_where_a_backward_pass_may_come_and_only_there():
         assert called(torchdet.det, leaf) == ["det"]
     assert called(torchdet.det, leaf[:, :10, :10]) == ["det"]  # below the least order
     assert called(torchdet.det, leaf.half()) == ["det"]
-    assert called(torchdet.det, leaf) == ["_det_with_gradient"]
-    assert called(torchdet.slogdet, leaf) == ["_slogdet_with_gradient"]
+    assert called(torchdet.det, leaf) == ["_det_keep"]
+    assert called(torchdet.slogdet, leaf) == ["_slogdet_keep"]
     out = torchdet.det(leaf).sum()
     assert called(lambda: out.backward(retain_graph=True)) == ["_det_backward_kept"]
-    assert called(out.backward) == ["_multiply_kept_"]
+    assert called(out.backward) == ["_backward_kept_"]
 
 
 @on_extension
-def test_the_gradient_takes_no_memory_beside_what_is_kept():
-    A = torch.randn(3, 16, 16, requires_grad=True)
+@pytest.mark.parametrize("n", (16, 70))
+def test_the_gradient_takes_no_memory_beside_what_is_kept(n):
+    A = torch.randn(3, n, n, requires_grad=True)
     out = torchdet.det(A)
-    _, gradient, _ = out.grad_fn.saved_tensors
-    place = gradient.data_ptr()
-    del gradient
+    _, numbers, _ = out.grad_fn.saved_tensors
+    place = numbers.data_ptr()
+    del numbers
     out.sum().backward()
     assert A.grad.data_ptr() == place
 
 
-def test_arguments_that_do_not_fit_are_named():
-    A = torch.randn(2, 12, 12)
-    gradient, exponent = kept(A)
+@pytest.mark.parametrize("n", (12, 70))
+def test_arguments_that_do_not_fit_are_named(n):
+    A = torch.randn(2, n, n)
+    numbers, integers = kept(A)
     grad = torch.ones(2)
     for arguments, message in (
-        ((grad, A, gradient[:1], exponent), "gradient"),
-        ((grad, A, gradient.double(), exponent), "gradient"),
-        ((grad, A, gradient, exponent[:1]), "exponent"),
-        ((grad, A, gradient, exponent.long()), "exponent"),
-        ((grad[:1], A, gradient, exponent), "grad"),
+        ((grad, A, numbers[:1], integers), "kept"),
+        ((grad, A, numbers.double(), integers), "kept"),
+        ((grad, A, numbers, integers[:1]), "integers"),
+        ((grad, A, numbers, integers[:, :0]), "integers"),
+        ((grad, A, numbers, integers.long()), "integers"),
+        ((grad[:1], A, numbers, integers), "grad"),
     ):
         with pytest.raises(RuntimeError, match=f"det_backward: expected {message}"):
             OPS._det_backward_kept(*arguments)
     with pytest.raises(RuntimeError, match=r"det: expected A of shape"):
-        OPS._det_with_gradient(torch.ones(3, 4))
+        OPS._det_keep(torch.ones(3, 4))
     with pytest.raises(RuntimeError, match=r"slogdet: expected A of shape"):
-        OPS._slogdet_with_gradient(torch.ones(3, 4))
+        OPS._slogdet_keep(torch.ones(3, 4))
