@@ -124,19 +124,19 @@ void subtract_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of
 template <typename P, int NP, typename FactorOf, typename Finish>
 TORCHDET_LANE void solve_tile(P (&x)[kTileRows][NP], int64_t count, FactorOf factor_of,
                               Finish finish) {
-  for (int a = 0; a < kTileRows; ++a) {
+  for_steps<0, kTileRows, true>([&](auto a) TORCHDET_LANE_LAMBDA {
     if (a < count) {
-      for (int c = 0; c < a; ++c) {
+      for_steps<0, decltype(a)::value, true>([&](auto c) TORCHDET_LANE_LAMBDA {
         const P f = broadcast<P>(number_at<P>(factor_of(a, c)));
         for (int q = 0; q < NP; ++q) {
           x[a][q] = fnma(f, x[c][q], x[a][q]);
         }
-      }
+      });
       for (int q = 0; q < NP; ++q) {
         finish(a, x[a][q]);
       }
     }
-  }
+  });
 }
 
 // A tile of a triangular system: after the products with the rows solved before, as of
