@@ -87,13 +87,15 @@ constexpr int kLargestGrowth = 64;
 
 // --- Threads: cpu/ops_cpu.cpp, cpu/blocked_lu.h, cpu/blocked_kernels.h ---
 
-// Multiply-adds that are worth a thread of their own: of matrices of a batch, some 20 microseconds,
-// and of parts of one matrix, some 10, as these come one after the other on threads that are awake.
-constexpr int64_t kGrainOfBatch = 1 << 18, kGrainOfMatrix = 1 << 19, kGrainOfInverse = 1 << 21;
+// Multiply-adds that are worth a thread of their own: of matrices of a batch, and of the parts of
+// one matrix, a step of its LU and its inverse. A thread that is awake costs little: with 2^19 and
+// 2^21 two threads take 0.85 of the time of one for a gradient at n = 192 to 256, measured on an
+// EPYC. But one that has to be woken costs 50 to 100 microseconds there, and the same two take 1.3
+// to 1.4 times as long as one at n = 160 to 384. With these constants two threads begin at n = 293
+// in the inverse, and take 0.7 at n = 512 and 0.65 at 1024.
+constexpr int64_t kGrainOfBatch = 1 << 18, kGrainOfMatrix = 1 << 21, kGrainOfInverse = 1 << 24;
 
-// From this order on, fewer matrices than threads are taken one after the other, each by all. Two
-// threads take a single matrix of n = 256 in 0.8 to 1.2 of the time of one, of n = 1024 in 0.6 to
-// 0.8.
+// From this order on, fewer matrices than threads are taken one after the other, each by all.
 constexpr int64_t kLeastShared = 256;
 
 }  // namespace torchdet
