@@ -12,19 +12,10 @@
 #pragma once
 
 #include "panel.h"
+#include "parallel.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
-
-// body(begin, end) for parts of [0, count) that are each worth a thread: a part takes at least
-// `grain` multiply-adds, and one of the count so many operations.
-template <typename Body>
-void parallel(int64_t count, int64_t operations, int64_t grain, Body body) {
-  parallel_parts(count, grain / operations + 1, &body,
-                 [](void* context, int64_t begin, int64_t end) {
-                   (*static_cast<Body*>(context))(begin, end);
-                 });
-}
 
 template <typename P>
 class BlockedLu {

@@ -2,6 +2,7 @@
 // cache.
 #pragma once
 
+#include "parallel.h"
 #include "row_product.h"
 
 namespace torchdet {
@@ -96,7 +97,8 @@ void solve_triangular(const RowMatrix<P>& F, const RowMatrix<P>& X, Range packs,
 }
 template <bool kForward, typename P>
 void solve_unit_triangular(const RowMatrix<P>& F, const RowMatrix<P>& X) {
-  solve_triangular<kForward>(F, X, Range{0, X.packs});
+  parallel(X.packs, X.n * X.n * X.W / 2, kGrainOfInverse,
+           [&](int64_t begin, int64_t end) { solve_triangular<kForward>(F, X, {begin, end}); });
 }
 
 // X = the inverse of the unit triangle of F below the diagonal if kLower, else above it, within a
@@ -117,7 +119,8 @@ void invert_unit_triangle(const RowMatrix<P>& F, const RowMatrix<P>& X, Range pa
 template <bool kLower, typename P>
 RealOf<NumberOf<P>> largest_of_inverse(const RowMatrix<P>& F, const RowMatrix<P>& X) {
   using I = IntegerOf<P>;
-  invert_unit_triangle<kLower>(F, X, Range{0, X.packs});
+  parallel(X.packs, X.n * X.n * X.W / 6, kGrainOfInverse,
+           [&](int64_t begin, int64_t end) { invert_unit_triangle<kLower>(F, X, {begin, end}); });
   I largest = I(0);  // as integers, NaN is larger than any number
   for (int64_t i = 0; i < X.n; ++i) {
     for (int64_t v = 0; v < X.packs; ++v) {
