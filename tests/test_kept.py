@@ -104,6 +104,19 @@ def test_backward_from_kept_factors_has_the_bits_of_backward_from_A(family, n, d
 
 
 @on_extension
+@pytest.mark.parametrize("index", (-1, 70, 2**30))
+def test_indices_that_lead_out_of_the_matrix_are_not_followed(index):
+    A = cases.matrices("normal", 70, torch.float64)
+    numbers, integers = kept(A)
+    grad = torch.ones(len(A), dtype=A.dtype)
+    for place in (1, 2, 71):  # the exchanged column, the first and the last row
+        wrong = integers.clone()
+        wrong[..., place] = index
+        got = OPS._det_backward_kept(grad, A, numbers, wrong)
+        assert same_bits(got, OPS.det_backward(grad, A))
+
+
+@on_extension
 def test_of_a_rank_below_n_minus_1_nothing_is_kept_and_the_gradient_is_zero(dtype):
     A = cases.matrices("normal", 70, dtype)
     A[..., 3] = A[..., 69] = 0

@@ -106,6 +106,10 @@ struct BlockedKernels {
       if (kept.sign() == kNotKept) {
         continue;
       }
+      if (!kept.are_in_range()) {
+        cofactor_matrices(p, b, b + 1);
+        continue;
+      }
       Space s = thread_space<Space>(p.n);
       read_rows<0>(static_cast<const Number*>(p.kept) + b * p.n * p.n, p.n, s.F);
       s.lu.exchanged = kept.exchanged();

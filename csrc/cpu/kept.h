@@ -26,6 +26,15 @@ class KeptFactors {
   int32_t* rows() const { return integers_ + 2; }
   int32_t* row_exponents() const { return rows() + n_; }
   int32_t* column_exponents() const { return row_exponents() + n_; }
+  // False for integers that no forward pass has written, and that would lead out of the matrix.
+  bool are_in_range() const {
+    const auto inside = [&](int32_t i) { return 0 <= i && i < n_; };
+    bool all = inside(exchanged());
+    for (int64_t k = 0; k < n_; ++k) {
+      all = all && inside(rows()[k]);
+    }
+    return all;
+  }
 
  private:
   int64_t n_;
