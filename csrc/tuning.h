@@ -73,12 +73,15 @@ constexpr size_t kCacheLine = 64;
 constexpr int64_t kProductDepth = 64;
 
 // From this order on, an LDU first tries partial pivoting. Hessian-vector products with complete
-// pivoting take so many times as long:
-//   float32     n = 128: 1.0    192: 1.1   256: 1.2   384: 1.2    512: 1.2
-//   float64     n = 128: 0.96   192: 1.2   256: 1.3   384: 1.0    512: 1.4
-//   complex64   n = 128: 1.07   192: 1.1   256: 0.9   384: 1.25   512: 1.2
-//   complex128  n = 128: 1.0    192: 1.1   256: 1.2   384: 1.2    512: 1.4
-constexpr int64_t kLeastPartial = 161;
+// pivoting take so many times as long, on an EPYC with AVX-512:
+//   float32     n = 33: 0.96   40: 1.05   48: 1.12   64: 1.24   112: 1.5    160: 1.7
+//   float64     n = 33: 0.98   40: 1.06   48: 1.13   64: 1.27   112: 1.55   160: 1.7
+//   complex64   n = 33: 0.92   40: 1.00   48: 1.03   64: 1.05   112: 1.13   160: 1.17
+//   complex128  n = 33: 0.91   40: 0.97   48: 0.99   64: 1.02   112: 1.11   160: 1.14
+// and with AVX2:
+//   float32     n = 33: 0.90   40: 0.96   48: 1.04   64: 1.12   112: 1.29   160: 1.38
+//   float64     n = 33: 0.91   40: 0.98   48: 1.03   64: 1.10   112: 1.29   160: 1.39
+constexpr int64_t kLeastPartial = 48;
 
 // The largest max |L^-1| max |U^-1| with which the factors of partial pivoting serve: errors of
 // Hessian-vector products are some 0.03 of it in units of tests/units.py, and at most 1.8 units
