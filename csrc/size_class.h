@@ -51,16 +51,19 @@ constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 //   cofactor complex64   n = 8: 256 / 485   n = 10: 590 / 770
 //   cofactor float64     n = 8: 222 / 336   n = 10: 660 / 490, packs of four
 //   cofactor complex128  n = 8: 520 / 735   n = 10: 1170 / 1050, packs of four
-constexpr int64_t kLargestLaneCofactors = 10;
+// On an EPYC with AVX-512, determinants kept with their gradients:
+//   float32  n = 10: 82 / 244    n = 12: 127 / 279   n = 14: 182 / 320   n = 16: 268 / 344
+//   float64  n = 10: 162 / 283   n = 12: 260 / 333   n = 14: 374 / 382   n = 16: 534 / 430
+constexpr int64_t kLargestLaneCofactors = 12;
 constexpr int64_t kLargestLaneHvp = 32;
 
 // From this order on, a forward pass on the CPU that will have a backward pass keeps what helps it:
-// the gradient itself in the class "rows", computed along with the determinant, so that backward
+// the gradient itself to n = kLargestRows, computed along with the determinant, so that backward
 // only multiplies; and the factors in the class "blocked" (cpu/kept.h). The first saves a
 // factorisation, but costs a pass through memory. Forward and backward of det without it take so
 // many times as long as with it, at 1 MB of float32: n = 5: 0.61, n = 8: 0.86, n = 10: 0.59,
 // n = 11: 1.06, n = 12: 1.03, n = 16: 1.39, n = 32: 1.24, n = 64: 1.26.
-constexpr int64_t kLeastKept = kLargestLaneCofactors + 1;
+constexpr int64_t kLeastKept = 11;
 
 // How many integers are kept of a matrix, beside n x n numbers.
 constexpr int64_t kept_integers(int64_t n) {

@@ -23,7 +23,7 @@ OPS = torch.ops.torchdet
 NOT_KEPT = torch.iinfo(torch.int32).min
 LARGEST_GRADIENT = 64 if cases.EXTENSION else math.inf  # above, factors are kept
 # Smaller ones keep nothing (csrc/size_class.h).
-ORDERS = {torch.float32: (16,), torch.float64: (12,), torch.complex128: (11,)}
+ORDERS = {torch.float32: (11, 12, 16), torch.float64: (12, 13), torch.complex128: (11,)}
 INTEGER_FAMILIES = ("integer_rank_n-1", "integer_rank_n-2", "shift", "wilkinson_growth")
 # The reference is one algorithm, and slower.
 BATCH_ORDERS = (11, 16, 17, 32, 48, 64, 65, 100) if cases.EXTENSION else (11, 17)

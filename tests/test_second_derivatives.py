@@ -48,8 +48,8 @@ def test_hessian_vector_products_are_within_one_unit(family, n, dtype, device):
 
 @pytest.mark.parametrize(
     ("family", "n", "dtype"),
-    grid({torch.float32: (16, 31, 32, 33, 47, 48), torch.float64: (16, 17, 24), torch.complex64: (16,)},
-         EDGE_FAMILIES),
+    grid({torch.float32: (16, 31, 32, 33, 47, 48), torch.float64: (16, 17, 24),
+          torch.complex64: (16,)}, EDGE_FAMILIES),
 )  # fmt: skip
 def test_hessian_vector_products_at_the_size_classes_edges_are_within_one_unit(
     family, n, dtype, device

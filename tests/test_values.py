@@ -40,8 +40,8 @@ COFACTOR_ORDERS = {
 EDGE_FAMILIES = ("normal", "integer_rank_n-1", "graded_both", "lower_m1", "shift",
                  "near_singular", "dependent_leading_columns")  # fmt: skip
 EDGE_ORDERS = {
-    torch.float32: (9, 10, 11, 15, 31, 32, 33),
-    torch.float64: (9, 10, 11, 24, 32, 33),
+    torch.float32: (9, 10, 11, 12, 13, 15, 31, 32, 33),
+    torch.float64: (9, 10, 11, 12, 13, 24, 32, 33),
     torch.complex64: (16, 17),
     torch.complex128: (17,),
 }

@@ -6,6 +6,7 @@
 
 #include "../math/cofactor.h"
 #include "../math/logarithm.h"
+#include "kept.h"
 #include "pack.h"
 
 namespace torchdet {
@@ -28,22 +29,13 @@ struct LaneKernels {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Io::read(p.A, first, lanes, n, a);
       const Equilibration<V> eq = equilibrate<N>(a, n, row_exponent, column_exponent);
-      Scaled<V> d = determinant<N>(a);
-      d.exponent = d.exponent + eq.total;
-      if (p.op == Op::kDet) {
-        Io::write_numbers(p.determinant, first, lanes,
-                          add_poison(scale_pow2(d.mantissa, d.exponent), eq.poison));
-        continue;
-      }
-      d.mantissa = add_poison(d.mantissa, eq.poison);
-      const SignAndLog<V> result = sign_and_log(d);
-      Io::write_numbers(p.determinant, first, lanes, result.sign);
-      Tile<R>::write_numbers(p.logabsdet, first, lanes, result.log);
+      write_determinants(p, first, lanes, determinant<N>(a), eq);
     }
   }
 
   // kCofactor: C(A). kDetBackward: grad conj(C(A)). kSlogdetBackward: grad conj(A^-T), with A^-T =
-  // C(A) / det(A).
+  // C(A) / det(A). kDetKeep and kSlogdetKeep: the determinants, and those gradients without grad
+  // and without the exponent that all entries share.
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     constexpr int n = N, s = tile_stride(N);
     V a[tile_size(N)], y[tile_size(N)];
@@ -54,33 +46,63 @@ struct LaneKernels {
       Io::expect_whole(p.out, first + W, n);
       const Equilibration<V> eq =
           equilibrate<N, kCofactorCentral<N, T>>(a, n, row_exponent, column);
-      const bool is_slogdet = p.op == Op::kSlogdetBackward;
-      const Scaled<V> d = cofactors<N>(a, y, column_exponent, is_slogdet);
+      const bool is_inverse = wants_inverse_transpose(p.op), keep = keeps(p.op);
+      const Scaled<V> d = cofactors<N>(a, y, column_exponent, is_inverse || keep);
       // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and conj(grad),
       // since grad conj(C) = conj(conj(grad) C).
       Scaled<V> factor = {one<V>(), eq.total};
-      if (p.op != Op::kCofactor) {
+      if (multiplies_grad(p.op)) {
         factor = normalise(conj(Io::read_numbers(p.other, first, lanes)), eq.total);
       }
-      if (is_slogdet) {
+      if (is_inverse) {
         factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
         factor.exponent = factor.exponent - d.exponent - eq.total;
       }
+      const I common = keep ? factor.exponent : I(0);
+      factor.exponent = factor.exponent - common;
       factor.mantissa = add_poison(factor.mantissa, eq.poison);
       for (int j = 0; j < n; ++j) {
         column_exponent[j] = column_exponent[j] + factor.exponent + column[j];
       }
+      KeptRange<V> range;
       const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
       PairScaling<V>(row_exponent, column_exponent, n)
           .for_entries(n, [&](int i, int j, auto scale) TORCHDET_LANE_LAMBDA {
-            V x = scale(y[i * s + j] * factor.mantissa);
+            const V unscaled = y[i * s + j] * factor.mantissa;
+            V x = scale(unscaled);
+            if (keep) {
+              range.look(unscaled, x);
+            }
             if constexpr (kIsComplex<V>) {
               x.im = x.im * imaginary_sign;
             }
             y[i * s + j] = x;
           });
       Io::write_whole(p.out, first, lanes, n, y);
+      if (keep) {
+        write_determinants(p, first, lanes, d, eq);
+        const I integers = select(range.left(), I(kNotKept), common);
+        for (int lane = 0; lane < lanes; ++lane) {
+          p.integers[first + lane] = static_cast<int32_t>(integers[lane]);
+        }
+      }
     }
+  }
+
+ private:
+  // The determinants or their signs and logarithms, from d = det B.
+  TORCHDET_LANE static void write_determinants(const Problem& p, int64_t first, int lanes,
+                                               Scaled<V> d, const Equilibration<V>& eq) {
+    d.exponent = d.exponent + eq.total;
+    if (p.logabsdet == nullptr) {
+      Io::write_numbers(p.determinant, first, lanes,
+                        add_poison(scale_pow2(d.mantissa, d.exponent), eq.poison));
+      return;
+    }
+    d.mantissa = add_poison(d.mantissa, eq.poison);
+    const SignAndLog<V> result = sign_and_log(d);
+    Io::write_numbers(p.determinant, first, lanes, result.sign);
+    Tile<R>::write_numbers(p.logabsdet, first, lanes, result.log);
   }
 };
 
