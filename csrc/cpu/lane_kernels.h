@@ -46,12 +46,13 @@ struct LaneKernels {
       Io::expect_whole(p.out, first + W, n);
       const Equilibration<V> eq =
           equilibrate<N, kCofactorCentral<N, T>>(a, n, row_exponent, column);
-      const bool is_inverse = wants_inverse_transpose(p.op), keep = keeps(p.op);
+      const bool keep = N >= kLeastKept && keeps(p.op);  // costs nothing below
+      const bool is_inverse = p.op == (keep ? Op::kSlogdetKeep : Op::kSlogdetBackward);
       const Scaled<V> d = cofactors<N>(a, y, column_exponent, is_inverse || keep);
       // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and conj(grad),
       // since grad conj(C) = conj(conj(grad) C).
       Scaled<V> factor = {one<V>(), eq.total};
-      if (multiplies_grad(p.op)) {
+      if (p.op != Op::kCofactor && !keep) {
         factor = normalise(conj(Io::read_numbers(p.other, first, lanes)), eq.total);
       }
       if (is_inverse) {
