@@ -1,6 +1,6 @@
-// The size classes: who owns a matrix of order n at the most. Complex numbers and narrow packs
-// leave "lane" earlier (cpu/kernel_table.h). Kernels, tests and benchmarks all read this table
-// (torchdet._C.build_info()["size_classes"]).
+// The size classes: who owns a matrix of order n at the most. Cofactors, complex numbers and narrow
+// packs leave "lane" earlier (tuning.h), Hessian-vector products later. Kernels, tests and
+// benchmarks all read this table (torchdet._C.build_info()["size_classes"]).
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ struct SizeClass {
 };
 
 constexpr SizeClass kCpuSizeClasses[] = {
-    {"lane", 14, "one matrix per SIMD lane, order known at compile time"},
+    {"lane", 28, "one matrix per SIMD lane, order known at compile time"},
     {"rows", 64, "one matrix per thread, rows in SIMD packs, Gauss-Jordan elimination"},
     {"blocked", std::numeric_limits<int64_t>::max(),
      "one matrix at a time, elimination by panels; threads share it where the batch is small"},
@@ -34,36 +34,15 @@ constexpr int64_t kLargestLane = kCpuSizeClasses[0].largest_n;
 constexpr int64_t kLargestRows = kCpuSizeClasses[1].largest_n;
 constexpr int64_t kLargestThread = kCudaSizeClasses[0].largest_n;
 constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
-// Cofactors leave the class "lane" earlier than determinants, and Hessian-vector products later.
-// Time per matrix in ns of the bare kernels, outputs at hand, on one AVX-512 core, lane / rows:
-//   det float32       n = 12: 84 / 139    n = 14: 116 / 167    n = 16: 180 / 187
-//   det float64       n = 12: 167 / 284   n = 14: 275 / 300    n = 16: 360 / 318
-//   cofactor float32  n = 10: 167 / 253   n = 12: 277 / 280    n = 14: 388 / 318
-//   cofactor float64  n = 9: 264 / 330    n = 12: 537 / 466
-//   det complex64     n = 8: 70 / 240     n = 14: 270 / 455
-//   det complex128    n = 8: 145 / 248    n = 14: 600 / 910
-//   cofactor complex64   n = 5: 66 / 305    n = 8: 200 / 530    n = 10: 450 / 660
-//   cofactor complex128  n = 5: 120 / 290   n = 8: 390 / 520    n = 10: 940 / 1230
-// and with AVX2:
-//   det float64       n = 10: 246 / 400   n = 14: 430 / 800
-//   det complex64     n = 8: 105 / 252    n = 14: 405 / 690
-//   det complex128    n = 8: 213 / 405    n = 14: 830 / 1250
-//   cofactor complex64   n = 8: 256 / 485   n = 10: 590 / 770
-//   cofactor float64     n = 8: 222 / 336   n = 10: 660 / 490, packs of four
-//   cofactor complex128  n = 8: 520 / 735   n = 10: 1170 / 1050, packs of four
-// On an EPYC with AVX-512, determinants kept with their gradients:
-//   float32  n = 10: 82 / 244    n = 12: 127 / 279   n = 14: 182 / 320   n = 16: 268 / 344
-//   float64  n = 10: 162 / 283   n = 12: 260 / 333   n = 14: 374 / 382   n = 16: 534 / 430
-constexpr int64_t kLargestLaneCofactors = 12;
 constexpr int64_t kLargestLaneHvp = 32;
 
 // From this order on, a forward pass on the CPU that will have a backward pass keeps what helps it:
 // the gradient itself to n = kLargestRows, computed along with the determinant, so that backward
 // only multiplies; and the factors in the class "blocked" (cpu/kept.h). The first saves a
-// factorisation, but costs a pass through memory. Forward and backward of det without it take so
-// many times as long as with it, at 1 MB of float32: n = 5: 0.61, n = 8: 0.86, n = 10: 0.59,
-// n = 11: 1.06, n = 12: 1.03, n = 16: 1.39, n = 32: 1.24, n = 64: 1.26.
-constexpr int64_t kLeastKept = 11;
+// factorisation, but costs a pass through memory, and 3 microseconds a call. Microseconds for
+// forward and backward of 1 MB of float32, without / with it, on an EPYC: n = 5: 195 / 171,
+// n = 8: 236 / 207, n = 10: 305 / 270. To n = 4 the pass costs more.
+constexpr int64_t kLeastKept = 5;
 
 // How many integers are kept of a matrix, beside n x n numbers.
 constexpr int64_t kept_integers(int64_t n) {

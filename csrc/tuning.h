@@ -12,10 +12,46 @@ namespace torchdet {
 
 // --- One matrix per lane: math/ ---
 
+// The largest orders of the class, by the bytes of a pack and of a number: lanes stay ahead of rows
+// (below) until a tile, two of them for cofactors, fills the L1 cache, or a row fills a pack. ns
+// per matrix on an EPYC with AVX-512, lane / rows:
+//   det float32      n = 16: 84 / 126    n = 20: 152 / 285   n = 28: 357 / 416   n = 32: 538 / 428
+//   det float64      n = 16: 175 / 199   n = 20: 312 / 462   n = 28: 720 / 803
+//   det complex64    n = 16: 175 / 261   n = 20: 318 / 621   n = 24: 576 / 791
+//   det complex128   n = 16: 351 / 451   n = 20: 632 / 968   n = 24: 1147 / 1268
+//   cofactor float32     n = 12: 119 / 176    n = 15: 213 / 221   n = 16: 250 / 222
+//   cofactor float64     n = 10: 161 / 206    n = 12: 250 / 244   n = 14: 366 / 291
+//   cofactor complex64   n = 10: 172 / 290    n = 12: 277 / 351   n = 14: 408 / 409
+//   cofactor complex128  n = 10: 343 / 465    n = 12: 551 / 563   n = 14: 817 / 687
+// and with AVX2 there:
+//   det float32       n = 16: 126 / 171   n = 28: 538 / 657
+//   det float64       n = 16: 255 / 387   n = 24: 748 / 884    n = 28: 1123 / 1162
+//   det complex64     n = 16: 296 / 400   n = 24: 886 / 1134
+//   det complex128    n = 16: 645 / 835   n = 24: 1832 / 2217
+//   cofactor float32     n = 12: 198 / 218    n = 14: 292 / 255
+//   cofactor float64     n = 9: 201 / 241     n = 10: 267 / 268   n = 12: 409 / 302
+//   cofactor complex64   n = 10: 355 / 435    n = 12: 555 / 524
+//   cofactor complex128  n = 9: 563 / 575     n = 10: 709 / 637
+struct LaneOrders {
+  int determinants, cofactors;
+};
+constexpr LaneOrders lane_orders(int vector_bytes, int number_bytes, bool is_complex) {
+  if (vector_bytes == 64) {
+    return is_complex ? LaneOrders{24, number_bytes == 4 ? 13 : 11}
+                      : LaneOrders{28, number_bytes == 4 ? 15 : 11};
+  }
+  if (vector_bytes == 32) {
+    return is_complex ? LaneOrders{24, number_bytes == 4 ? 11 : 9}
+                      : LaneOrders{28, number_bytes == 4 ? 12 : 9};
+  }
+  return {4, 4};
+}
+
 // Orders up to this one are worth unrolled code. float32, for 4 / 8 / 14: det at n = 8 takes
 // 29 / 26 / 26, cofactors 85 / 68 / 67; det at n = 12 takes 77 / 77 / 70, which is not worth the
-// size of the code.
-constexpr int kMaxUnrolledOrder = 8;
+// size of the code. complex64, for 5 / 6 / 8, on an EPYC: cofactors at n = 6 take 48 / 45 / 43, at
+// n = 8 97 / 97 / 103, where unrolled code is 64 KB, twice the cache for it.
+constexpr int kMaxUnrolledOrder = 8, kMaxUnrolledComplexOrder = 6;
 
 // Columns of cofactors that are computed together. float32, for 2 / 4 / 8: all within 5 % at n = 6,
 // 8 and 10. Eight of complex numbers would not stay in registers.
@@ -27,10 +63,28 @@ constexpr int kLuColumns = 8, kComplexLuColumns = 4;
 
 // --- Rows in packs: cpu/sweep_kernels.h ---
 
-// Matrices that advance side by side, for determinants, where a row takes one pack and where it
-// takes two; alone where it takes more. float32, for 1 / 2 / 4: n = 16 takes 312 / 209 / 193,
-// n = 32 takes 925 / 819 / 789, n = 64 takes 4500 / 4750 / 5900.
-constexpr int kGroupOfOnePack = 4, kGroupOfTwoPacks = 2;
+// Matrices that advance side by side, by packs per row, or 0 for any number of them: while one
+// waits for its pivot, the others use the core. On an EPYC with AVX-512, for 1 / 2 / 3 / 4:
+//   det float32 n = 32: 701 / 499 / 441 / 428    n = 48: 1490 / 1158 / 1660
+//               n = 64: 2796 / 2371 / 2466       float64 n = 32: 990 / 762 / 757
+//   det float64 n = 40: 1796 / 1553              complex128 n = 40: 3972 / 5549
+//   cofactor float32 n = 16: 350 / - / 222 / 229    n = 32: 1132 / 936 / 913 / 875
+//                    n = 48: 2737 / 2378            n = 64: 5416 / 4954
+//   cofactor float64 n = 64: 9629 / 10405
+struct RowGroups {
+  int determinants, cofactors;
+};
+constexpr RowGroups row_groups(int packs, bool is_complex) {
+  switch (packs) {
+    case 0:
+      return {is_complex ? 1 : 2, 1};
+    case 1:
+    case 2:
+      return {4, 4};
+    default:
+      return {2, 2};
+  }
+}
 
 // --- Blocked elimination: cpu/row_product.h, cpu/panel.h, cpu/blocked_lu.h ---
 

@@ -45,7 +45,7 @@ def test_the_gradient_of_det_is_the_conjugate_cofactor_matrix(family, n, dtype, 
 
 @pytest.mark.parametrize(
     ("family", "n", "dtype"),
-    grid({torch.float32: (12, 13, 16, 17, 32, 33), torch.float64: (12, 13, 16, 24)}, EDGE_FAMILIES),
+    grid({torch.float32: (12, 15, 16, 17, 32, 33), torch.float64: (11, 12, 16, 24)}, EDGE_FAMILIES),
 )
 def test_the_gradient_at_the_size_classes_edges_is_the_cofactor_matrix(family, n, dtype, device):
     check_gradient(cases.matrices(family, n, dtype), device)

@@ -20,28 +20,33 @@ template <typename T>
 using Pack = Vec<T, kVectorBytes / static_cast<int>(sizeof(T))>;
 
 // The kernels of one precision and one kind of numbers, order by order.
-template <typename V, int kLargestLaneOrder>
+template <typename V>
 struct KernelsOf {
   static constexpr int W = LaneTraits<V>::kWidth;
+  static constexpr LaneOrders kLane = lane_orders(kVectorBytes, sizeof(ScalarOf<V>), kIsComplex<V>);
 
   template <int N>
   static void set_lane(Kernels (&kernels)[kLargestRows + 1]) {
     using K = LaneKernels<V, N>;
     kernels[N].determinants = K::determinants;
-    if constexpr (N <= kLargestLaneCofactors) {
+    if constexpr (N <= kLane.cofactors) {
       kernels[N].cofactors = K::cofactor_matrices;
     }
     if constexpr (N > 1) {
       set_lane<N - 1>(kernels);
     }
   }
-  // kPacks packs per row, or any number for 0. Groups pay for the determinant of small matrices
-  // only; the inverse has work enough beside the search for a pivot.
+  // kPacks packs per row, or any number for 0.
   template <int kPacks>
   static void set_rows(Kernels& kernels) {
-    constexpr int kGroup = kPacks == 1 ? kGroupOfOnePack : kPacks == 2 ? kGroupOfTwoPacks : 1;
-    kernels.determinants = SweepKernel<V, kPacks, kGroup>::determinants;
-    kernels.cofactors = SweepKernel<V, kPacks, 1>::cofactor_matrices;
+    constexpr int kLargestN = kPacks == 0 ? kMaxRowsOrder : kPacks * W;
+    constexpr RowGroups kGroup = row_groups(kPacks, kIsComplex<V>);
+    if constexpr (kLargestN > kLane.determinants) {
+      kernels.determinants = SweepKernel<V, kPacks, kGroup.determinants>::determinants;
+    }
+    if constexpr (kLargestN > kLane.cofactors) {
+      kernels.cofactors = SweepKernel<V, kPacks, kGroup.cofactors>::cofactor_matrices;
+    }
   }
   // Up to kLargest packs per row have kernels of their own.
   template <int kLargest>
@@ -62,7 +67,7 @@ struct KernelsOf {
       kernels[n].hvp = n <= kLargestLaneHvp ? HvpKernel<V>::det_hvp : RankRevealing<V>::det_hvp;
       set_rows<kVectorBytes == 16 ? 0 : 4>(kernels[n], (n + W - 1) / W);
     }
-    set_lane<kLargestLaneOrder>(kernels);
+    set_lane<kLane.determinants>(kernels);
     table.blocked[static_cast<int>(dtype)] = {B::determinants, B::cofactor_matrices,
                                               RankRevealing<V>::det_hvp};
     table.multiply_kept[static_cast<int>(dtype)] = KeptKernel<V>::multiply;
@@ -71,16 +76,11 @@ struct KernelsOf {
   }
 };
 
-// One translation unit each, so that they compile side by side. Lanes of packs with few numbers,
-// and of complex ones, are faster than rows to n = 14 as well (size_class.h), but cost most to
-// compile: they stop earlier, the earlier the older the processor.
+// One translation unit each, so that they compile side by side.
 template <typename T>
 void add_kernels(KernelTable& table, Dtype real, Dtype complex) {
-  constexpr bool kNarrow = LaneTraits<Pack<T>>::kWidth < 8;
-  constexpr int kReal = kVectorBytes == 16 ? 4 : kNarrow ? 8 : static_cast<int>(kLargestLane);
-  constexpr int kComplex = kVectorBytes == 16 ? 4 : kVectorBytes == 32 ? 6 : 8;
-  KernelsOf<Pack<T>, kReal>::set(table, real);
-  KernelsOf<Complex<Pack<T>>, kComplex>::set(table, complex);
+  KernelsOf<Pack<T>>::set(table, real);
+  KernelsOf<Complex<Pack<T>>>::set(table, complex);
 }
 
 }  // namespace TORCHDET_CAPABILITY

@@ -12,12 +12,58 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
+// The steps of a kernel that are the same for all orders.
+template <typename V>
+struct LaneSteps {
+  using R = RealOf<V>;
+  using I = IntegerOf<V>;
+
+  TORCHDET_LANE static void read(const BatchView& view, int64_t first, int lanes, int n, V* tile) {
+    Tile<V>::read(view, first, lanes, n, tile);
+  }
+  TORCHDET_LANE static void write(void* out, int64_t first, int lanes, int n, const V* tile) {
+    Tile<V>::write_whole(out, first, lanes, n, tile);
+  }
+  // The determinants or their signs and logarithms, from d = det B.
+  TORCHDET_LANE static void write_determinants(const Problem& p, int64_t first, int lanes,
+                                               Scaled<V> d, const Equilibration<V>& eq) {
+    d.exponent = d.exponent + eq.total;
+    if (p.logabsdet == nullptr) {
+      Tile<V>::write_numbers(p.determinant, first, lanes,
+                             add_poison(scale_pow2(d.mantissa, d.exponent), eq.poison));
+      return;
+    }
+    d.mantissa = add_poison(d.mantissa, eq.poison);
+    const SignAndLog<V> result = sign_and_log(d);
+    Tile<V>::write_numbers(p.determinant, first, lanes, result.sign);
+    Tile<R>::write_numbers(p.logabsdet, first, lanes, result.log);
+  }
+};
+
+// The same out of line: one copy for all orders whose code is not unrolled, as their work outweighs
+// a call. Half of the time of compiling them went into copies.
+template <typename V>
+struct SharedLaneSteps {
+  using S = LaneSteps<V>;
+  [[gnu::noinline]] static void read(const BatchView& view, int64_t first, int lanes, int n,
+                                     V* tile) {
+    S::read(view, first, lanes, n, tile);
+  }
+  [[gnu::noinline]] static void write(void* out, int64_t first, int lanes, int n, const V* tile) {
+    S::write(out, first, lanes, n, tile);
+  }
+  [[gnu::noinline]] static void write_determinants(const Problem& p, int64_t first, int lanes,
+                                                   const Scaled<V>& d, const Equilibration<V>& eq) {
+    S::write_determinants(p, first, lanes, d, eq);
+  }
+};
+
 template <typename V, int N>
 struct LaneKernels {
   using T = ScalarOf<V>;
   using R = RealOf<V>;
   using I = IntegerOf<V>;
-  using Io = Tile<V>;
+  using Steps = std::conditional_t<kIsUnrolled<N, V>, LaneSteps<V>, SharedLaneSteps<V>>;
   static constexpr int W = LaneTraits<V>::kWidth;
 
   // kDet and kSlogdet.
@@ -27,9 +73,9 @@ struct LaneKernels {
     I row_exponent[N], column_exponent[N];
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
-      Io::read(p.A, first, lanes, n, a);
+      Steps::read(p.A, first, lanes, n, a);
       const Equilibration<V> eq = equilibrate<N>(a, n, row_exponent, column_exponent);
-      write_determinants(p, first, lanes, determinant<N>(a), eq);
+      Steps::write_determinants(p, first, lanes, determinant<N>(a), eq);
     }
   }
 
@@ -42,8 +88,8 @@ struct LaneKernels {
     I row_exponent[N], column[N], column_exponent[N];
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
-      Io::read(p.A, first, lanes, n, a);
-      Io::expect_whole(p.out, first + W, n);
+      Steps::read(p.A, first, lanes, n, a);
+      Tile<V>::expect_whole(p.out, first + W, n);
       const Equilibration<V> eq =
           equilibrate<N, kCofactorCentral<N, T>>(a, n, row_exponent, column);
       const bool keep = N >= kLeastKept && keeps(p.op);  // costs nothing below
@@ -53,7 +99,7 @@ struct LaneKernels {
       // since grad conj(C) = conj(conj(grad) C).
       Scaled<V> factor = {one<V>(), eq.total};
       if (p.op != Op::kCofactor && !keep) {
-        factor = normalise(conj(Io::read_numbers(p.other, first, lanes)), eq.total);
+        factor = normalise(conj(Tile<V>::read_numbers(p.other, first, lanes)), eq.total);
       }
       if (is_inverse) {
         factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
@@ -65,45 +111,38 @@ struct LaneKernels {
       for (int j = 0; j < n; ++j) {
         column_exponent[j] = column_exponent[j] + factor.exponent + column[j];
       }
-      KeptRange<V> range;
       const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
       PairScaling<V>(row_exponent, column_exponent, n)
           .for_entries(n, [&](int i, int j, auto scale) TORCHDET_LANE_LAMBDA {
-            const V unscaled = y[i * s + j] * factor.mantissa;
-            V x = scale(unscaled);
-            if (keep) {
-              range.look(unscaled, x);
-            }
+            V x = scale(a[i * s + j] * factor.mantissa);
             if constexpr (kIsComplex<V>) {
               x.im = x.im * imaginary_sign;
             }
             y[i * s + j] = x;
           });
-      Io::write_whole(p.out, first, lanes, n, y);
+      Steps::write(p.out, first, lanes, n, y);
       if (keep) {
-        write_determinants(p, first, lanes, d, eq);
-        const I integers = select(range.left(), I(kNotKept), common);
-        for (int lane = 0; lane < lanes; ++lane) {
-          p.integers[first + lane] = static_cast<int32_t>(integers[lane]);
-        }
+        Steps::write_determinants(p, first, lanes, d, eq);
+        write_integers(p, first, lanes, a, y, common);
       }
     }
   }
 
  private:
-  // The determinants or their signs and logarithms, from d = det B.
-  TORCHDET_LANE static void write_determinants(const Problem& p, int64_t first, int lanes,
-                                               Scaled<V> d, const Equilibration<V>& eq) {
-    d.exponent = d.exponent + eq.total;
-    if (p.logabsdet == nullptr) {
-      Io::write_numbers(p.determinant, first, lanes,
-                        add_poison(scale_pow2(d.mantissa, d.exponent), eq.poison));
-      return;
+  // The exponent that goes with the numbers kept, y from a. Out of line, as only few calls need it.
+  [[gnu::noinline]] static void write_integers(const Problem& p, int64_t first, int lanes,
+                                               const V* a, const V* y, const I& common) {
+    constexpr int s = tile_stride(N);
+    KeptRange<V> range;
+    for (int i = 0; i < N; ++i) {
+      for (int j = 0; j < N; ++j) {
+        range.look(a[i * s + j], y[i * s + j]);
+      }
     }
-    d.mantissa = add_poison(d.mantissa, eq.poison);
-    const SignAndLog<V> result = sign_and_log(d);
-    Io::write_numbers(p.determinant, first, lanes, result.sign);
-    Tile<R>::write_numbers(p.logabsdet, first, lanes, result.log);
+    const I integers = select(range.left(), I(kNotKept), common);
+    for (int lane = 0; lane < lanes; ++lane) {
+      p.integers[first + lane] = static_cast<int32_t>(integers[lane]);
+    }
   }
 };
 

@@ -130,16 +130,25 @@ struct Tile {
   TORCHDET_LANE static void write_whole(void* out, int64_t first, int lanes, int n, const V* tile) {
     const int numbers = n * n * kParts;
     T* const begin = static_cast<T*>(out) + first * numbers;
+    const auto write = [&](auto to) TORCHDET_LANE_LAMBDA {
+      if (tile_stride(n) == n) {
+        write_run(to, tile, numbers);
+        return;
+      }
+      for (int i = 0; i < n; ++i) {
+        const auto row = [&](int lane) TORCHDET_LANE_LAMBDA { return to(lane) + i * n * kParts; };
+        write_run(row, tile + i * tile_stride(n), n * kParts);
+      }
+    };
     if (lanes == W) {
-      write_run([&](int lane) TORCHDET_LANE_LAMBDA { return begin + lane * numbers; }, tile,
-                numbers);
+      write([&](int lane) TORCHDET_LANE_LAMBDA { return begin + lane * numbers; });
       return;
     }
     T* to[W];
     for (int lane = 0; lane < W; ++lane) {
       to[lane] = begin + std::min(lane, lanes - 1) * numbers;
     }
-    write_run([&](int lane) TORCHDET_LANE_LAMBDA { return to[lane]; }, tile, numbers);
+    write([&](int lane) TORCHDET_LANE_LAMBDA { return to[lane]; });
   }
 
   // One number per matrix.

@@ -152,20 +152,20 @@ struct ThreadCofactors : ThreadKernel<V, N> {
   TORCHDET_DEVICE static void run(const Problem& p) {
     ThreadMatrices<V, N> matrices(p);
     matrices.apply([&](int64_t b) {
-      V a[N * N], y[N * N];
+      V a[N * N], x[N * N];
       IntegerOf<V> row[N], column[N], column_exponent[N];
       matrices.read(p.A, b, a);
       const Equilibration<V> eq =
           equilibrate<N, kCofactorCentral<N, ScalarOf<V>>>(a, N, row, column);
-      const Scaled<V> d = cofactors<N>(a, y, column_exponent, p.op == Op::kSlogdetBackward);
+      const Scaled<V> d = cofactors<N>(a, x, column_exponent, p.op == Op::kSlogdetBackward);
       const Scaled<V> factor = gradient_factor(p, b, d, eq.total);
       for (int j = 0; j < N; ++j) {
         column_exponent[j] = column_exponent[j] + factor.exponent + column[j];
       }
       matrices.write(
           [&](int i, int j) {
-            const V x = scale_pow2(y[i * N + j] * factor.mantissa, row[i] + column_exponent[j]);
-            return add_poison(p.op == Op::kCofactor ? x : conj(x), eq.poison);
+            const V y = scale_pow2(a[i * N + j] * factor.mantissa, row[i] + column_exponent[j]);
+            return add_poison(p.op == Op::kCofactor ? y : conj(y), eq.poison);
           },
           [](int i, int j) { return i * N + j; });
     });

@@ -54,7 +54,7 @@ TORCHDET_LANE void solve_unit_transposed(const V* lu, First first, V* y, Start c
 template <int K, int N, int kFirst, typename V>
 TORCHDET_LANE void moderate_columns(const V* lu, const V* before, const V* after, V* y) {
   constexpr int s = tile_stride(N);
-  constexpr bool kUnroll = N <= kMaxUnrolledOrder;
+  constexpr bool kUnroll = kIsUnrolled<N, V>;
   V t[N][K], h[N][K];
   for_steps<kFirst, N, kUnroll>([&](auto step) TORCHDET_LANE_LAMBDA {  // (3)
     const int j = step;
@@ -292,10 +292,11 @@ TORCHDET_LANE void restore_rows(const IntegerOf<V>* row_index, const V* x, V* y)
   }
 }
 
-// y 2^column_exponent = C(B) for the equilibrated matrix B in a, which is overwritten; returns
-// det(B) where it is wanted, else 1.
+// a <- C(B) 2^-column_exponent for the equilibrated matrix B in a; returns det(B) where it is
+// wanted, else 1. x is work space: with two tiles, more of them stays in the L1 cache than with
+// three.
 template <int N, typename V>
-TORCHDET_LANE Scaled<V> cofactors(V* a, V* y, IntegerOf<V>* column_exponent,
+TORCHDET_LANE Scaled<V> cofactors(V* a, V* x, IntegerOf<V>* column_exponent,
                                   bool wants_determinant) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
@@ -304,13 +305,17 @@ TORCHDET_LANE Scaled<V> cofactors(V* a, V* y, IntegerOf<V>* column_exponent,
     column_exponent[i] = I(0);
   }
   if constexpr (N <= 3) {
-    cofactor_closed<N>(a, y);
-    return wants_determinant ? determinant<N>(a) : scaled_one<V>();
+    cofactor_closed<N>(a, x);
+    const Scaled<V> d = wants_determinant ? determinant<N>(a) : scaled_one<V>();
+    TORCHDET_UNROLL
+    for (int t = 0; t < N * N; ++t) {
+      a[t] = x[t];
+    }
+    return d;
   } else {
     constexpr int s = tile_stride(N);
     I row_index[N];
     const R sign = factor_lu<N, true>(a, row_index);
-    V x[tile_size(N)];
     moderate_cofactors<N>(a, sign, x);
     // Pivots are at most 2^N; with those before the last at least 2^-m, m = 2/3 E / (N - 1) and E
     // the largest exponent of the format, products of them stay above 2^-(2/3 E), and a term that
@@ -335,8 +340,9 @@ TORCHDET_LANE Scaled<V> cofactors(V* a, V* y, IntegerOf<V>* column_exponent,
         column_exponent[j] = select(tiny, exponent[j], I(0));
       }
     }
-    restore_rows<N>(row_index, x, y);
-    return wants_determinant ? diagonal_product<N>(a, sign) : scaled_one<V>();
+    const Scaled<V> d = wants_determinant ? diagonal_product<N>(a, sign) : scaled_one<V>();
+    restore_rows<N>(row_index, x, a);
+    return d;
   }
 }
 

@@ -100,6 +100,10 @@ using ScalarOf = typename LaneTraits<V>::Scalar;
 template <typename V>
 constexpr bool kIsComplex = LaneTraits<V>::kIsComplex;
 
+// Whether an algorithm of order N is worth unrolled code.
+template <int N, typename V>
+constexpr bool kIsUnrolled = N <= (kIsComplex<V> ? kMaxUnrolledComplexOrder : kMaxUnrolledOrder);
+
 // body(k) for k = kBegin .. kEnd - 1. kUnroll: each k is a compile-time constant, so that loops
 // whose bounds depend on it are of known length, and unrolled too.
 template <int kBegin, int kEnd, bool kUnroll, typename Body>

@@ -125,7 +125,7 @@ TORCHDET_LANE RealOf<V> factor_lu(V* a, IntegerOf<V>* row_index) {
       row_index[i] = I(i);
     }
   }
-  for_steps<0, N - 1, (N <= kMaxUnrolledOrder)>([&](auto step) TORCHDET_LANE_LAMBDA {
+  for_steps<0, N - 1, kIsUnrolled<N, V>>([&](auto step) TORCHDET_LANE_LAMBDA {
     const int k = step;
     R best = pivot_size(a[k * s + k]);
     I pivot = I(k);
