@@ -20,7 +20,7 @@ BENCH_ARGS ?=
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' 2>/dev/null)
-TEST_CXX_SOURCES := $(wildcard tests/cuda_emulation/*.cpp tests/cuda_emulation/*.h)
+TEST_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) tests/arm/*.cpp)
 PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
@@ -77,7 +77,7 @@ test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implem
 # Every kernel against exact arithmetic. The other files run on them too (EMULATION_TESTS="tests/test_gradients.py .."), in more time.
 EMULATION_TESTS ?= tests/test_values.py
 test-cuda-emulation: $(VENV)/.installed ## the suite's numerical part on the CUDA kernels, run on the host
-	TORCHDET_EXTENSION=0 TORCHDET_TEST_EMULATION=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
+	TORCHDET_EXTENSION=0 TORCHDET_TEST_EMULATION=cuda OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(EMULATION_TESTS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed ## timings against torch.linalg; wants an idle machine; BENCH_ARGS="--help" for the choices

@@ -6,12 +6,11 @@ Nothing here needs torch, so that it also runs in a process with sanitizers.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import functools
 import os
-import subprocess
 from pathlib import Path
 
+import building
 import numpy as np
 import scipy.linalg
 
@@ -41,13 +40,8 @@ class _Tensor(ctypes.Structure):
 
 def build(sanitize: str = "") -> Path:
     """The library, made where it is out of date. sanitize: as in -fsanitize."""
-    folder = FOLDER.parents[1] / "build" / ("cuda_emulation" + ("_sanitized" if sanitize else ""))
-    folder.mkdir(parents=True, exist_ok=True)
-    command = ["make", "--silent", "-j2", f"BUILD={folder}", f"SANITIZE={sanitize}"]
-    with (folder / "lock").open("w") as lock:  # several processes may want it at once
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        subprocess.run(command, cwd=FOLDER, check=True)
-    return folder / "libemulation.so"
+    name = "cuda_emulation" + ("_sanitized" if sanitize else "")
+    return building.make(FOLDER, name, SANITIZE=sanitize) / "libemulation.so"
 
 
 @functools.cache
