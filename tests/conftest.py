@@ -23,6 +23,8 @@ if EMULATION:
     import operators
 
     kernels = importlib.import_module({"cuda": "emulated", "arm": "on_arm"}[EMULATION])
+    if reason := kernels.missing():
+        raise pytest.UsageError(reason)
     EMULATED_KERNELS = operators.register(kernels)
 
 hypothesis.settings.register_profile(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +20,8 @@ import pytest
 from checks import assert_same_bits
 from problems import arguments
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("make") is None or shutil.which(os.environ.get("CXX", "g++")) is None,
-    reason="the emulation is built with make and a C++ compiler",
-)
+MISSING = emulated.missing()
+pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 # A member of every class and every instantiation: orders at the ends of threads (1..4), of 8, 16
 # and 32 numbers per lane, and of blocks.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import shutil
 from pathlib import Path
 
 import building
@@ -36,6 +37,12 @@ class _Tensor(ctypes.Structure):
         shape = ctypes.c_int64 * max(x.ndim, 1)
         strides = [s // x.itemsize for s in x.strides]
         super().__init__(x.ctypes.data, x.ndim, shape(*x.shape), shape(*strides))
+
+
+def missing() -> str | None:
+    """What the emulation cannot be built without, if it is not there."""
+    found = shutil.which("make") and shutil.which(os.environ.get("CXX", "g++"))
+    return None if found else "the emulation is built with make and a C++ compiler"
 
 
 def build(sanitize: str = "") -> Path:
