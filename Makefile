@@ -20,11 +20,11 @@ BENCH_ARGS ?=
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' 2>/dev/null)
-TEST_CXX_SOURCES := $(wildcard tests/cuda_emulation/*.cpp tests/cuda_emulation/*.h)
+TEST_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) tests/arm/*.cpp)
 PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
-.PHONY: help setup demo test test-reference test-cuda-emulation cuda-check instructions lint lint-python lint-cpp lint-types lint-length format \
+.PHONY: help setup demo test test-reference test-cuda-emulation test-arm cuda-check instructions lint lint-python lint-cpp lint-types lint-length format \
         bench exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check clean
 
 help: ## list the targets
@@ -69,16 +69,23 @@ exactness: $(VENV)/.installed ## the README's table: torch's answer, torchdet's 
 
 # One torch thread in each worker, or the workers would fight for the cores; tests of threading set their own number.
 test: $(VENV)/.installed ## the test suite
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --ignore=tests/test_arm.py $(PYTEST_ARGS)
 
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
-	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --ignore=tests/test_cuda_emulation.py $(PYTEST_ARGS)
+	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --ignore=tests/test_cuda_emulation.py \
+	  --ignore=tests/test_arm.py $(PYTEST_ARGS)
 
 # Every kernel against exact arithmetic. The other files run on them too (EMULATION_TESTS="tests/test_gradients.py .."), in more time.
 EMULATION_TESTS ?= tests/test_values.py
 test-cuda-emulation: $(VENV)/.installed ## the suite's numerical part on the CUDA kernels, run on the host
-	TORCHDET_EXTENSION=0 TORCHDET_TEST_EMULATION=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
+	TORCHDET_EXTENSION=0 TORCHDET_TEST_EMULATION=cuda OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(EMULATION_TESTS) $(PYTEST_ARGS)
+
+# Needs a compiler and an emulator; says which packages of Debian have them where they are missing.
+ARM_TESTS ?= tests/test_arm.py tests/test_values.py tests/test_kept.py
+test-arm: $(VENV)/.installed ## the suite's numerical part on the CPU kernels, compiled for Arm and run by QEMU
+	TORCHDET_EXTENSION=0 TORCHDET_TEST_EMULATION=arm OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
+	  $(ARM_TESTS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed ## timings against torch.linalg; wants an idle machine; BENCH_ARGS="--help" for the choices
 	$(RUN) -m bench $(BENCH_ARGS)
@@ -117,7 +124,7 @@ instructions: $(VENV)/.installed ## count the instructions of CPU kernels and co
 # place for that GPU. Each part ends within minutes; `make gpu` is all of them.
 GPU_PYTHON ?= $(PYTHON)
 GPU_ARCHITECTURE ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
-GPU_TESTS := tests --ignore=tests/test_cuda_emulation.py -k cuda
+GPU_TESTS := tests --ignore=tests/test_cuda_emulation.py --ignore=tests/test_arm.py -k cuda
 GPU_BENCH_ARGS ?=
 
 gpu: gpu-build gpu-test gpu-sanitize gpu-bench ## on a machine with a GPU: build, test suite, compute-sanitizer, benchmarks

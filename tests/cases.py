@@ -21,8 +21,9 @@ from torch import Tensor
 
 from units import frame_exponents
 
-# Whether the CPU tests run on the CUDA kernels, compiled for the host (cuda_emulation/).
-EMULATION = os.environ.get("TORCHDET_TEST_EMULATION") == "1"
+# Whether the CPU tests run on emulated kernels: those for CUDA, compiled for the host
+# (cuda_emulation/), or those of the CPU, compiled for Arm (arm/).
+EMULATION = os.environ.get("TORCHDET_TEST_EMULATION")  # None, "cuda" or "arm"
 # Whether they run on the compiled CPU kernels.
 EXTENSION = (
     os.environ.get("TORCHDET_EXTENSION") != "0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -15,12 +16,16 @@ from cases import EMULATION, EXTENSION
 
 NO_CUDA = "no CUDA device"
 
-# The CUDA kernels' source, run on the host.
-sys.path.append(str(Path(__file__).parent / "cuda_emulation"))
+# The kernels' source, run as it would be on other machines.
+for folder in ("emulation", "cuda_emulation", "arm"):
+    sys.path.append(str(Path(__file__).parent / folder))
 if EMULATION:
     import operators
 
-    EMULATED_KERNELS = operators.register()
+    kernels = importlib.import_module({"cuda": "emulated", "arm": "on_arm"}[EMULATION])
+    if reason := kernels.missing():
+        raise pytest.UsageError(reason)
+    EMULATED_KERNELS = operators.register(kernels)
 
 hypothesis.settings.register_profile(
     "torchdet", derandomize=True, deadline=None, database=None, max_examples=30
@@ -35,7 +40,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_report_header() -> str:
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     if EMULATION:
-        backend = "CUDA kernels on the host"
+        backend = {"cuda": "CUDA kernels on the host", "arm": "CPU kernels on Arm"}[EMULATION]
     elif EXTENSION:
         backend = "extension"
     else:

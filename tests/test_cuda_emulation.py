@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import checks
 import emulated
 import numpy as np
 import pytest
-from problems import NOT_FINITE, arguments
+from checks import assert_same_bits
+from problems import arguments
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("make") is None or shutil.which(os.environ.get("CXX", "g++")) is None,
-    reason="the emulation is built with make and a C++ compiler",
-)
+MISSING = emulated.missing()
+pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 # A member of every class and every instantiation: orders at the ends of threads (1..4), of 8, 16
 # and 32 numbers per lane, and of blocks.
@@ -32,13 +31,6 @@ ORDERS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33)
 def batch_of(n: int) -> int:
     """Ragged: neither whole warps nor whole blocks, and with all the special matrices."""
     return 35 if n <= 32 else 9
-
-
-def assert_same_bits(got: tuple[np.ndarray, ...], expected: tuple[np.ndarray, ...], what: str):
-    for g, e in zip(got, expected, strict=True):
-        same = g.reshape(-1).view(np.uint8) == e.reshape(-1).view(np.uint8)
-        nan = np.isnan(g.reshape(-1)) & np.isnan(e.reshape(-1))  # the bits of a NaN mean nothing
-        assert (same.reshape(g.size, -1).all(1) | nan).all(), what
 
 
 @pytest.fixture(autouse=True)
@@ -62,69 +54,23 @@ def test_no_order_of_threads_and_no_memory_content_changes_a_bit(operator, n, dt
 
 @pytest.mark.parametrize(("operator", "n", "dtype"), CASES)
 def test_no_matrix_depends_on_its_neighbours_or_its_place(operator, n, dtype):
-    args = arguments(operator, n, dtype, batch_of(n))
-    together = emulated.run(operator, *args)
-    for b in {0, 1, 4, 8, len(args[0]) - 1}:
-        alone = emulated.run(operator, *(np.ascontiguousarray(x[b : b + 1]) for x in args))
-        assert_same_bits(alone, tuple(x[b : b + 1] for x in together), f"matrix {b}")
+    checks.no_matrix_depends_on_its_neighbours(emulated.run, operator, n, dtype, batch_of(n))
 
 
 @pytest.mark.parametrize(("operator", "n", "dtype"), CASES)
 def test_nan_and_inf_stay_in_their_own_matrix(operator, n, dtype):
-    batch = batch_of(n)
-    results = emulated.run(operator, *arguments(operator, n, dtype, batch))
-    result = results[0].reshape(batch, -1)
-    assert not np.isfinite(result[list(NOT_FINITE)]).any()
-    assert np.isfinite(result[np.r_[0, 8:batch]]).all()
+    checks.nan_and_inf_stay_in_their_own_matrix(emulated.run, operator, n, dtype, batch_of(n))
 
 
 @pytest.mark.parametrize(("operator", "n", "dtype"), CASES)
 def test_strides_do_not_change_a_bit(operator, n, dtype):
-    args = arguments(operator, n, dtype, 9)
-    expected = emulated.run(operator, *args)
-    layouts = {
-        "columns": lambda x: np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2),
-        "spaced": lambda x: np.repeat(np.repeat(x, 2, -1), 3, -2)[..., ::3, ::2],
-        "batch": lambda x: np.repeat(x, 2, 0)[::2],
-        "reversed": lambda x: np.ascontiguousarray(x[::-1])[::-1],
-    }
-    for name, layout in layouts.items():
-        moved = tuple(layout(x) if x.ndim == 3 else x for x in args)
-        assert_same_bits(emulated.run(operator, *moved), expected, name)
+    checks.strides_do_not_change_a_bit(emulated.run, operator, n, dtype, 9)
 
 
 @pytest.mark.parametrize("n", range(1, 37))
 @pytest.mark.parametrize("dtype", emulated.DTYPES)
 def test_every_order_is_right(n, dtype):
-    # Well-conditioned matrices, for which LAPACK in double precision is an oracle. Exact ones, and
-    # matrices of every kind, are the business of test_values.py.
-    A, Z = arguments("det_hvp", n, dtype, 3)
-    A = (A / (2 * n**0.5) + np.eye(n)).astype(dtype)
-    grad = np.array([1, -2, 0.5], dtype)
-    wide = A.astype(np.complex128)
-    det, inverse = np.linalg.det(wide), np.linalg.inv(wide)
-    C = det[:, None, None] * inverse.swapaxes(1, 2)
-    ZX = Z @ inverse
-    trace = np.trace(ZX, axis1=1, axis2=2)[:, None, None]
-    right = {
-        "det": det,
-        "cofactor": C,
-        "det_backward": grad[:, None, None] * C.conj(),
-        "slogdet_backward": grad[:, None, None] * inverse.swapaxes(1, 2).conj(),
-        "det_hvp": C * trace - (inverse @ ZX).swapaxes(1, 2) * det[:, None, None],
-    }
-    # det, a product of two inverses for det_hvp, the rest in between.
-    tolerance = 8 * n * np.finfo(dtype).eps * np.linalg.cond(wide).max() ** 2
-    others = {"det_hvp": Z, "det_backward": grad, "slogdet_backward": grad}
-    # What the terms amount to: for n = 1 those of det_hvp cancel.
-    scales = {name: np.abs(x).max() for name, x in right.items()}
-    scales["det_hvp"] = np.abs(C * trace).max() + np.abs(inverse).max() * np.abs(C @ Z).max()
-    for operator, expected in right.items():
-        (got,) = emulated.run(operator, A, others.get(operator))
-        assert (np.abs(got - expected) <= tolerance * scales[operator]).all(), operator
-    sign, log = emulated.run("slogdet", A)
-    assert (np.abs(sign - det / np.abs(det)) <= tolerance).all()
-    assert (np.abs(log - np.log(np.abs(det))) <= tolerance * (1 + np.abs(log))).all()
+    checks.every_operator_is_right(emulated.run, n, dtype)
 
 
 @pytest.mark.parametrize("operator", emulated.OPERATORS)
@@ -198,6 +144,7 @@ def sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "LD_PRELOAD": asan,
+        "PYTHONPATH": str(Path(checks.__file__).parent),
         # Python itself leaks, and numpy's threads are not of interest.
         "ASAN_OPTIONS": "detect_leaks=0",
         "OPENBLAS_NUM_THREADS": "1",

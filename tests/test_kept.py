@@ -21,7 +21,8 @@ from test_guarantees import draw
 
 OPS = torch.ops.torchdet
 NOT_KEPT = torch.iinfo(torch.int32).min
-LARGEST_GRADIENT = 64 if cases.EXTENSION else math.inf  # above, factors are kept
+KERNELS = cases.EXTENSION or cases.EMULATION == "arm"
+LARGEST_GRADIENT = 64 if KERNELS else math.inf  # above, factors are kept
 # Smaller ones keep nothing (csrc/size_class.h).
 ORDERS = {
     torch.float32: (5, 8, 12, 16),
@@ -31,10 +32,11 @@ ORDERS = {
 }
 INTEGER_FAMILIES = ("integer_rank_n-1", "integer_rank_n-2", "shift", "wilkinson_growth")
 # The reference is one algorithm, and slower.
-BATCH_ORDERS = (5, 9, 15, 16, 17, 32, 48, 64, 65, 100) if cases.EXTENSION else (5, 17)
+BATCH_ORDERS = (5, 9, 15, 16, 17, 32, 48, 64, 65, 100) if KERNELS else (5, 17)
 
+on_kernels = pytest.mark.skipif(not KERNELS, reason="the reference keeps no factors")
 on_extension = pytest.mark.skipif(
-    not cases.EXTENSION or cases.EMULATION, reason="the reference keeps nothing by itself"
+    not cases.EXTENSION, reason="without the extension nothing is kept unasked"
 )
 
 
@@ -92,7 +94,7 @@ def test_backward_from_a_kept_gradient_is_backward_from_A(family, n, dtype, devi
             assert (agree | both_beyond).all(), (name, size)
 
 
-@on_extension
+@on_kernels
 @pytest.mark.parametrize("n", (65, 100))
 @pytest.mark.parametrize(
     "family", ("normal", "graded_both", "diagonal_huge_and_tiny", "integer_rank_n-1")
@@ -108,7 +110,7 @@ def test_backward_from_kept_factors_has_the_bits_of_backward_from_A(family, n, d
             assert same_bits(got, getattr(OPS, f"{name}_backward")(grad, A)), (name, size)
 
 
-@on_extension
+@on_kernels
 @pytest.mark.parametrize("index", (-1, 70, 2**30))
 def test_indices_that_lead_out_of_the_matrix_are_not_followed(index):
     A = cases.matrices("normal", 70, torch.float64)
@@ -121,7 +123,7 @@ def test_indices_that_lead_out_of_the_matrix_are_not_followed(index):
         assert same_bits(got, OPS.det_backward(grad, A))
 
 
-@on_extension
+@on_kernels
 def test_of_a_rank_below_n_minus_1_nothing_is_kept_and_the_gradient_is_zero(dtype):
     A = cases.matrices("normal", 70, dtype)
     A[..., 3] = A[..., 69] = 0

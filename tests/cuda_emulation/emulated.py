@@ -6,12 +6,12 @@ Nothing here needs torch, so that it also runs in a process with sanitizers.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import functools
 import os
-import subprocess
+import shutil
 from pathlib import Path
 
+import building
 import numpy as np
 import scipy.linalg
 
@@ -39,15 +39,16 @@ class _Tensor(ctypes.Structure):
         super().__init__(x.ctypes.data, x.ndim, shape(*x.shape), shape(*strides))
 
 
+def missing() -> str | None:
+    """What the emulation cannot be built without, if it is not there."""
+    found = shutil.which("make") and shutil.which(os.environ.get("CXX", "g++"))
+    return None if found else "the emulation is built with make and a C++ compiler"
+
+
 def build(sanitize: str = "") -> Path:
     """The library, made where it is out of date. sanitize: as in -fsanitize."""
-    folder = FOLDER.parents[1] / "build" / ("cuda_emulation" + ("_sanitized" if sanitize else ""))
-    folder.mkdir(parents=True, exist_ok=True)
-    command = ["make", "--silent", "-j2", f"BUILD={folder}", f"SANITIZE={sanitize}"]
-    with (folder / "lock").open("w") as lock:  # several processes may want it at once
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        subprocess.run(command, cwd=FOLDER, check=True)
-    return folder / "libemulation.so"
+    name = "cuda_emulation" + ("_sanitized" if sanitize else "")
+    return building.make(FOLDER, name, SANITIZE=sanitize) / "libemulation.so"
 
 
 @functools.cache

@@ -1,26 +1,9 @@
 // The emulated kernels behind a C interface (emulated.py calls it).
 #include "../../csrc/cuda/kernels.h"
+#include "../emulation/view_of.h"
 #include "emulation.h"
 
 using namespace torchdet;
-
-namespace {
-
-BatchView view_of(const void* data, int dims, const int64_t* sizes, const int64_t* strides,
-                  int matrix_dims) {
-  BatchView view;
-  view.data = data;
-  for (int d = 0; d < dims - matrix_dims; ++d) {
-    view.append(sizes[d], strides[d]);
-  }
-  if (matrix_dims == 2) {
-    view.row_stride = strides[dims - 2];
-    view.column_stride = strides[dims - 1];
-  }
-  return view;
-}
-
-}  // namespace
 
 extern "C" {
 

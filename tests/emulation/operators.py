@@ -1,0 +1,94 @@
+"""The emulated kernels as torch operators, so that the whole suite can run on them.
+
+The operators keep their plain PyTorch implementation for what is not a kernel's work: the checks of
+the arguments, and half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from torchdet import _ops, _reference, _reference_kept
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def _numpy(x: Tensor) -> object:
+    return x.detach().resolve_conj().resolve_neg().numpy()
+
+
+def _kernel(kernels: ModuleType, operator: str) -> Callable[..., Tensor | tuple[Tensor, ...]]:
+    def run(*arguments: Tensor) -> Tensor | tuple[Tensor, ...]:
+        A = arguments[0] if operator == "det_hvp" else arguments[-1]
+        _reference.check_square(operator, A)
+        if operator.endswith("_backward"):
+            _reference.check_same(operator, "grad", arguments[0], A, A.shape[:-2])
+        if operator == "det_hvp":
+            _reference.check_same(operator, "Z", arguments[1], A)
+        if A.dtype in HALF:
+            results = run(*(x.float() for x in arguments))
+            if isinstance(results, tuple):
+                return tuple(x.to(A.dtype) for x in results)
+            return results.to(A.dtype)
+        others = [_numpy(x) for x in arguments if x is not A]
+        results = tuple(map(torch.from_numpy, kernels.run(operator, _numpy(A), *others)))
+        return results if len(results) > 1 else results[0]
+
+    return run
+
+
+def _keep(kernels: ModuleType, operator: str) -> Callable[..., tuple[Tensor, ...]]:
+    def run(A: Tensor) -> tuple[Tensor, ...]:
+        _reference.check_square(operator.removesuffix("_keep"), A)
+        if A.shape[-1] < kernels.LEAST_KEPT or A.dtype in HALF:
+            return getattr(_reference_kept, operator)(A)
+        return tuple(map(torch.from_numpy, kernels.run(operator, _numpy(A))))
+
+    return run
+
+
+def _backward_kept(kernels: ModuleType, operator: str) -> Callable[..., Tensor]:
+    def run(grad: Tensor, A: Tensor, kept: Tensor, integers: Tensor) -> Tensor:
+        n = A.shape[-1]
+        if n < kernels.LEAST_KEPT or A.dtype in HALF:
+            return getattr(_reference_kept, f"{operator}_kept")(grad, A, kept, integers)
+        _reference.check_same(operator, "grad", grad, A, A.shape[:-2])
+        _reference_kept.check_kept(operator, A, kept, integers, kernels.kept_integers(n))
+        numbers = (_numpy(kept), _numpy(integers))
+        return torch.from_numpy(kernels.run(operator, _numpy(A), _numpy(grad), numbers)[0])
+
+    return run
+
+
+def _register_keeping(kernels: ModuleType, library: torch.library.Library) -> None:
+    backward = {}
+    for of_slogdet, name in enumerate(("det", "slogdet")):
+        backward[of_slogdet] = _backward_kept(kernels, f"{name}_backward")
+        library.impl(f"_{name}_keep", _keep(kernels, f"{name}_keep"), "CPU")
+        library.impl(f"_{name}_backward_kept", backward[of_slogdet], "CPU")
+
+    def over_kept(
+        kept: Tensor, integers: Tensor, grad: Tensor, A: Tensor, of_slogdet: bool
+    ) -> None:
+        kept.copy_(backward[of_slogdet](grad, A, kept, integers))
+
+    library.impl("_backward_kept_", over_kept, "CPU")
+
+
+def register(kernels: ModuleType) -> torch.library.Library:
+    """Make the OPERATORS that kernels.run() runs the CPU kernels, as long as the result lives.
+
+    Needs TORCHDET_EXTENSION=0: the extension has CPU kernels of its own.
+    """
+    if _ops.HAS_EXTENSION:
+        raise RuntimeError("the emulated kernels need TORCHDET_EXTENSION=0 in the environment")
+    library = torch.library.Library("torchdet", "IMPL")
+    for operator in kernels.OPERATORS:
+        library.impl(operator, _kernel(kernels, operator), "CPU")
+    if hasattr(kernels, "KEEPING_OPERATORS"):
+        _register_keeping(kernels, library)
+    return library
