@@ -20,7 +20,7 @@ BENCH_ARGS ?=
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' 2>/dev/null)
-TEST_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) tests/arm/*.cpp)
+OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) tests/arm/*.cpp bench/*.cpp)
 PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
@@ -99,7 +99,7 @@ lint-python: $(VENV)/.installed
 	$(BIN)/ruff format --check $(PY_SOURCES)
 
 lint-cpp: $(VENV)/.installed
-	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES) $(TEST_CXX_SOURCES)
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES) $(OTHER_CXX_SOURCES)
 
 lint-types: $(VENV)/.installed
 	$(BIN)/mypy
@@ -112,7 +112,7 @@ lint-length:
 format: $(VENV)/.installed ## apply ruff and clang-format
 	$(BIN)/ruff check --fix $(PY_SOURCES)
 	$(BIN)/ruff format $(PY_SOURCES)
-	$(BIN)/clang-format -i $(CXX_SOURCES) $(TEST_CXX_SOURCES)
+	$(BIN)/clang-format -i $(CXX_SOURCES) $(OTHER_CXX_SOURCES)
 
 cuda-check: $(VENV)/.installed ## compile every CUDA kernel with nvcc; registers per kernel; needs no GPU
 	$(RUN) tools/cuda_check.py --jobs $(JOBS)

@@ -147,7 +147,7 @@ def summary(run: dict[str, Any]) -> str:
     bandwidth = {name: f"{value / 1e9:.0f} GB/s" for name, value in run["copy_bandwidth"].items()}
     peak, unit = (1e12, "TFLOP/s") if has_gpu(run) else (1e9, "GFLOP/s")
     peaks = [f"{value / peak:.3g} in {name}" for name, value in run.get("fma_peak", {}).items()]
-    products = f", matrix product {unit}: {', '.join(peaks)}" if peaks else ""
+    products = f", multiply-adds {unit}: {', '.join(peaks)}" if peaks else ""
     if device := machine.get("device"):
         cuda = ", ".join(build["cuda_architectures"]) if build else ""
         driver = device["nvidia_smi"].get("driver_version", "unknown")
@@ -207,7 +207,7 @@ def _explanation(run: dict[str, Any]) -> list[str]:
         f"Random normal matrices. Medians of {run['rounds']} interleaved rounds; a ratio is the",
         "peer's time over torchdet's in the same round, with its quartiles. GB/s counts the least",
         "traffic of the operation: reading A and writing the result, in each direction. *Of FMA*",
-        "counts its arithmetic against a large matrix product of that precision. *Memory* is the",
+        "counts its arithmetic against the most multiply-adds of that precision. *Memory* is the",
         "peak during a call, divided by the size of the input.",
     ]
     on_gpu = [
@@ -215,7 +215,7 @@ def _explanation(run: dict[str, Any]) -> list[str]:
         "the peer's time over torchdet's in the same round. *In a graph* is torchdet's time",
         "without launches, replayed in a CUDA graph; the shares are of that time where there is",
         "one. *Of copy* counts the least traffic of the operation against the bandwidth of a",
-        "large copy, *of FMA* its arithmetic against a large matrix product of that precision",
+        "large copy, *of FMA* its arithmetic against the most multiply-adds of that precision",
         "(without TF32; in float64 on tensor cores, where there are any). A peer that is wrong",
         "at some matrix, beyond its condition, is timed and marked; errors are listed at the end.",
     ]
