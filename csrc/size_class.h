@@ -1,6 +1,6 @@
 // The size classes: who owns a matrix of order n at the most. Cofactors, complex numbers and narrow
-// packs leave "lane" earlier (tuning.h), Hessian-vector products later. Kernels, tests and
-// benchmarks all read this table (torchdet._C.build_info()["size_classes"]).
+// packs leave "lane" and "rows" earlier (tuning.h), Hessian-vector products leave "lane" later.
+// Kernels, tests and benchmarks all read this table (torchdet._C.build_info()["size_classes"]).
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ struct SizeClass {
 
 constexpr SizeClass kCpuSizeClasses[] = {
     {"lane", 28, "one matrix per SIMD lane, order known at compile time"},
-    {"rows", 64, "one matrix per thread, rows in SIMD packs, Gauss-Jordan elimination"},
+    {"rows", 96, "one matrix per thread, rows in SIMD packs, Gauss-Jordan elimination"},
     {"blocked", std::numeric_limits<int64_t>::max(),
      "one matrix at a time, elimination by panels; threads share it where the batch is small"},
 };
@@ -37,16 +37,18 @@ constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 constexpr int64_t kLargestLaneHvp = 32;
 
 // From this order on, a forward pass on the CPU that will have a backward pass keeps what helps it:
-// the gradient itself to n = kLargestRows, computed along with the determinant, so that backward
-// only multiplies; and the factors in the class "blocked" (cpu/kept.h). The first saves a
-// factorisation, but costs a pass through memory, and 3 microseconds a call. Microseconds for
-// forward and backward of 1 MB of float32, without / with it, on an EPYC: n = 5: 195 / 171,
-// n = 8: 236 / 207, n = 10: 305 / 270. To n = 4 the pass costs more.
+// the gradient itself in the classes "lane" and "rows", computed along with the determinant, so
+// that backward only multiplies; and the factors in the class "blocked" (cpu/kept.h). The first
+// saves a factorisation, but costs a pass through memory, and 3 microseconds a call. Microseconds
+// for forward and backward of 1 MB of float32, without / with it, on an EPYC: n = 5: 195 / 171, n =
+// 8: 236 / 207, n = 10: 305 / 270. To n = 4 the pass costs more.
 constexpr int64_t kLeastKept = 5;
 
-// How many integers are kept of a matrix, beside n x n numbers.
+// How many integers are kept of a matrix, beside n x n numbers: an exponent, or from the order on
+// at which some kernels keep factors, what belongs to those.
+constexpr int64_t kLeastFactors = 65;
 constexpr int64_t kept_integers(int64_t n) {
-  return n <= kLargestRows ? 1 : 3 * n + 2;
+  return n < kLeastFactors ? 1 : 3 * n + 2;
 }
 
 }  // namespace torchdet

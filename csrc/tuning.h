@@ -66,6 +66,11 @@ constexpr int kLuColumns = 8, kComplexLuColumns = 4;
 
 // --- Rows in packs: cpu/sweep_kernels.h ---
 
+// The largest order of the class.
+constexpr int row_order(int vector_bytes, int number_bytes, bool is_complex) {
+  return vector_bytes == 64 && number_bytes == 4 && !is_complex ? 96 : 64;
+}
+
 // Matrices that advance side by side, by packs per row, or 0 for any number of them: while one
 // waits for its pivot, the others use the core. On an EPYC with AVX-512, for 1 / 2 / 3 / 4:
 //   det float32 n = 32: 701 / 499 / 441 / 428    n = 48: 1490 / 1158 / 1660

@@ -239,7 +239,7 @@ if HAS_EXTENSION:
 
     _BUILD = _C.build_info()
     _LEAST_KEPT: int = _BUILD["least_kept"]
-    _LARGEST_ROWS: int = _BUILD["largest_kept_gradient"]
+    _LEAST_FACTORS: int = _BUILD["least_factors"]
 
     def keeps(A: Tensor) -> bool:
         """Whether a forward pass of A is to keep what helps its backward pass.
@@ -258,7 +258,7 @@ if HAS_EXTENSION:
     def kept_integers(A: Tensor) -> int:
         """How many integers are kept of a matrix, as csrc/size_class.h has it."""
         n = A.shape[-1]
-        return 3 * n + 2 if A.device.type == "cpu" and n > _LARGEST_ROWS else 1
+        return 3 * n + 2 if A.device.type == "cpu" and n >= _LEAST_FACTORS else 1
 else:
 
     def keeps(A: Tensor) -> bool:

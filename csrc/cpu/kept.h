@@ -1,9 +1,9 @@
 // What the forward pass keeps for the backward pass: of a matrix n x n numbers, and integers.
 //
-// To n = kLargestRows the numbers are the gradient, conj(C(A)) or conj(A^-T), without the power of
-// two that is the one integer. Backward multiplies them by grad. The product is as good as one
-// computed from A as long as no number has lost bits to the ends of the format. A matrix whose
-// gradient has such numbers (kNotKept) is left to the kernel that computes it from A.
+// In the classes "lane" and "rows" the numbers are the gradient, conj(C(A)) or conj(A^-T), without
+// the power of two that is the one integer. Backward multiplies them by grad. The product is as
+// good as one computed from A as long as no number has lost bits to the ends of the format. A
+// matrix whose gradient has such numbers (kNotKept) is left to the kernel that computes it from A.
 //
 // Above, the numbers are P B Q = L D U of the equilibrated matrix, as blocked_lu.h has it, and the
 // integers the permutations and the equilibration. kNotKept where the rank is at most n - 2.
@@ -15,6 +15,11 @@
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
+
+// The one integer that goes with a gradient.
+inline int32_t& kept_exponent(const Problem& p, int64_t b) {
+  return p.integers[b * kept_integers(p.n)];
+}
 
 // The integers that go with the factors of matrix b.
 class KeptFactors {

@@ -56,7 +56,7 @@ struct KeptKernel {
                                           Number (&factor)[W + 1]) {
     I kept = I(0);
     for (int lane = 0; lane < W; ++lane) {
-      kept.raw[lane] = p.integers[first + lane];
+      kept.raw[lane] = kept_exponent(p, first + lane);
     }
     const auto left = equal(kept, I(kNotKept));
     const Scaled<P> x =
@@ -72,11 +72,11 @@ struct KeptKernel {
   }
 
   static void multiply_one(const Problem& p, int64_t b) {
-    if (p.integers[b] == kNotKept) {
+    if (kept_exponent(p, b) == kNotKept) {
       return;
     }
     const Number grad = static_cast<const Number*>(p.other.data)[p.other.offset(b)];
-    const Scaled<Number> factor = normalise(grad, Integer(p.integers[b]));
+    const Scaled<Number> factor = normalise(grad, Integer(kept_exponent(p, b)));
     if (-kReach < factor.exponent && factor.exponent < kReach) {
       const P x = broadcast<P>(scale_pow2(factor.mantissa, factor.exponent));
       for_packs(p, b, [&](P y) TORCHDET_LANE_LAMBDA { return y * x; });

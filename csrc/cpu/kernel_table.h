@@ -13,7 +13,6 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-static_assert(kLargestRows == kMaxRowsOrder, "cpu/sweep.h and size_class.h disagree");
 static_assert(kLargestLaneHvp == kMaxLaneOrder, "math/lane.h and size_class.h disagree");
 
 template <typename T>
@@ -24,6 +23,12 @@ template <typename V>
 struct KernelsOf {
   static constexpr int W = LaneTraits<V>::kWidth;
   static constexpr LaneOrders kLane = lane_orders(kVectorBytes, sizeof(ScalarOf<V>), kIsComplex<V>);
+  static constexpr int kRows = row_order(kVectorBytes, sizeof(ScalarOf<V>), kIsComplex<V>);
+  // Numbers of packs per row that have kernels of their own: as many as are worth compiling, and
+  // all where there are orders beyond kMaxRowsOrder.
+  static constexpr int kMaxPacks = kRows > kMaxRowsOrder ? kRows / W : kVectorBytes == 16 ? 0 : 4;
+  static_assert(kMaxRowsOrder <= kRows && kRows <= kLargestRows);
+  static_assert(kRows + 1 >= kLeastFactors, "no room for the factors that are kept");
 
   template <int N>
   static void set_lane(Kernels (&kernels)[kLargestRows + 1]) {
@@ -52,7 +57,9 @@ struct KernelsOf {
   template <int kLargest>
   static void set_rows(Kernels& kernels, int packs) {
     if constexpr (kLargest == 0) {
-      set_rows<0>(kernels);
+      if constexpr (kMaxPacks * W < kRows) {
+        set_rows<0>(kernels);
+      }
     } else if (packs == kLargest) {
       set_rows<kLargest>(kernels);
     } else {
@@ -64,10 +71,16 @@ struct KernelsOf {
     Kernels(&kernels)[kLargestRows + 1] = table.small[static_cast<int>(dtype)];
     using B = BlockedKernels<V>;
     for (int n = 1; n <= kLargestRows; ++n) {
-      kernels[n].hvp = n <= kLargestLaneHvp ? HvpKernel<V>::det_hvp : RankRevealing<V>::det_hvp;
-      set_rows<kVectorBytes == 16 ? 0 : 4>(kernels[n], (n + W - 1) / W);
+      kernels[n] = {B::determinants, B::cofactor_matrices, RankRevealing<V>::det_hvp};
+      if (n <= kRows) {
+        set_rows<kMaxPacks>(kernels[n], (n + W - 1) / W);
+      }
+      if (n <= kLargestLaneHvp) {
+        kernels[n].hvp = HvpKernel<V>::det_hvp;
+      }
     }
     set_lane<kLane.determinants>(kernels);
+    table.largest_rows[static_cast<int>(dtype)] = kRows;
     table.blocked[static_cast<int>(dtype)] = {B::determinants, B::cofactor_matrices,
                                               RankRevealing<V>::det_hvp};
     table.multiply_kept[static_cast<int>(dtype)] = KeptKernel<V>::multiply;

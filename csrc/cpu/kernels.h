@@ -15,22 +15,24 @@ using Kernel = void (*)(const Problem&, int64_t begin, int64_t end);
 using Kernels = KernelsByOperator<Kernel>;
 
 // small[n] for the orders of the first two size classes, blocked for those above. What forward
-// keeps is a gradient to n = kLargestRows, which backward multiplies, and factors above (kept.h).
+// keeps is a gradient in the first two, which backward multiplies, and factors above (kept.h).
 struct KernelTable {
   const char* name;
   Kernels small[kDtypes][kLargestRows + 1], blocked[kDtypes];
+  int64_t largest_rows[kDtypes];  // of these numbers, at most kLargestRows
   Kernel multiply_kept[kDtypes], keep_factors[kDtypes], from_factors[kDtypes];
 
   Kernel select(Dtype dtype, Op op, int64_t n) const {
     const int d = static_cast<int>(dtype);
-    if (keeps(op) && n > kLargestRows) {
+    if (keeps(op) && n > largest_rows[d]) {
       return keep_factors[d];
     }
     return (n <= kLargestRows ? small[d][n] : blocked[d]).select(op);
   }
   // Backward for the matrices of which something is kept.
   Kernel select_for_kept(Dtype dtype, int64_t n) const {
-    return (n <= kLargestRows ? multiply_kept : from_factors)[static_cast<int>(dtype)];
+    const int d = static_cast<int>(dtype);
+    return (n <= largest_rows[d] ? multiply_kept : from_factors)[d];
   }
 };
 

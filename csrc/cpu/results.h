@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../math/logarithm.h"
+#include "kept.h"
 #include "row_equilibrate.h"
 
 namespace torchdet {
@@ -54,7 +55,7 @@ Scaled<NumberOf<P>> result_factor(const Problem& p, int64_t b, Scaled<NumberOf<P
     factor.exponent += d.exponent + frame.total;
   }
   if (keeps(p.op)) {
-    p.integers[b] = static_cast<int32_t>(factor.exponent);
+    kept_exponent(p, b) = static_cast<int32_t>(factor.exponent);
     factor.exponent = 0;
   }
   return factor;

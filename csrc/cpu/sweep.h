@@ -28,8 +28,25 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// Largest order of the class: one word has a bit for every column.
+// Largest order for any number of packs: one word has a bit for every column.
 constexpr int kMaxRowsOrder = 64;
+
+// One bit per column.
+template <int kOrder>
+using ColumnBits = std::conditional_t<(kOrder > 64), unsigned __int128, uint64_t>;
+TORCHDET_LANE int lowest_bit(uint64_t bits) {
+  return __builtin_ctzll(bits);
+}
+TORCHDET_LANE int lowest_bit(unsigned __int128 bits) {
+  const auto low = static_cast<uint64_t>(bits);
+  return low != 0 ? __builtin_ctzll(low) : 64 + __builtin_ctzll(static_cast<uint64_t>(bits >> 64));
+}
+TORCHDET_LANE bool is_odd(uint64_t bits) {
+  return __builtin_parityll(bits);
+}
+TORCHDET_LANE bool is_odd(unsigned __int128 bits) {
+  return __builtin_parityll(static_cast<uint64_t>(bits) ^ static_cast<uint64_t>(bits >> 64));
+}
 
 // kPacks: packs per row where known at compile time, else 0.
 template <typename P, int kPacks, int kGroup>
@@ -43,6 +60,7 @@ class Sweep {
   static constexpr int W = LaneTraits<P>::kWidth, kParts = kIsComplex<P> ? 2 : 1;
   static constexpr int kMaxPacks = kPacks > 0 ? kPacks : kMaxRowsOrder / W;
   static constexpr int kMaxOrder = kMaxPacks * W;
+  using Bits = ColumnBits<kMaxOrder>;
 
   // What is known of one matrix beside its entries.
   struct Facts {
@@ -52,9 +70,9 @@ class Sweep {
     Frame<P> frame;
     int32_t row[kMaxOrder];   // index of the row now at position k
     int32_t lane[kMaxOrder];  // p_k
-    uint64_t unused;          // one bit per column
-    bool odd;                 // sign of the permutation
-    bool no_cofactors;        // rank <= n - 2
+    Bits unused;
+    bool odd;           // sign of the permutation
+    bool no_cofactors;  // rank <= n - 2
   };
   const int n;
   Facts facts[kGroup];
@@ -99,15 +117,17 @@ class Sweep {
   }
   TORCHDET_LANE Number last_pivot(int m) const { return get_number(facts[m].pivot, n - 1); }
 
+  // The mask of column p in pack v of a row.
+  TORCHDET_LANE static auto is_column(int p, int v) {
+    return mask_of_bits(static_cast<uint64_t>((Bits(1) << p) >> (v * W)), I());
+  }
+
  private:
   const int runtime_packs_;
   P* const z_;
 
   TORCHDET_LANE static P broadcast_at(const P* row, int64_t offset) {
     return broadcast<P>(number_at<P>(reinterpret_cast<const T*>(row) + offset));
-  }
-  TORCHDET_LANE static auto is_column(int p, int v) {
-    return mask_of_bits((uint64_t(1) << p) >> (v * W), I());
   }
   TORCHDET_LANE void subtract(P* x, P factor, const P* l) const {
     for (int v = 0; v < packs(); ++v) {
@@ -116,7 +136,7 @@ class Sweep {
   }
 
   TORCHDET_LANE void start(Facts& f) const {
-    f.unused = ~uint64_t(0) >> (64 - n);
+    f.unused = ~Bits(0) >> (8 * static_cast<int>(sizeof(Bits)) - n);
     f.odd = f.no_cofactors = false;
     for (int k = 0; k < n; ++k) {
       f.row[k] = k;
@@ -219,19 +239,19 @@ class Sweep {
     I size[kMaxPacks];
     I largest = I(0);
     for (int v = 0; v < packs(); ++v) {
-      const auto unused = mask_of_bits(f.unused >> (v * W), I());
+      const auto unused = mask_of_bits(static_cast<uint64_t>(f.unused >> (v * W)), I());
       size[v] = select(unused, bits_of(pivot_size(x[v])), I(0));
       largest = maximum(largest, size[v]);
     }
     largest = fold_lanes(largest, [](I a, I b) { return maximum(a, b); });
-    uint64_t candidates = 0;
+    Bits candidates = 0;
     for (int v = 0; v < packs(); ++v) {
-      candidates |= lane_bits(equal(size[v], largest)) << (v * W);
+      candidates |= Bits(lane_bits(equal(size[v], largest))) << (v * W);
     }
-    const int p = __builtin_ctzll(candidates & f.unused);
-    const uint64_t column = uint64_t(1) << p;
+    const int p = lowest_bit(candidates & f.unused);
+    const Bits column = Bits(1) << p;
     f.lane[k] = p;
-    f.odd ^= __builtin_popcountll(f.unused & (column - 1)) & 1;
+    f.odd ^= is_odd(f.unused & (column - 1));
     f.unused ^= column;
     const Number pivot = get_number(x, p);
     set_number(f.pivot, k, pivot);
@@ -249,9 +269,9 @@ class Sweep {
   }
   TORCHDET_LANE void give_back_pivot(int k, int m) {
     Facts& f = facts[m];
-    const uint64_t column = uint64_t(1) << f.lane[k];
+    const Bits column = Bits(1) << f.lane[k];
     f.unused ^= column;
-    f.odd ^= __builtin_popcountll(f.unused & (column - 1)) & 1;
+    f.odd ^= is_odd(f.unused & (column - 1));
   }
 
   // l = x / pivot. Division by the modulus, which the search leaves in all lanes, need not wait for

@@ -78,7 +78,7 @@ struct SweepKernel {
     P factor[S::kMaxPacks];
     I row_exponent[S::kMaxPacks];
     for (int v = 0; v < sweep.packs(); ++v) {
-      const auto last = mask_of_bits((uint64_t(1) << (n - 1)) >> (v * W), I());
+      const auto last = S::is_column(n - 1, v);
       const Scaled<P> d = normalise(select(last, one<P>(), f.pivot[v]), I(0));
       factor[v] = -(broadcast<P>(common.mantissa) * reciprocal(d.mantissa));
       row_exponent[v] = I(common.exponent) + f.row_exponent[v] - d.exponent;
