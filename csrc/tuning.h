@@ -66,9 +66,35 @@ constexpr int kLuColumns = 8, kComplexLuColumns = 4;
 
 // --- Rows in packs: cpu/sweep_kernels.h ---
 
-// The largest order of the class.
-constexpr int row_order(int vector_bytes, int number_bytes, bool is_complex) {
-  return vector_bytes == 64 && number_bytes == 4 && !is_complex ? 96 : 64;
+// The largest orders of the class, of determinants and of cofactors; and the most packs per row for
+// which each number has kernels of its own. ns per matrix on an EPYC with AVX-512, rows / blocked:
+//   det float32   n = 65: 3170 / 6400     n = 96: 7250 / 9880      n = 128: 16700 / 18050
+//   det float64   n = 65: 9060 / 8540
+//   det complex64 n = 65: 8780 / 11360    n = 96: 19570 / 20170
+//   det complex128   n = 72: 17000 / 17320    n = 80: 22550 / 21930
+//   cofactor float32     n = 65: 6470 / 12830     n = 96: 14500 / 21730    n = 128: 33600 / 40700
+//   cofactor float64     n = 65: 11640 / 18460    n = 96: 29600 / 36360    n = 128: 64000 / 71500
+//   cofactor complex64   n = 65: 16950 / 27690    n = 96: 39300 / 53740    n = 128: 85200 / 109400
+//   cofactor complex128  n = 65: 28450 / 43810    n = 96: 73700 / 94500
+// and with AVX2 there:
+//   det float32          n = 65: 6380 / 6840      n = 72: 7610 / 7030
+//   cofactor float32     n = 72: 12530 / 17790    n = 96: 25710 / 31930
+//   cofactor float64     n = 72: 26510 / 27970    n = 80: 36980 / 35640
+//   cofactor complex64   n = 72: 32220 / 42660    n = 96: 70050 / 88620
+//   cofactor complex128  n = 72: 80000 / 81710    n = 80: 106700 / 107100
+struct RowOrders {
+  int determinants, cofactors, own_packs;
+};
+constexpr RowOrders row_orders(int vector_bytes, int number_bytes, bool is_complex) {
+  const bool is_single = number_bytes == 4;
+  if (vector_bytes == 64) {
+    return is_complex ? RowOrders{is_single ? 96 : 72, is_single ? 128 : 96, 4}
+                      : RowOrders{is_single ? 128 : 64, 128, is_single ? 8 : 4};
+  }
+  if (vector_bytes == 32) {
+    return {64, is_single ? 96 : 72, 4};
+  }
+  return {64, 64, 0};
 }
 
 // Matrices that advance side by side, by packs per row, or 0 for any number of them: while one

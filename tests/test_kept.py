@@ -22,7 +22,8 @@ from test_guarantees import draw
 OPS = torch.ops.torchdet
 NOT_KEPT = torch.iinfo(torch.int32).min
 KERNELS = cases.EXTENSION or cases.EMULATION == "arm"
-LARGEST_GRADIENT = 64 if KERNELS else math.inf  # above, factors are kept
+# To this order gradients are kept, and from 129 on factors; between it depends on the kernel.
+LARGEST_GRADIENT = 64 if KERNELS else math.inf
 # Smaller ones keep nothing (csrc/size_class.h).
 ORDERS = {
     torch.float32: (5, 8, 12, 16),
@@ -32,7 +33,7 @@ ORDERS = {
 }
 INTEGER_FAMILIES = ("integer_rank_n-1", "integer_rank_n-2", "shift", "wilkinson_growth")
 # The reference is one algorithm, and slower.
-BATCH_ORDERS = (5, 9, 15, 16, 17, 32, 48, 64, 65, 100) if KERNELS else (5, 17)
+BATCH_ORDERS = (5, 9, 15, 16, 17, 32, 48, 64, 65, 100, 130) if KERNELS else (5, 17)
 
 on_kernels = pytest.mark.skipif(not KERNELS, reason="the reference keeps no factors")
 on_extension = pytest.mark.skipif(
@@ -54,7 +55,7 @@ def test_a_gradient_from_what_is_kept_is_within_one_unit(family, n, dtype, devic
 
 
 @pytest.mark.parametrize(
-    ("family", "n", "dtype"), grid({torch.float32: (33, 64, 65)}, INTEGER_FAMILIES)
+    ("family", "n", "dtype"), grid({torch.float32: (33, 64, 65, 129)}, INTEGER_FAMILIES)
 )
 def test_what_is_kept_at_the_size_classes_edges_gives_gradients_within_one_unit(
     family, n, dtype, device
@@ -95,7 +96,7 @@ def test_backward_from_a_kept_gradient_is_backward_from_A(family, n, dtype, devi
 
 
 @on_kernels
-@pytest.mark.parametrize("n", (65, 100))
+@pytest.mark.parametrize("n", (129, 160))
 @pytest.mark.parametrize(
     "family", ("normal", "graded_both", "diagonal_huge_and_tiny", "integer_rank_n-1")
 )
@@ -111,12 +112,12 @@ def test_backward_from_kept_factors_has_the_bits_of_backward_from_A(family, n, d
 
 
 @on_kernels
-@pytest.mark.parametrize("index", (-1, 70, 2**30))
+@pytest.mark.parametrize("index", (-1, 130, 2**30))
 def test_indices_that_lead_out_of_the_matrix_are_not_followed(index):
-    A = cases.matrices("normal", 70, torch.float64)
+    A = cases.matrices("normal", 130, torch.float64)
     numbers, integers = kept(A)
     grad = torch.ones(len(A), dtype=A.dtype)
-    for place in (1, 2, 71):  # the exchanged column, the first and the last row
+    for place in (1, 2, 131):  # the exchanged column, the first and the last row
         wrong = integers.clone()
         wrong[..., place] = index
         got = OPS._det_backward_kept(grad, A, numbers, wrong)
@@ -125,15 +126,15 @@ def test_indices_that_lead_out_of_the_matrix_are_not_followed(index):
 
 @on_kernels
 def test_of_a_rank_below_n_minus_1_nothing_is_kept_and_the_gradient_is_zero(dtype):
-    A = cases.matrices("normal", 70, dtype)
-    A[..., 3] = A[..., 69] = 0
+    A = cases.matrices("normal", 130, dtype)
+    A[..., 3] = A[..., 129] = 0
     numbers, integers = kept(A)
     assert (integers[..., 0] == NOT_KEPT).all()
     grad = torch.ones(len(A), dtype=dtype)
     assert (OPS._det_backward_kept(grad, A, numbers, integers) == 0).all()
 
 
-@pytest.mark.parametrize("n", (12, 20, 40, 70))
+@pytest.mark.parametrize("n", (12, 20, 40, 130))
 def test_a_gradient_that_does_not_fit_one_exponent_is_computed_from_A(n, device):
     """Cofactors 2^-140, which has lost bits in float32 unless it is a power of two, and 2^126."""
     A = torch.eye(n, device=device)
@@ -206,7 +207,7 @@ def test_matrices_that_are_not_kept_and_wild_gradients_leave_their_neighbours_al
 
 
 @pytest.mark.parametrize("f", (torchdet.det, logabsdet), ids=("det", "slogdet"))
-@pytest.mark.parametrize("n", (11, 33, 70))
+@pytest.mark.parametrize("n", (11, 33, 70, 130))
 def test_a_graph_that_is_retained_gives_the_same_gradient_twice(f, n, dtype, device):
     A = draw(5, n, dtype, device).requires_grad_()
     out = f(A)
@@ -304,7 +305,7 @@ def test_something_is_kept_where_a_backward_pass_may_come_and_only_there():
 
 
 @on_extension
-@pytest.mark.parametrize("n", (16, 70))
+@pytest.mark.parametrize("n", (16, 70, 130))
 def test_the_gradient_takes_no_memory_beside_what_is_kept(n):
     A = torch.randn(3, n, n, requires_grad=True)
     out = torchdet.det(A)
@@ -315,7 +316,7 @@ def test_the_gradient_takes_no_memory_beside_what_is_kept(n):
     assert A.grad.data_ptr() == place
 
 
-@pytest.mark.parametrize("n", (12, 70))
+@pytest.mark.parametrize("n", (12, 70, 130))
 def test_arguments_that_do_not_fit_are_named(n):
     A = torch.randn(2, n, n)
     numbers, integers = kept(A)

@@ -46,7 +46,7 @@ EDGE_ORDERS = {
     torch.complex128: (11, 12),
 }
 INTEGER_FAMILIES = ("integer_rank_n-1", "integer_rank_n-2", "shift", "lower_m1", "wilkinson_growth")
-BLOCK_ORDERS = (48, 64, 65, 130, 200)
+BLOCK_ORDERS = (48, 64, 65, 97, 128, 130, 200)
 
 
 @cache

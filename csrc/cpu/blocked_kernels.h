@@ -82,7 +82,7 @@ struct BlockedKernels {
                         has_cofactors ? s.lu.product() : Scaled<Number>{zero<Number>(), Integer(0)},
                         s.frame);
       const KeptFactors kept(p, b);
-      kept.sign() = kNotKept;
+      keep_exponent(p, b, kNotKept);
       if (has_cofactors) {
         Number* const to = result_matrix<P>(p, b);
         s.lu.read_factors([&](int64_t k, const P* row) {

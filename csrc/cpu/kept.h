@@ -16,9 +16,14 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// The one integer that goes with a gradient.
-inline int32_t& kept_exponent(const Problem& p, int64_t b) {
+// The one integer that goes with a gradient, and zeros where there is room for more.
+inline int32_t kept_exponent(const Problem& p, int64_t b) {
   return p.integers[b * kept_integers(p.n)];
+}
+inline void keep_exponent(const Problem& p, int64_t b, int64_t exponent) {
+  int32_t* const integers = p.integers + b * kept_integers(p.n);
+  std::fill(integers, integers + kept_integers(p.n), 0);
+  *integers = static_cast<int32_t>(exponent);
 }
 
 // The integers that go with the factors of matrix b.

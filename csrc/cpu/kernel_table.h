@@ -23,12 +23,9 @@ template <typename V>
 struct KernelsOf {
   static constexpr int W = LaneTraits<V>::kWidth;
   static constexpr LaneOrders kLane = lane_orders(kVectorBytes, sizeof(ScalarOf<V>), kIsComplex<V>);
-  static constexpr int kRows = row_order(kVectorBytes, sizeof(ScalarOf<V>), kIsComplex<V>);
-  // Numbers of packs per row that have kernels of their own: as many as are worth compiling, and
-  // all where there are orders beyond kMaxRowsOrder.
-  static constexpr int kMaxPacks = kRows > kMaxRowsOrder ? kRows / W : kVectorBytes == 16 ? 0 : 4;
-  static_assert(kMaxRowsOrder <= kRows && kRows <= kLargestRows);
-  static_assert(kRows + 1 >= kLeastFactors, "no room for the factors that are kept");
+  static constexpr RowOrders kRows = row_orders(kVectorBytes, sizeof(ScalarOf<V>), kIsComplex<V>);
+  static_assert(kRows.determinants <= kLargestRows && kRows.cofactors <= kLargestRows);
+  static_assert(kRows.cofactors + 1 >= kLeastFactors, "no room for the factors that are kept");
 
   template <int N>
   static void set_lane(Kernels (&kernels)[kLargestRows + 1]) {
@@ -41,30 +38,41 @@ struct KernelsOf {
       set_lane<N - 1>(kernels);
     }
   }
-  // kPacks packs per row, or any number for 0.
-  template <int kPacks>
-  static void set_rows(Kernels& kernels) {
-    constexpr int kLargestN = kPacks == 0 ? kMaxRowsOrder : kPacks * W;
+  // The orders kBegin to kEnd: kPacks packs per row, or any number for 0.
+  template <int kPacks, int kBegin, int kEnd>
+  static void set_rows(Kernels (&kernels)[kLargestRows + 1]) {
     constexpr RowGroups kGroup = row_groups(kPacks, kIsComplex<V>);
-    if constexpr (kLargestN > kLane.determinants) {
-      kernels.determinants = SweepKernel<V, kPacks, kGroup.determinants>::determinants;
+    if constexpr (kEnd > kLane.determinants) {
+      for (int n = kBegin; n <= std::min(kEnd, kRows.determinants); ++n) {
+        kernels[n].determinants =
+            SweepKernel<V, kPacks, kEnd / W, kGroup.determinants>::determinants;
+      }
     }
-    if constexpr (kLargestN > kLane.cofactors) {
-      kernels.cofactors = SweepKernel<V, kPacks, kGroup.cofactors>::cofactor_matrices;
+    if constexpr (kEnd > kLane.cofactors) {
+      for (int n = kBegin; n <= std::min(kEnd, kRows.cofactors); ++n) {
+        kernels[n].cofactors =
+            SweepKernel<V, kPacks, kEnd / W, kGroup.cofactors>::cofactor_matrices;
+      }
     }
   }
-  // Up to kLargest packs per row have kernels of their own.
-  template <int kLargest>
-  static void set_rows(Kernels& kernels, int packs) {
-    if constexpr (kLargest == 0) {
-      if constexpr (kMaxPacks * W < kRows) {
-        set_rows<0>(kernels);
-      }
-    } else if (packs == kLargest) {
-      set_rows<kLargest>(kernels);
-    } else {
-      set_rows<kLargest - 1>(kernels, packs);
+  // Up to kPacks packs per row have kernels of their own.
+  template <int kPacks>
+  static void set_rows_of_packs(Kernels (&kernels)[kLargestRows + 1]) {
+    if constexpr (kPacks > 0) {
+      set_rows<kPacks, (kPacks - 1) * W + 1, kPacks * W>(kernels);
+      set_rows_of_packs<kPacks - 1>(kernels);
     }
+  }
+  static void set_all_rows(Kernels (&kernels)[kLargestRows + 1]) {
+    constexpr int kMost = std::max(kRows.determinants, kRows.cofactors);
+    constexpr int kPacks = kRows.own_packs;
+    if constexpr (kPacks * W < kOrderOfWord) {
+      set_rows<0, kPacks * W + 1, kOrderOfWord>(kernels);
+    }
+    if constexpr (std::max(kPacks * W, kOrderOfWord) < kMost) {
+      set_rows<0, std::max(kPacks * W, kOrderOfWord) + 1, kMost>(kernels);
+    }
+    set_rows_of_packs<kPacks>(kernels);
   }
 
   static void set(KernelTable& table, Dtype dtype) {
@@ -72,15 +80,13 @@ struct KernelsOf {
     using B = BlockedKernels<V>;
     for (int n = 1; n <= kLargestRows; ++n) {
       kernels[n] = {B::determinants, B::cofactor_matrices, RankRevealing<V>::det_hvp};
-      if (n <= kRows) {
-        set_rows<kMaxPacks>(kernels[n], (n + W - 1) / W);
-      }
       if (n <= kLargestLaneHvp) {
         kernels[n].hvp = HvpKernel<V>::det_hvp;
       }
     }
+    set_all_rows(kernels);
     set_lane<kLane.determinants>(kernels);
-    table.largest_rows[static_cast<int>(dtype)] = kRows;
+    table.largest_rows[static_cast<int>(dtype)] = kRows.cofactors;
     table.blocked[static_cast<int>(dtype)] = {B::determinants, B::cofactor_matrices,
                                               RankRevealing<V>::det_hvp};
     table.multiply_kept[static_cast<int>(dtype)] = KeptKernel<V>::multiply;

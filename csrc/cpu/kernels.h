@@ -19,7 +19,7 @@ using Kernels = KernelsByOperator<Kernel>;
 struct KernelTable {
   const char* name;
   Kernels small[kDtypes][kLargestRows + 1], blocked[kDtypes];
-  int64_t largest_rows[kDtypes];  // of these numbers, at most kLargestRows
+  int64_t largest_rows[kDtypes];  // to which gradients are kept
   Kernel multiply_kept[kDtypes], keep_factors[kDtypes], from_factors[kDtypes];
 
   Kernel select(Dtype dtype, Op op, int64_t n) const {

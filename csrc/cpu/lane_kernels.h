@@ -141,7 +141,7 @@ struct LaneKernels {
     }
     const I integers = select(range.left(), I(kNotKept), common);
     for (int lane = 0; lane < lanes; ++lane) {
-      p.integers[first + lane] = static_cast<int32_t>(integers[lane]);
+      keep_exponent(p, first + lane, integers[lane]);
     }
   }
 };

@@ -54,7 +54,7 @@ class RankRevealing {
   // scratch. A gradient is not kept: with the grad to come it may well be in range.
   static void cofactor_matrix(const Problem& p, int64_t b) {
     if (keeps(p.op)) {
-      p.integers[b] = kNotKept;
+      keep_exponent(p, b, kNotKept);
       return;
     }
     RankRevealing work = thread_space<RankRevealing>(p.n);

@@ -55,7 +55,7 @@ Scaled<NumberOf<P>> result_factor(const Problem& p, int64_t b, Scaled<NumberOf<P
     factor.exponent += d.exponent + frame.total;
   }
   if (keeps(p.op)) {
-    kept_exponent(p, b) = static_cast<int32_t>(factor.exponent);
+    keep_exponent(p, b, factor.exponent);
     factor.exponent = 0;
   }
   return factor;
@@ -73,7 +73,7 @@ template <typename P>
   NumberOf<P>* out = result_matrix<P>(p, b);
   std::fill(out, out + p.n * p.n, x);
   if (keeps(p.op)) {
-    p.integers[b] = 0;
+    keep_exponent(p, b, 0);
   }
 }
 

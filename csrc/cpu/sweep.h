@@ -28,12 +28,10 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// Largest order for any number of packs: one word has a bit for every column.
-constexpr int kMaxRowsOrder = 64;
-
-// One bit per column.
+// One bit per column, in one word to order 64.
+constexpr int kOrderOfWord = 64;
 template <int kOrder>
-using ColumnBits = std::conditional_t<(kOrder > 64), unsigned __int128, uint64_t>;
+using ColumnBits = std::conditional_t<(kOrder > kOrderOfWord), unsigned __int128, uint64_t>;
 TORCHDET_LANE int lowest_bit(uint64_t bits) {
   return __builtin_ctzll(bits);
 }
@@ -48,8 +46,8 @@ TORCHDET_LANE bool is_odd(unsigned __int128 bits) {
   return __builtin_parityll(static_cast<uint64_t>(bits) ^ static_cast<uint64_t>(bits >> 64));
 }
 
-// kPacks: packs per row where known at compile time, else 0.
-template <typename P, int kPacks, int kGroup>
+// kPacks: packs per row where known at compile time, else 0, and at most kMaxPacks.
+template <typename P, int kPacks, int kMaxPacks, int kGroup>
 class Sweep {
  public:
   using T = ScalarOf<P>;
@@ -58,7 +56,6 @@ class Sweep {
   using Number = NumberOf<P>;
   using Integer = typename Format<T>::Integer;
   static constexpr int W = LaneTraits<P>::kWidth, kParts = kIsComplex<P> ? 2 : 1;
-  static constexpr int kMaxPacks = kPacks > 0 ? kPacks : kMaxRowsOrder / W;
   static constexpr int kMaxOrder = kMaxPacks * W;
   using Bits = ColumnBits<kMaxOrder>;
 

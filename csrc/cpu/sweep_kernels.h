@@ -8,9 +8,9 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-template <typename P, int kPacks, int kGroup>
+template <typename P, int kPacks, int kMaxPacks, int kGroup>
 struct SweepKernel {
-  using S = Sweep<P, kPacks, kGroup>;
+  using S = Sweep<P, kPacks, kMaxPacks, kGroup>;
   using T = typename S::T;
   using R = typename S::R;
   using I = typename S::I;
@@ -62,7 +62,7 @@ struct SweepKernel {
   TORCHDET_LANE static void read(const BatchView& view, int64_t first, int64_t end, S& sweep) {
     for (int m = 0; m < kGroup; ++m) {
       read_matrix<kPacks>(view, std::min<int64_t>(first + m, end - 1), sweep.matrix(m));
-      I largest_of_column[S::kMaxPacks];
+      I largest_of_column[kMaxPacks];
       equilibrate_rows<kPacks>(sweep.matrix(m), sweep.facts[m].frame, largest_of_column);
     }
   }
@@ -75,8 +75,8 @@ struct SweepKernel {
     const Scaled<Number> common =
         result_factor(p, b, sweep.product(m, false), sweep.last_pivot(m), f.frame);
     // Column p_s of Z lacks the factor -1 / d_s, or -1 for the last s.
-    P factor[S::kMaxPacks];
-    I row_exponent[S::kMaxPacks];
+    P factor[kMaxPacks];
+    I row_exponent[kMaxPacks];
     for (int v = 0; v < sweep.packs(); ++v) {
       const auto last = S::is_column(n - 1, v);
       const Scaled<P> d = normalise(select(last, one<P>(), f.pivot[v]), I(0));
@@ -87,7 +87,7 @@ struct SweepKernel {
     for (int k = 0; k < n; ++k) {
       step_of[f.lane[k]] = k;
     }
-    R column_factor[S::kMaxPacks];
+    R column_factor[kMaxPacks];
     const InverseOrder<P> order = {step_of,      step_of,           f.row,        factor,
                                    row_exponent, f.column_exponent, column_factor};
     return write_inverse<kPacks>(sweep.matrix(m), order, p.op, result_matrix<P>(p, b));
