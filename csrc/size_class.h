@@ -15,7 +15,7 @@ struct SizeClass {
 };
 
 constexpr SizeClass kCpuSizeClasses[] = {
-    {"lane", 28, "one matrix per SIMD lane, order known at compile time"},
+    {"lane", 22, "one matrix per SIMD lane, order known at compile time"},
     {"rows", 128, "one matrix per thread, rows in SIMD packs, Gauss-Jordan elimination"},
     {"blocked", std::numeric_limits<int64_t>::max(),
      "one matrix at a time, elimination by panels; threads share it where the batch is small"},

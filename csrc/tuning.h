@@ -12,26 +12,26 @@ namespace torchdet {
 
 // --- One matrix per lane: math/ ---
 
-// The largest orders of the class, by the bytes of a pack and of a number: lanes stay ahead of rows
-// (below) until a tile, two of them for cofactors, fills the L1 cache, or a row fills a pack. ns
-// per matrix on an EPYC with AVX-512, lane / rows:
-//   det float32      n = 16: 84 / 126    n = 20: 152 / 285   n = 28: 357 / 416   n = 32: 538 / 428
-//   det float64      n = 16: 175 / 199   n = 20: 312 / 462   n = 28: 720 / 803
-//   det complex64    n = 16: 175 / 261   n = 20: 318 / 621   n = 24: 576 / 791
-//   det complex128   n = 16: 351 / 451   n = 20: 632 / 968   n = 24: 1147 / 1268
-//   cofactor float32     n = 12: 119 / 176    n = 15: 213 / 221   n = 16: 250 / 222
-//   cofactor float64     n = 10: 161 / 206    n = 12: 250 / 244   n = 14: 366 / 291
-//   cofactor complex64   n = 10: 172 / 290    n = 12: 277 / 351   n = 14: 408 / 409
-//   cofactor complex128  n = 10: 343 / 465    n = 12: 551 / 563   n = 14: 817 / 687
+// The largest orders of the class, of determinants and of cofactors, by the bytes of a pack and of
+// a number. Lanes are ahead of rows (below) until their tiles fill the L1 cache or rows fill their
+// packs; but a matrix that comes alone takes the time of a whole pack of them, so they end where
+// they gain less than a fifth. ns per matrix on an EPYC with AVX-512, lane / rows:
+//   det float32      n = 16: 86 / 122     n = 20: 155 / 229    n = 24: 234 / 286    n = 28: 348 /
+//   352 det float64      n = 15: 148 / 157    n = 16: 172 / 161    n = 20: 306 / 327    n = 24: 483
+//   / 409 det complex64    n = 16: 174 / 252    n = 20: 307 / 563    n = 24: 571 / 718 det
+//   complex128   n = 16: 342 / 402    n = 18: 466 / 689    n = 24: 1105 / 1027 cofactor float32 n =
+//   12: 119 / 176    n = 13: 160 / 187    n = 15: 213 / 221 cofactor float64     n = 10: 161 / 206
+//   n = 11: 200 / 226    n = 12: 250 / 244 cofactor complex64   n = 12: 277 / 351    n = 13: 344 /
+//   383    n = 14: 408 / 409 cofactor complex128  n = 10: 343 / 465    n = 11: 437 / 523    n = 12:
+//   551 / 563
 // and with AVX2 there:
-//   det float32       n = 16: 126 / 171   n = 28: 538 / 657
-//   det float64       n = 16: 255 / 387   n = 24: 748 / 884    n = 28: 1123 / 1162
-//   det complex64     n = 16: 296 / 400   n = 24: 886 / 1134
-//   det complex128    n = 16: 645 / 835   n = 24: 1832 / 2217
-//   cofactor float32     n = 12: 198 / 218    n = 14: 292 / 255
-//   cofactor float64     n = 9: 201 / 241     n = 10: 267 / 268   n = 12: 409 / 302
-//   cofactor complex64   n = 10: 355 / 435    n = 12: 555 / 524
-//   cofactor complex128  n = 9: 563 / 575     n = 10: 709 / 637
+//   det float32      n = 16: 129 / 146    n = 18: 186 / 244    n = 20: 232 / 275    n = 24: 362 /
+//   335 det float64      n = 16: 267 / 283    n = 20: 483 / 622    n = 22: 617 / 795    n = 28:
+//   1126 / 1280 det complex64    n = 16: 308 / 359    n = 20: 543 / 703    n = 24: 902 / 914 det
+//   complex128   n = 16: 648 / 727    n = 20: 1136 / 1477  n = 28: 3138 / 3143 cofactor float32 n =
+//   10: 150 / 211    n = 12: 198 / 218    n = 14: 292 / 255 cofactor float64     n = 9: 201 / 241
+//   n = 10: 267 / 268    n = 12: 409 / 302 cofactor complex64   n = 10: 355 / 435    n = 12: 555 /
+//   524 cofactor complex128  n = 9: 563 / 575     n = 10: 709 / 637
 // and with packs of 16 bytes, where higher orders gain little and cost much to compile:
 //   det float32      n = 5: 25 / 134   n = 16: 440 / 544     float64   n = 16: 1440 / 1817
 //   cofactor float32 n = 5: 51 / 229   n = 10: 344 / 477     float64   n = 10: 1017 / 1058
@@ -39,15 +39,18 @@ struct LaneOrders {
   int determinants, cofactors;
 };
 constexpr LaneOrders lane_orders(int vector_bytes, int number_bytes, bool is_complex) {
-  if (vector_bytes == 64) {
-    return is_complex ? LaneOrders{24, number_bytes == 4 ? 13 : 11}
-                      : LaneOrders{28, number_bytes == 4 ? 15 : 11};
+  const bool is_single = number_bytes == 4;
+  if (vector_bytes == 16) {
+    return {16, 10};
   }
   if (vector_bytes == 32) {
-    return is_complex ? LaneOrders{24, number_bytes == 4 ? 11 : 9}
-                      : LaneOrders{28, number_bytes == 4 ? 12 : 9};
+    return is_complex  ? LaneOrders{20, is_single ? 10 : 8}
+           : is_single ? LaneOrders{20, 11}
+                       : LaneOrders{22, 9};
   }
-  return {16, 10};
+  return is_complex  ? LaneOrders{is_single ? 20 : 18, is_single ? 12 : 11}
+         : is_single ? LaneOrders{20, 12}
+                     : LaneOrders{15, 10};
 }
 
 // Orders up to this one are worth unrolled code. float32, for 4 / 8 / 14: det at n = 8 takes

@@ -18,25 +18,34 @@ struct SweepKernel {
   using Integer = typename S::Integer;
   static constexpr int W = S::W;
 
+  // For what is left of a batch behind the last whole group. The result of a matrix has the same
+  // bits in any group.
+  using Alone = SweepKernel<P, 0, std::max(kMaxPacks, kOrderOfWord / W), 1>;
+
   // kDet and kSlogdet.
   static void determinants(const Problem& p, int64_t begin, int64_t end) {
     S sweep(static_cast<int>(p.n), storage(p.n));
-    for (int64_t first = begin; first < end; first += kGroup) {
-      read(p.A, first, end, sweep);
+    int64_t first = begin;
+    for (; first + kGroup <= end; first += kGroup) {
+      read(p.A, first, sweep);
       sweep.template run<false>();
-      for (int m = 0; m < kGroup && first + m < end; ++m) {
+      for (int m = 0; m < kGroup; ++m) {
         write_determinant(p, first + m, sweep.product(m, true), sweep.facts[m].frame);
       }
+    }
+    if (kGroup > 1 && first < end) {
+      Alone::determinants(p, first, end);
     }
   }
 
   // All operators that need the inverse.
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     S sweep(static_cast<int>(p.n), storage(p.n));
-    for (int64_t first = begin; first < end; first += kGroup) {
-      read(p.A, first, end, sweep);
+    int64_t first = begin;
+    for (; first + kGroup <= end; first += kGroup) {
+      read(p.A, first, sweep);
       sweep.template run<true>();
-      for (int m = 0; m < kGroup && first + m < end; ++m) {
+      for (int m = 0; m < kGroup; ++m) {
         const auto& f = sweep.facts[m];
         if (keeps(p.op)) {
           const Scaled<Number> none = {zero<Number>(), Integer(0)};
@@ -49,6 +58,9 @@ struct SweepKernel {
         }
       }
     }
+    if (kGroup > 1 && first < end) {
+      Alone::cofactor_matrices(p, first, end);
+    }
   }
 
  private:
@@ -58,10 +70,10 @@ struct SweepKernel {
     return static_cast<P*>(thread_scratch(std::max(bytes, space_bytes<RankRevealing<P>>(n))));
   }
 
-  // Reads matrices first .. of the batch, the last one again where the batch ends, equilibrated.
-  TORCHDET_LANE static void read(const BatchView& view, int64_t first, int64_t end, S& sweep) {
+  // Reads matrices first .. of the batch, equilibrated.
+  TORCHDET_LANE static void read(const BatchView& view, int64_t first, S& sweep) {
     for (int m = 0; m < kGroup; ++m) {
-      read_matrix<kPacks>(view, std::min<int64_t>(first + m, end - 1), sweep.matrix(m));
+      read_matrix<kPacks>(view, first + m, sweep.matrix(m));
       I largest_of_column[kMaxPacks];
       equilibrate_rows<kPacks>(sweep.matrix(m), sweep.facts[m].frame, largest_of_column);
     }
