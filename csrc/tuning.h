@@ -107,14 +107,14 @@ constexpr RowOrders row_orders(int vector_bytes, int number_bytes, bool is_compl
 //   det float64 n = 40: 1796 / 1553              complex128 n = 40: 3972 / 5549
 //   cofactor float32 n = 16: 350 / - / 222 / 229    n = 32: 1132 / 936 / 913 / 875
 //                    n = 48: 2737 / 2378            n = 64: 5416 / 4954
-//   cofactor float64 n = 64: 9629 / 10405
+//   cofactor float64 n = 64: 9629 / 10405           det float64 with AVX2 n = 28: 1161 / 1280
 struct RowGroups {
   int determinants, cofactors;
 };
-constexpr RowGroups row_groups(int packs, bool is_complex) {
+constexpr RowGroups row_groups(int vector_bytes, int packs, bool is_complex) {
   switch (packs) {
     case 0:
-      return {is_complex ? 1 : 2, 1};
+      return {vector_bytes == 64 && !is_complex ? 2 : 1, 1};
     case 1:
     case 2:
       return {4, 4};

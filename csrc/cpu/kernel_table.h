@@ -41,7 +41,7 @@ struct KernelsOf {
   // The orders kBegin to kEnd: kPacks packs per row, or any number for 0.
   template <int kPacks, int kBegin, int kEnd>
   static void set_rows(Kernels (&kernels)[kLargestRows + 1]) {
-    constexpr RowGroups kGroup = row_groups(kPacks, kIsComplex<V>);
+    constexpr RowGroups kGroup = row_groups(kVectorBytes, kPacks, kIsComplex<V>);
     if constexpr (kEnd > kLane.determinants) {
       for (int n = kBegin; n <= std::min(kEnd, kRows.determinants); ++n) {
         kernels[n].determinants =
