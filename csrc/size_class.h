@@ -39,10 +39,11 @@ constexpr int64_t kLargestLaneHvp = 32;
 // From this order on, a forward pass on the CPU that will have a backward pass keeps what helps it:
 // the gradient itself in the classes "lane" and "rows", computed along with the determinant, so
 // that backward only multiplies; and the factors in the class "blocked" (cpu/kept.h). The first
-// saves a factorisation, but costs a pass through memory, and 3 microseconds a call. Microseconds
-// for forward and backward of 1 MB of float32, without / with it, on an EPYC: n = 5: 195 / 171, n =
-// 8: 236 / 207, n = 10: 305 / 270. To n = 4 the pass costs more.
-constexpr int64_t kLeastKept = 5;
+// saves a factorisation, but moves a matrix twice more through the memory and takes 2 to 3
+// microseconds a call. Microseconds for forward and backward of 1 MB of float32, without / with it,
+// on an EPYC: n = 5: 198 / 199, n = 6: 199 / 191, n = 8: 236 / 224, which is not worth a forward
+// pass of twice the time where no backward pass follows.
+constexpr int64_t kLeastKept = 11;
 
 // How many integers are kept of a matrix, beside n x n numbers: an exponent, or from the order on
 // at which some kernels keep factors, what belongs to those.
