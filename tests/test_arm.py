@@ -24,9 +24,9 @@ from problems import arguments
 MISSING = on_arm.missing()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
-# A member of every class and every instantiation: orders known at compile time to 4, rows of one,
-# two and more packs, triangular systems by blocks from 48, panels from 65.
-ORDERS = (1, 2, 3, 4, 5, 9, 17, 33, 48, 65)
+# A member of every class and every instantiation: orders known at compile time to 16 (10 for
+# cofactors), rows of any number of packs, triangular systems by blocks from 48, panels from 65.
+ORDERS = (1, 2, 3, 4, 5, 8, 10, 11, 16, 17, 33, 48, 65)
 LARGE_ORDERS = (48, 49, 64, 65, 100)
 CASES = tuple(itertools.product(on_arm.OPERATORS, ORDERS, on_arm.DTYPES))
 

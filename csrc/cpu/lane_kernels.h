@@ -41,7 +41,7 @@ struct LaneSteps {
 };
 
 // The same out of line: one copy for all orders whose code is not unrolled, as their work outweighs
-// a call. Half of the time of compiling them went into copies.
+// a call.
 template <typename V>
 struct SharedLaneSteps {
   using S = LaneSteps<V>;

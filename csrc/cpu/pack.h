@@ -87,7 +87,9 @@ struct Tile {
     const int numbers = n * n * kParts;
     const bool without_gaps = view.dims == 1 && view.strides[0] == n * n;
     if (without_gaps) {
-      prefetch(data + (first + 2 * W) * numbers, W * numbers);  // the tile after the next one
+      const int tile = W * numbers * static_cast<int>(sizeof(T));
+      const int64_t later = std::max(2, kBytesAhead / tile);  // in tiles
+      prefetch(data + (first + later * W) * numbers, W * numbers);
     }
     if (lanes == W && together && without_gaps) {
       // At distances known at compile time, addresses need no registers.
