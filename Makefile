@@ -134,7 +134,7 @@ gpu-build:
 
 gpu-test:
 	OMP_NUM_THREADS=1 $(GPU_PYTHON) -m pytest $(GPU_TESTS) \
-	  $$($(GPU_PYTHON) -c 'import xdist' 2>/dev/null && echo '-n 4') $(PYTEST_ARGS)
+	  $$($(GPU_PYTHON) -c 'import xdist' 2>/dev/null && echo '-n $(JOBS) --dist loadgroup') $(PYTEST_ARGS)
 
 gpu-sanitize:
 	for tool in memcheck racecheck initcheck synccheck; do \

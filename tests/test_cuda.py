@@ -121,6 +121,8 @@ def test_every_stream_gets_its_own_results(n):
         assert all(same_bits(g, r) for g, r in zip(got, right, strict=True))
 
 
+# One after the other: each takes a quarter of a large device's memory.
+@pytest.mark.xdist_group("memory")
 @pytest.mark.parametrize("n", (2, 3, 4, 8, 32))
 def test_a_batch_of_more_than_2_to_the_31_entries_is_walked_with_64_bits(n):
     batch = 2**31 // n**2 + 5
@@ -134,6 +136,8 @@ def test_a_batch_of_more_than_2_to_the_31_entries_is_walked_with_64_bits(n):
     assert not d[:-3].any()
     C = torchdet.cofactor(A)
     assert same_bits(C[-3:], torchdet.cofactor(A[-3:]))
+    del A, d, C
+    torch.cuda.empty_cache()
 
 
 def test_a_tensor_on_another_device_is_refused():
