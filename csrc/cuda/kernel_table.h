@@ -62,11 +62,8 @@ void add_kernels(CudaKernelTable& table, Dtype dtype) {
       set_warp<V, 8>(kernels);
     } else if (n <= 16) {
       set_warp<V, 16>(kernels);
-    } else if constexpr (sizeof(V) < 16) {
+    } else {
       set_warp<V, 32>(kernels);
-    } else {  // 32 complex128 numbers are all the registers there are
-      kernels.determinants = make_kernel<TeamDeterminants<V, kWarpSize, kWarps>>();
-      kernels.cofactors = make_kernel<TeamCofactors<V, kWarpSize, kWarps>>();
     }
   }
   set_thread<V, static_cast<int>(kLargestThread)>(table.small[d]);

@@ -12,10 +12,11 @@ inline namespace TORCHDET_CAPABILITY {
 
 constexpr int kWarpSize = 32;
 
-// Bytes that are read and written at once; sixteen are the widest access to memory.
+// Bytes that are read and written at once; sixteen are the widest access to memory. Made of what a
+// register holds: a word of bytes would be taken apart byte by byte.
 template <int kBytes>
 struct alignas(kBytes) Word {
-  unsigned char bytes[kBytes];
+  uint32_t parts[kBytes / 4];
 };
 using Wide = Word<16>;
 

@@ -1,10 +1,11 @@
 // Elimination of a matrix in registers: LU with partial pivoting of M = A^T (warp_matrix.h).
 //
-// Pivoting is implicit: no row moves. The pivot row is eliminated like the others, with a
-// multiplier of exactly 1, and so becomes exactly 0 and is never chosen again. Each step shifts the
-// rows to the left while it updates them: the pivot's column is always register 0, and the steps
-// can be a loop although registers cannot be indexed. The loop comes in phases of four steps, in
-// each of which the rows are four shorter.
+// Pivoting is implicit: no row moves. Each step shifts the rows to the left while it updates them:
+// the pivot's column is always register 0, and the steps can be a loop although registers cannot be
+// indexed.
+//
+// What limits these kernels is the pipe for integers, comparisons and selections, half as wide as
+// that for multiply-adds, and the latency of a step. Hence the care for single operations.
 #pragma once
 
 #include "warp_matrix.h"
@@ -21,132 +22,226 @@ TORCHDET_DEVICE V shuffle_number(V x, int source) {
   }
 }
 
-constexpr uint32_t kRowBits = 31;
+// A pivot u: its reciprocal, and its part in the determinant.
+//
+// Pivots of balanced matrices are below 2^(E/2), E being the largest exponent of the format. Those
+// below 2^-E/2 are lifted by 2^(E/2), which makes every subnormal number normal and keeps all
+// reciprocals within the format.
+template <typename V>
+class WarpPivot {
+ public:
+  using R = RealOf<V>;
+  using T = ScalarOf<V>;
+  using F = Format<T>;
+  static constexpr int kLift = (F::kMaxExponent + 1) / 2;
 
-// What a pivot search compares: the leading bits of the size of an entry, rounded up, with the row
-// in the last five. Rounding up keeps every number but 0 above 0; the multipliers are at most
-// 1 + 2^-18 (float), 1 + 2^-15 (double).
-template <typename R>
-TORCHDET_DEVICE int32_t pivot_key(R size, int row) {
-  uint32_t bits;
-  if constexpr (sizeof(R) == 4) {
-    bits = static_cast<uint32_t>(bits_of(size));
-  } else {
-    bits = static_cast<uint32_t>((static_cast<uint64_t>(bits_of(size)) + 0xffffffff) >> 32);
+  TORCHDET_DEVICE explicit WarpPivot(V u) {
+    const R size = component_size(u);
+    is_zero = size == R(0);
+    is_tiny_ = size < exact_pow2<R>(-kLift);
+    lift_ = is_tiny_ ? exact_pow2<R>(kLift) : R(1);
+    lifted_ = select(is_zero, one<V>(), u * lift_);
+    if constexpr (kIsComplex<V>) {  // brought to [1, 2), so that its square is within the format
+      exponent_ = static_cast<int>(exponent_of<true>(component_size(lifted_)));
+      centre_ = exact_pow2<R>(IntegerOf<R>(-exponent_));
+      lifted_ = lifted_ * centre_;
+      const R factor = reciprocal_of(fma(lifted_.re, lifted_.re, lifted_.im * lifted_.im));
+      inverse_ = {lifted_.re * factor, -lifted_.im * factor};
+    } else {
+      inverse_ = reciprocal_of(lifted_);
+    }
   }
-  return static_cast<int32_t>(((bits + kRowBits) & ~kRowBits) | (kRowBits - row));
-}
-TORCHDET_DEVICE int row_of_key(int32_t key) {
-  return static_cast<int>(kRowBits - (key & kRowBits));
-}
 
-// What an elimination tells of its factors, for those who need them.
-struct NoRecord {
-  template <typename V>
-  TORCHDET_DEVICE void pivot(int, int, V) const {}
-  template <typename V>
-  TORCHDET_DEVICE void upper(int, int, V) const {}
-  template <typename V>
-  TORCHDET_DEVICE void lower(int, int, V) const {}
+  // a / u: of equal real numbers exactly 1, by one Newton correction; so equal rows eliminate to
+  // exactly 0. Where u is 0, every a of an unfinished row is 0, and so is the quotient.
+  TORCHDET_DEVICE V quotient(V a) const {
+    V lifted = a * lift_;
+    if constexpr (kIsComplex<V>) {
+      lifted = lifted * centre_;
+    }
+    const V first = lifted * inverse_;
+    return fma(fnma(first, lifted_, lifted), inverse_, first);
+  }
+
+  // u = mantissa 2^exponent with the larger component of the mantissa in [1, 2); of zero, 1.
+  TORCHDET_DEVICE V mantissa() const {
+    if constexpr (kIsComplex<V>) {
+      return lifted_;
+    } else {
+      using I = IntegerOf<R>;
+      const I kept = std::numeric_limits<I>::min() | ((I(1) << F::kFractionBits) - 1);
+      return from_bits((bits_of(lifted_) & kept) | bits_of(R(1)));
+    }
+  }
+  TORCHDET_DEVICE int exponent() const {
+    if constexpr (kIsComplex<V>) {
+      return exponent_ - (is_tiny_ ? kLift : 0);
+    } else {
+      return static_cast<int>(exponent_of_normal(lifted_)) - (is_tiny_ ? kLift : 0);
+    }
+  }
+
+  bool is_zero;
+
+ private:
+  // exponent_of<true> for numbers that are not zero.
+  TORCHDET_DEVICE static IntegerOf<R> exponent_of_normal(R x) {
+    return (bits_of(abs(x)) >> F::kFractionBits) - F::kMaxExponent;
+  }
+  // Each Newton step doubles the bits that are right.
+  TORCHDET_DEVICE static R reciprocal_of(R x) {
+    R y = approximate_reciprocal(x);
+    TORCHDET_UNROLL
+    for (int step = 0; step < (sizeof(R) == 4 ? 1 : 2); ++step) {
+      y = fma(fnma(x, y, R(1)), y, y);
+    }
+    return y;
+  }
+
+  bool is_tiny_;
+  R lift_, centre_ = R(1);
+  int exponent_ = 0;
+  V lifted_, inverse_;
 };
 
+// The search for pivots, in rows that are eliminated in place, and what pivots add up to.
 template <typename Matrix>
-class WarpElimination {
+class WarpPivoting {
  public:
   using V = typename Matrix::Number;
   using R = RealOf<V>;
   using I = IntegerOf<V>;
-  static constexpr int N = Matrix::kOrder, kRows = Matrix::kRows, kPhase = 4;
+  static constexpr int N = Matrix::kOrder, kRows = Matrix::kRows;
 
-  // The determinant is multiplied by 2^total, and by NaN where the poison is NaN.
-  TORCHDET_DEVICE WarpElimination(Matrix& matrix, const Equilibration<V>& eq)
-      : matrix_(matrix), mantissa_(add_poison(one<V>(), eq.poison)), exponent_(eq.total) {}
-
-  // All n steps. The sign of the permutation is the parity of its inversions: a row counts the
-  // finished rows behind it.
-  //
-  // record.pivot(k, row, u_kk) is called in all lanes; record.upper(k, c, u) for entry c of row k
-  // of U, counted from the diagonal, in the lane that has it; record.lower(row, k, l) for the
-  // multipliers of its rows in each lane.
-  template <typename Record>
-  TORCHDET_DEVICE Scaled<V> determinant(Record& record) {
-    int left = matrix_.n;
-    for_steps<0, N / kPhase, true>([&](auto phase) {
-      constexpr int kWidth = N - kPhase * decltype(phase)::value;
-      TORCHDET_ROLL
-      while (left > kWidth - kPhase) {
-        step<kWidth>(matrix_.n - left, record);
-        --left;
-      }
-    });
-    Scaled<V> d = normalise(mantissa_, exponent_);
-    d.mantissa = d.mantissa * sign();
-    return d;
-  }
-  TORCHDET_DEVICE R sign() const { return odd_ ? R(-1) : R(1); }
-
- private:
-  template <int kWidth, typename Record>
-  TORCHDET_DEVICE void step(int k, Record& record) {
-    V(&m)[kRows][N] = matrix_.m;
-    int32_t key = pivot_key(R(0), 0);  // where the others are NaN, whose keys may be negative
+  TORCHDET_DEVICE explicit WarpPivoting(Matrix& matrix) : matrix_(matrix) {
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      key = maximum(key, pivot_key(pivot_size(m[r][0]), matrix_.row_of(r)));
+      candidate_[r] = ~kLabel | (kLabel - matrix_.row_of(r));
+    }
+  }
+
+  // Chooses the row for the columns of register 0. Rows compare by the leading bits of the size of
+  // their entry, rounded up, with the row in the last six, the first row being the largest: one
+  // integer maximum. Rounding up keeps every number but 0 above 0; multipliers are at most 1 +
+  // 2^-17 (float), 1 + 2^-14 (double).
+  TORCHDET_DEVICE void search() {
+    uint32_t key = 0;
+    TORCHDET_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      key = maximum(key, (rounded_size(pivot_size(matrix_.m[r][0])) | kLabel) & candidate_[r]);
     }
     key = Matrix::reduce_maximum(key);
-    // Where all rows left are 0 here, a finished one may have been chosen. It serves as well, but
-    // for the last step: there the one row left is the number of ones that finished_ ends in.
-    const int pivot_row =
-        k + 1 < matrix_.n ? row_of_key(key) : count_bits(finished_ & ~(finished_ + 1));
-    const int source = thread_index() % kWarpSize - matrix_.lane + pivot_row / kRows;
-    const auto pivot_entry = [&](int c) {  // entry c of the pivot row
-      V x = m[0][c];
-      TORCHDET_UNROLL
-      for (int r = 1; r < kRows; ++r) {
-        x = select(pivot_row % kRows == r, m[r][c], x);
-      }
-      if (matrix_.lane == pivot_row / kRows) {
-        record.upper(k, c, x);
-      }
-      return shuffle_number(x, source);
-    };
-    const V pivot = pivot_entry(0);
-    record.pivot(k, pivot_row, pivot);
-    const PivotQuotient<V> quotient(pivot);
-    V multiplier[kRows];
+    row_ = static_cast<int>(kLabel - (key & kLabel));
+    place_ = row_ % kRows;
+    source_ = thread_index() % kWarpSize - matrix_.lane + row_ / kRows;
+  }
+
+  TORCHDET_DEVICE int row() const { return row_; }
+  TORCHDET_DEVICE bool is_row(int r) const { return matrix_.row_of(r) == row_; }
+  // Entry c of the pivot row, counted from register 0.
+  TORCHDET_DEVICE V entry(int c) const {
+    V x = matrix_.m[0][c];
+    TORCHDET_UNROLL
+    for (int r = 1; r < kRows; ++r) {
+      x = select(place_ == r, matrix_.m[r][c], x);
+    }
+    return shuffle_number(x, source_);
+  }
+  // The row found is not looked at again.
+  TORCHDET_DEVICE void finish_row() {
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      // A complex quotient of equal numbers need not be exactly 1.
-      multiplier[r] = select(matrix_.row_of(r) == pivot_row, one<V>(), quotient(m[r][0]));
-      record.lower(matrix_.row_of(r), k, multiplier[r]);
+      candidate_[r] = is_row(r) ? 0 : candidate_[r];
     }
-    TORCHDET_UNROLL
-    for (int c = 1; c < kWidth; ++c) {
-      const V u = pivot_entry(c);
-      TORCHDET_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        m[r][c - 1] = fnma(multiplier[r], u, m[r][c]);
-      }
+  }
+
+  // Mantissas are below 2 (2 sqrt(2) in modulus where complex) and at least 1, so N of them need no
+  // care.
+  TORCHDET_DEVICE void multiply(const WarpPivot<V>& pivot) {
+    mantissa_ = mantissa_ * pivot.mantissa();
+    exponent_ = exponent_ + pivot.exponent();
+    is_singular_ = is_singular_ || pivot.is_zero;
+  }
+  // The sign of the permutation is the parity of its inversions: bit i of crossed_ is the parity of
+  // the finished rows behind row i.
+  TORCHDET_DEVICE void count_inversions() {
+    inversions_ ^= crossed_ >> row_;
+    crossed_ ^= (1u << row_) - 1;
+  }
+
+  // Of the pivots so far, without the sign of the permutation.
+  TORCHDET_DEVICE Scaled<V> product() const {
+    return normalise(select(is_singular_, zero<V>(), mantissa_), exponent_);
+  }
+  TORCHDET_DEVICE R sign() const { return (inversions_ & 1) != 0 ? R(-1) : R(1); }
+  TORCHDET_DEVICE bool is_singular() const { return is_singular_; }
+
+ private:
+  static constexpr uint32_t kLabel = 63;
+
+  TORCHDET_DEVICE static uint32_t rounded_size(R size) {
+    if constexpr (sizeof(R) == 4) {
+      return 2 * static_cast<uint32_t>(bits_of(size)) + kLabel;
+    } else {
+      constexpr uint64_t kBelow = (uint64_t(kLabel + 1) << 32) - 1;
+      return static_cast<uint32_t>((2 * static_cast<uint64_t>(bits_of(size)) + kBelow) >> 32);
     }
-    TORCHDET_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      m[r][kWidth - 1] = zero<V>();
-    }
-    // Mantissas are below 2 (2 sqrt(2) in modulus where complex), so N of them need no care.
-    const Scaled<V> d = normalise(pivot, I(0));
-    mantissa_ = mantissa_ * d.mantissa;
-    exponent_ = exponent_ + d.exponent;
-    odd_ = odd_ != (count_bits(finished_ >> pivot_row) % 2 == 1);
-    finished_ |= 1u << pivot_row;
   }
 
   Matrix& matrix_;
-  V mantissa_;
-  I exponent_;
-  bool odd_ = false;
-  unsigned finished_ = 0;
+  uint32_t candidate_[kRows];  // what is left of a key: all of it, or nothing of finished rows
+  int row_ = 0, place_ = 0, source_ = 0;
+  V mantissa_ = one<V>();
+  I exponent_ = 0;
+  bool is_singular_ = false;
+  unsigned crossed_ = 0, inversions_ = 0;
 };
+
+// det M. The pivot row is eliminated like the others, with a multiplier of exactly 1, and so
+// becomes exactly 0 and is never chosen again before all others are. Where a pivot is 0, so is the
+// determinant, whatever comes after. The loop comes in phases of four steps, in each of which the
+// rows are four shorter.
+template <typename Matrix>
+TORCHDET_DEVICE Scaled<typename Matrix::Number> eliminate(Matrix& matrix) {
+  using V = typename Matrix::Number;
+  constexpr int N = Matrix::kOrder, kRows = Matrix::kRows, kPhase = 4;
+  V(&m)[kRows][N] = matrix.m;
+  WarpPivoting<Matrix> pivoting(matrix);
+  int left = matrix.n;
+  for_steps<0, N / kPhase, true>([&](auto phase) {
+    constexpr int kWidth = N - kPhase * decltype(phase)::value;
+    TORCHDET_ROLL
+    for (; left > kWidth - kPhase; --left) {
+      pivoting.search();
+      const WarpPivot<V> pivot(pivoting.entry(0));
+      V multiplier[kRows];
+      TORCHDET_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        multiplier[r] = pivot.quotient(m[r][0]);
+        if constexpr (kIsComplex<V>) {  // whose quotients of equal numbers need not be exactly 1
+          multiplier[r] = select(pivoting.is_row(r), one<V>(), multiplier[r]);
+        }
+      }
+      TORCHDET_UNROLL
+      for (int c = 1; c < kWidth; ++c) {
+        const V u = pivoting.entry(c);
+        TORCHDET_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          m[r][c - 1] = fnma(multiplier[r], u, m[r][c]);
+        }
+      }
+      TORCHDET_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        m[r][kWidth - 1] = zero<V>();
+      }
+      pivoting.multiply(pivot);
+      pivoting.count_inversions();
+    }
+  });
+  Scaled<V> d = pivoting.product();
+  d.mantissa = d.mantissa * pivoting.sign();
+  return d;
+}
 
 }  // namespace TORCHDET_CAPABILITY
 }  // namespace torchdet

@@ -22,7 +22,6 @@ inline namespace TORCHDET_CAPABILITY {
 template <int N>
 struct WarpScaling {
   int row[N], column[N];  // -r and -c
-  int total;              // R
 };
 
 // R of the text above.
@@ -45,7 +44,8 @@ struct WarpMatrix {
   const int n;
   const int lane;  // within those of the matrix
   WarpScaling<N>& scaling;
-  V m[kRows][N];  // rows lane * kRows + r of M; columns from the current step on
+  bool is_scaled = false;  // whether there is anything in `scaling`; the same in the whole warp
+  V m[kRows][N];           // rows lane * kRows + r of M; columns from the current step on
 
   TORCHDET_DEVICE WarpMatrix(int order, WarpScaling<N>& memory)
       : n(order), lane(thread_index() % kLanes), scaling(memory) {}
@@ -65,105 +65,90 @@ struct WarpMatrix {
     return reduce(x, [](X a, X b) { return maximum(a, b); });
   }
 
+  // All loads are on their way before the first is waited for: nothing stands between them.
   TORCHDET_DEVICE void read(const BatchView& view, int64_t b) {
     const V* from =
         static_cast<const V*>(view.data) + view.offset(b) + row_of(0) * view.column_stride;
     const bool wide = view.column_stride == 1 && n % kRows == 0 && view.row_stride % kRows == 0 &&
                       reinterpret_cast<uintptr_t>(from) % sizeof(LaneWord) == 0;
-    TORCHDET_UNROLL
-    for (int j = 0; j < N; ++j) {
+    if (wide) {
+      LaneWord word[N];
+      TORCHDET_UNROLL
+      for (int j = 0; j < N; ++j) {
+        word[j] = {};
+        if (j < n && row_of(0) < n) {
+          word[j] = *reinterpret_cast<const LaneWord*>(from);
+        }
+        from += view.row_stride;
+      }
+      TORCHDET_UNROLL
+      for (int j = 0; j < N; ++j) {
+        V number[kRows];
+        std::memcpy(static_cast<void*>(number), &word[j], sizeof(word[j]));
+        TORCHDET_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          m[r][j] = number[r];
+        }
+      }
+    } else {
       TORCHDET_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        m[r][j] = zero<V>();
-      }
-      if (j < n && row_of(0) < n) {
-        const V* entries = from + j * view.row_stride;
-        if (wide) {
-          V word[kRows];
-          const LaneWord loaded = *reinterpret_cast<const LaneWord*>(entries);
-          std::memcpy(static_cast<void*>(word), &loaded, sizeof(loaded));
-          TORCHDET_UNROLL
-          for (int r = 0; r < kRows; ++r) {
-            m[r][j] = word[r];
+        const V* at = from + r * view.column_stride;
+        TORCHDET_UNROLL
+        for (int j = 0; j < N; ++j) {
+          m[r][j] = zero<V>();
+          if (j < n && row_of(r) < n) {
+            m[r][j] = *at;
           }
-        } else {
-          TORCHDET_UNROLL
-          for (int r = 0; r < kRows; ++r) {
-            if (row_of(r) < n) {
-              m[r][j] = entries[r * view.column_stride];
-            }
-          }
+          at += view.row_stride;
         }
       }
     }
   }
 
   // The rule of math/equilibrate.h: a matrix whose rows and columns all have an entry near the
-  // largest one stays as it is. kCentre: but for one power of two, that brings this entry to
-  // [1, 2).
-  template <bool kCentre>
+  // largest one stays as it is.
   TORCHDET_DEVICE Equilibration<V> equilibrate() {
     // All in floating point: bit patterns of the entries would be kept in registers for later.
     R largest = 0, check = 0;  // check turns NaN where an entry is not finite
+    R column_size[kRows] = {};
     TORCHDET_UNROLL
     for (int j = 0; j < N; ++j) {
       TORCHDET_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        largest = maximum(largest, component_size(m[r][j]));
+        column_size[r] = maximum(column_size[r], component_size(m[r][j]));
         check = add_nothing(m[r][j], check);
       }
     }
+    TORCHDET_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      largest = maximum(largest, column_size[r]);
+    }
     largest = reduce_maximum(largest);
     const R bound = maximum(largest * exact_pow2<R>(-kBalance<0>), exact_pow2<R>(-kCentral));
-    // Bit j: row j of A has a large entry. column_is_large: so has each column of the lane.
-    unsigned large_rows = 0;
-    bool column_is_large[kRows] = {};
+    unsigned large_rows = 0;  // bit j: row j of A has a large entry
     TORCHDET_UNROLL
     for (int j = 0; j < N; ++j) {
+      R row_size = 0;
       TORCHDET_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        const bool is_large = component_size(m[r][j]) >= bound;
-        large_rows |= is_large ? 1u << j : 0;
-        column_is_large[r] = column_is_large[r] || is_large;
+        row_size = maximum(row_size, component_size(m[r][j]));
       }
+      large_rows |= row_size >= bound ? 1u << j : 0;
     }
     constexpr int kSmallColumn = 1, kNotFinite = 2;
     int flags = check == 0 ? 0 : kNotFinite;
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      flags |= row_of(r) < n && !column_is_large[r] ? kSmallColumn : 0;
+      flags |= row_of(r) < n && !(column_size[r] >= bound) ? kSmallColumn : 0;
     }
     large_rows = reduce(large_rows, [](unsigned a, unsigned b) { return a | b; });
     flags = reduce(flags, [](int a, int b) { return a | b; });
     const bool unbalanced = largest > exact_pow2<R>(kCentral) || flags != 0 ||
                             large_rows != (n == kWarpSize ? ~0u : (1u << n) - 1);
-    int total = 0;
-    if constexpr (kCentre) {
-      // Written for all, in case that none is unbalanced; scale() overwrites it.
-      const int common = unbalanced ? 0 : -static_cast<int>(exponent_of<true>(largest));
-      for (int j = lane; j < N; j += kLanes) {
-        scaling.row[j] = common;
-        scaling.column[j] = 0;
-      }
-      sync_warp();
-      total = -n * common;
-      const R factor = exact_pow2<R>(I(common));
-      TORCHDET_UNROLL
-      for (int j = 0; j < N; ++j) {
-        TORCHDET_UNROLL
-        for (int r = 0; r < kRows; ++r) {
-          m[r][j] = m[r][j] * factor;
-        }
-      }
-    }
     // All matrices of the warp come along, so that the lanes stay together.
-    if (any_in_warp(unbalanced)) {
-      const int other_total = scale(unbalanced);
-      total = unbalanced ? other_total : total;
-    }
-    if (lane == 0) {
-      scaling.total = total;
-    }
+    is_scaled = any_in_warp(unbalanced);
+    const int total = is_scaled ? scale(unbalanced) : 0;
     const bool finite = (flags & kNotFinite) == 0;
     return {total, finite ? T(-0.0) : std::numeric_limits<T>::quiet_NaN()};
   }
@@ -186,8 +171,8 @@ struct WarpMatrix {
         largest = maximum(largest, own[r]);
       }
       const int e = moved(reduce_maximum(largest));
-      if (lane == 0 && unbalanced) {
-        scaling.row[j] = e;
+      if (lane == 0) {
+        scaling.row[j] = unbalanced ? e : 0;
       }
       total -= e;
       TORCHDET_UNROLL
@@ -200,9 +185,7 @@ struct WarpMatrix {
     for (int r = 0; r < kRows; ++r) {
       const int e = moved(exponent[r]);
       column_total -= e;
-      if (unbalanced) {
-        scaling.column[row_of(r)] = e;
-      }
+      scaling.column[row_of(r)] = unbalanced ? e : 0;
     }
     sync_warp();
     TORCHDET_UNROLL
@@ -214,7 +197,8 @@ struct WarpMatrix {
       }
     }
     sync_warp();
-    return total + reduce(column_total, [](int a, int b) { return a + b; });
+    total += reduce(column_total, [](int a, int b) { return a + b; });
+    return unbalanced ? total : 0;
   }
 };
 

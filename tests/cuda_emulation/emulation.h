@@ -96,8 +96,10 @@ inline bool any_in_warp(bool x) {
   }
   return any;
 }
-inline int count_bits(unsigned x) {
-  return __builtin_popcount(x);
+// As wrong as a GPU's may be, so that who needs more bits must work for them.
+template <typename T>
+T approximate_reciprocal(T x) {
+  return (1 / x) * (1 + T(sizeof(T) == 4 ? 0x1p-22 : 0x1p-20));
 }
 template <typename T>
 T* shared_memory() {

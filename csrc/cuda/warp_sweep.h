@@ -1,0 +1,216 @@
+// Gauss-Jordan elimination of a matrix in registers: the cofactors of A = M^T (warp_matrix.h).
+//
+// E M = D, with E a product of eliminations and D a permuted diagonal: step k adds multiples of the
+// pivot row p_k to all other rows, so that column k keeps u_k in row p_k alone, and
+//     (M^-1)_{k, p_j} = E_{p_k, p_j} / u_k,   C(A)_{k, p_j} = det(A) E_{p_k, p_j} / u_k. (1)
+// Step k touches E in column p_k only, beside those of earlier steps: the new column, 1 in row p_k
+// and minus the multipliers in the others, takes the place of column k of M. As each step shifts
+// the rows to the left, it goes to the end of them.
+//
+// The last pivot S enters by multiplication only: with P = u_1 .. u_{n-1}, and rows e of E before
+// the last step, whose pivot row is p and whose multipliers would be b_i / S,
+//     C(A) row k = P / u_k (S e_i - b_i e_p) for i = p_k,   C(A) row n = P e_p, (2)
+// which is right at S = 0, too. So a matrix of rank n - 1 whose first pivots are not zero takes the
+// same path as a regular one. Where an earlier pivot is zero, or a multiple overflows, the caller
+// has to do something else.
+#pragma once
+
+#include "warp_elimination.h"
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+// Of one matrix, in shared memory.
+template <typename V, int N>
+struct SweepSpace {
+  WarpScaling<N> scaling;
+  V pivot[N];             // u_k
+  int row[N];             // p_k
+  int step[N];            // its inverse
+  V result[N * (N | 1)];  // rows of C(A), at an odd stride, to be written in whole lines
+};
+
+template <typename Matrix>
+class WarpSweep {
+ public:
+  using V = typename Matrix::Number;
+  using R = RealOf<V>;
+  using I = IntegerOf<V>;
+  static constexpr int N = Matrix::kOrder, kRows = Matrix::kRows;
+  using Space = SweepSpace<V, N>;
+
+  TORCHDET_DEVICE WarpSweep(Matrix& matrix, Space& space)
+      : matrix_(matrix), space_(space), pivoting_(matrix) {}
+
+  // All n steps. Afterwards registers N - n + j hold the columns p_j of (2), without P / u_k.
+  TORCHDET_DEVICE void run() {
+    V(&m)[kRows][N] = matrix_.m;
+    V multiplier[kRows];
+    TORCHDET_ROLL
+    for (int k = 0; k + 1 < matrix_.n; ++k) {
+      pivoting_.search();
+      const V u = pivoting_.entry(0);
+      const WarpPivot<V> pivot(u);
+      V last[kRows];
+      TORCHDET_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const bool is_row = pivoting_.is_row(r);
+        multiplier[r] = select(is_row, zero<V>(), pivot.quotient(m[r][0]));
+        last[r] = select(is_row, one<V>(), -multiplier[r]);
+      }
+      advance(multiplier, last);
+      pivoting_.multiply(pivot);
+      note(k, u);
+    }
+    before_last_ = pivoting_.product();
+    is_regular_ = !pivoting_.is_singular();
+    pivoting_.search();
+    const V s = pivoting_.entry(0);
+    V last[kRows];
+    TORCHDET_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const bool is_row = pivoting_.is_row(r);
+      const V factor = select(is_row, one<V>(), s);
+      multiplier[r] = select(is_row, zero<V>(), m[r][0]);
+      last[r] = select(is_row, one<V>(), -m[r][0]);
+      TORCHDET_UNROLL
+      for (int c = 1; c < N; ++c) {
+        m[r][c] = m[r][c] * factor;
+      }
+    }
+    // The pivot row was multiplied by 1, so its entries are those of e_p still.
+    advance(multiplier, last);
+    note(matrix_.n - 1, s);
+    before_last_.mantissa = before_last_.mantissa * pivoting_.sign();
+    last_ = s;
+    sync_warp();
+  }
+
+  // Whether no pivot but the last was zero.
+  TORCHDET_DEVICE bool is_regular() const { return is_regular_; }
+  TORCHDET_DEVICE Scaled<V> determinant() const { return before_last_ * last_; }
+
+  // C(A) times the factor, row by row to the result in shared memory; whether all of it is finite,
+  // before the exponents go in.
+  TORCHDET_DEVICE bool store(Scaled<V> factor, bool conjugates) {
+    const int n = matrix_.n, stride = n | 1;
+    const int empty = N - n;  // registers without a column
+    factor.mantissa = factor.mantissa * before_last_.mantissa;
+    factor.exponent = factor.exponent + before_last_.exponent;
+    V scale[kRows];
+    I exponent[kRows], rest[kRows];
+    int step[kRows];
+    I most = 0;
+    TORCHDET_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      step[r] = matrix_.row_of(r) < n ? space_.step[matrix_.row_of(r)] : 0;
+      const WarpPivot<V> pivot(step[r] == n - 1 ? one<V>() : space_.pivot[step[r]]);
+      scale[r] = factor.mantissa * reciprocal(pivot.mantissa());
+      const I e = factor.exponent - pivot.exponent() +
+                  (matrix_.is_scaled ? space_.scaling.row[step[r]] : 0);
+      using F = Format<ScalarOf<V>>;
+      exponent[r] = maximum(minimum(e, I(F::kMaxExponent)), I(F::kMinExponent));
+      rest[r] = e - exponent[r];
+      most = maximum(most, rest[r] < 0 ? -rest[r] : rest[r]);
+    }
+    // What one power of two cannot carry is carried by scale_pow2, which does nothing to the
+    // others.
+    const bool is_plain = !any_in_warp(most != 0 || matrix_.is_scaled);
+    R check = 0;
+    TORCHDET_UNROLL
+    for (int c = 0; c < N; ++c) {
+      if (c >= empty) {
+        const int column = space_.row[c - empty];
+        TORCHDET_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          V x = matrix_.m[r][c] * scale[r];
+          check = matrix_.row_of(r) < n ? add_nothing(x, check) : check;
+          x = x * exact_pow2<R>(exponent[r]);
+          matrix_.m[r][c] = conjugates ? conj(x) : x;
+        }
+        if (!is_plain) {
+          const int moved = matrix_.is_scaled ? space_.scaling.column[column] : 0;
+          TORCHDET_UNROLL
+          for (int r = 0; r < kRows; ++r) {
+            matrix_.m[r][c] = scale_pow2(matrix_.m[r][c], rest[r] + moved);
+          }
+        }
+        TORCHDET_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          if (matrix_.row_of(r) < n) {
+            space_.result[step[r] * stride + column] = matrix_.m[r][c];
+          }
+        }
+      }
+    }
+    return check == R(0);
+  }
+
+  // The result from shared memory, in rows.
+  TORCHDET_DEVICE void write(V* out) const {
+    const int n = matrix_.n, stride = n | 1;
+    const bool wide = n % kRows == 0;
+    if (matrix_.row_of(0) < n) {
+      TORCHDET_ROLL
+      for (int i = 0; i < n; ++i) {
+        const V* from = space_.result + i * stride + matrix_.row_of(0);
+        V* to = out + i * n + matrix_.row_of(0);
+        if (wide) {
+          V number[kRows];
+          TORCHDET_UNROLL
+          for (int r = 0; r < kRows; ++r) {
+            number[r] = from[r];
+          }
+          typename Matrix::LaneWord word;
+          std::memcpy(&word, number, sizeof(word));
+          *reinterpret_cast<typename Matrix::LaneWord*>(to) = word;
+        } else {
+          TORCHDET_UNROLL
+          for (int r = 0; r < kRows; ++r) {
+            if (matrix_.row_of(r) < n) {
+              to[r] = from[r];
+            }
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  // m <- m - multiplier (pivot row), one place to the left, with `last` at the end.
+  TORCHDET_DEVICE void advance(const V (&multiplier)[kRows], const V (&last)[kRows]) {
+    V(&m)[kRows][N] = matrix_.m;
+    TORCHDET_UNROLL
+    for (int c = 1; c < N; ++c) {
+      const V u = pivoting_.entry(c);
+      TORCHDET_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        m[r][c - 1] = fnma(multiplier[r], u, m[r][c]);
+      }
+    }
+    TORCHDET_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      m[r][N - 1] = last[r];
+    }
+  }
+
+  TORCHDET_DEVICE void note(int k, V u) {
+    pivoting_.count_inversions();
+    pivoting_.finish_row();
+    if (matrix_.lane == 0) {
+      space_.pivot[k] = u;
+      space_.row[k] = pivoting_.row();
+      space_.step[pivoting_.row()] = k;
+    }
+  }
+
+  Matrix& matrix_;
+  Space& space_;
+  WarpPivoting<Matrix> pivoting_;
+  Scaled<V> before_last_ = scaled_one<V>();  // P, with the sign of the permutation
+  V last_ = zero<V>();                       // S
+  bool is_regular_ = true;
+};
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet
