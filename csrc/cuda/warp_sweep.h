@@ -50,7 +50,7 @@ class WarpSweep {
     for (int k = 0; k + 1 < matrix_.n; ++k) {
       pivoting_.search();
       const V u = pivoting_.entry(0);
-      const WarpPivot<V> pivot(u);
+      const Pivot<V> pivot(u);
       V last[kRows];
       TORCHDET_UNROLL
       for (int r = 0; r < kRows; ++r) {
@@ -104,7 +104,7 @@ class WarpSweep {
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
       step[r] = matrix_.row_of(r) < n ? space_.step[matrix_.row_of(r)] : 0;
-      const WarpPivot<V> pivot(step[r] == n - 1 ? one<V>() : space_.pivot[step[r]]);
+      const Pivot<V> pivot(step[r] == n - 1 ? one<V>() : space_.pivot[step[r]]);
       scale[r] = factor.mantissa * reciprocal(pivot.mantissa());
       const I e = factor.exponent - pivot.exponent() +
                   (matrix_.is_scaled ? space_.scaling.row[step[r]] : 0);

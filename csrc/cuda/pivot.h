@@ -1,0 +1,90 @@
+// A pivot: its reciprocal, quotients by it, and its part in the determinant.
+#pragma once
+
+#include "results.h"
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+// Pivots of balanced matrices are below 2^(E/2), E being the largest exponent of the format. Those
+// below 2^-E/2 are lifted by 2^(E/2), which makes every subnormal number normal and keeps all
+// reciprocals within the format.
+template <typename V>
+class Pivot {
+ public:
+  using R = RealOf<V>;
+  using T = ScalarOf<V>;
+  using F = Format<T>;
+  static constexpr int kLift = (F::kMaxExponent + 1) / 2;
+
+  TORCHDET_DEVICE explicit Pivot(V u) {
+    const R size = component_size(u);
+    is_zero = size == R(0);
+    is_tiny_ = size < exact_pow2<R>(-kLift);
+    lift_ = is_tiny_ ? exact_pow2<R>(kLift) : R(1);
+    lifted_ = select(is_zero, one<V>(), u * lift_);
+    if constexpr (kIsComplex<V>) {  // brought to [1, 2), so that its square is within the format
+      exponent_ = static_cast<int>(exponent_of<true>(component_size(lifted_)));
+      centre_ = exact_pow2<R>(IntegerOf<R>(-exponent_));
+      lifted_ = lifted_ * centre_;
+      const R factor = reciprocal_of(fma(lifted_.re, lifted_.re, lifted_.im * lifted_.im));
+      inverse_ = {lifted_.re * factor, -lifted_.im * factor};
+    } else {
+      inverse_ = reciprocal_of(lifted_);
+    }
+  }
+
+  // a / u: of equal real numbers exactly 1, by one Newton correction; so equal rows eliminate to
+  // exactly 0. Where u is 0, every a of an unfinished row is 0, and so is the quotient.
+  TORCHDET_DEVICE V quotient(V a) const {
+    V lifted = a * lift_;
+    if constexpr (kIsComplex<V>) {
+      lifted = lifted * centre_;
+    }
+    const V first = lifted * inverse_;
+    return fma(fnma(first, lifted_, lifted), inverse_, first);
+  }
+
+  // u = mantissa 2^exponent with the larger component of the mantissa in [1, 2); of zero, 1.
+  TORCHDET_DEVICE V mantissa() const {
+    if constexpr (kIsComplex<V>) {
+      return lifted_;
+    } else {
+      using I = IntegerOf<R>;
+      const I kept = std::numeric_limits<I>::min() | ((I(1) << F::kFractionBits) - 1);
+      return from_bits((bits_of(lifted_) & kept) | bits_of(R(1)));
+    }
+  }
+  TORCHDET_DEVICE int exponent() const {
+    if constexpr (kIsComplex<V>) {
+      return exponent_ - (is_tiny_ ? kLift : 0);
+    } else {
+      return static_cast<int>(exponent_of_normal(lifted_)) - (is_tiny_ ? kLift : 0);
+    }
+  }
+
+  bool is_zero;
+
+ private:
+  // exponent_of<true> for numbers that are not zero.
+  TORCHDET_DEVICE static IntegerOf<R> exponent_of_normal(R x) {
+    return (bits_of(abs(x)) >> F::kFractionBits) - F::kMaxExponent;
+  }
+  // Each Newton step doubles the bits that are right.
+  TORCHDET_DEVICE static R reciprocal_of(R x) {
+    R y = approximate_reciprocal(x);
+    TORCHDET_UNROLL
+    for (int step = 0; step < (sizeof(R) == 4 ? 1 : 2); ++step) {
+      y = fma(fnma(x, y, R(1)), y, y);
+    }
+    return y;
+  }
+
+  bool is_tiny_;
+  R lift_, centre_ = R(1);
+  int exponent_ = 0;
+  V lifted_, inverse_;
+};
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet
