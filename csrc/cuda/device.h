@@ -56,6 +56,18 @@ TORCHDET_DEVICE T shuffle_xor(T x, int mask) {
 TORCHDET_DEVICE bool any_in_warp(bool x) {
   return __any_sync(kAllLanes, x) != 0;
 }
+// The largest x of a warp, in all of its lanes.
+TORCHDET_DEVICE int32_t reduce_maximum_in_warp(int32_t x) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_max_sync(kAllLanes, x);
+#else
+  for (int mask = 16; mask > 0; mask /= 2) {
+    const int32_t other = shuffle_xor(x, mask);
+    x = x > other ? x : other;
+  }
+  return x;
+#endif
+}
 TORCHDET_DEVICE int count_bits(unsigned x) {
   return __popc(x);
 }

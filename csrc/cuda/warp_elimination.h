@@ -24,9 +24,9 @@ TORCHDET_DEVICE V shuffle_number(V x, int source) {
 constexpr uint32_t kRowBits = 31;
 
 // What a pivot search compares: the leading bits of the size of an entry, rounded up, with the row
-// in the last five. Rounding up keeps every number but 0 above 0; the multipliers are at most
-// 1 + 2^-18 (float), 1 + 2^-15 (double).
-template <typename R>
+// in the last five, or those of kMask. Rounding up keeps every number but 0 above 0; with five the
+// multipliers are at most 1 + 2^-18 (float), 1 + 2^-15 (double).
+template <uint32_t kMask = kRowBits, typename R>
 TORCHDET_DEVICE int32_t pivot_key(R size, int row) {
   uint32_t bits;
   if constexpr (sizeof(R) == 4) {
@@ -34,10 +34,11 @@ TORCHDET_DEVICE int32_t pivot_key(R size, int row) {
   } else {
     bits = static_cast<uint32_t>((static_cast<uint64_t>(bits_of(size)) + 0xffffffff) >> 32);
   }
-  return static_cast<int32_t>(((bits + kRowBits) & ~kRowBits) | (kRowBits - row));
+  return static_cast<int32_t>(((bits + kMask) & ~kMask) | (kMask - row));
 }
+template <uint32_t kMask = kRowBits>
 TORCHDET_DEVICE int row_of_key(int32_t key) {
-  return static_cast<int>(kRowBits - (key & kRowBits));
+  return static_cast<int>(kMask - (key & kMask));
 }
 
 // What an elimination tells of its factors, for those who need them.
