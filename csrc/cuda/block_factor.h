@@ -18,21 +18,12 @@ inline namespace TORCHDET_CAPABILITY {
 
 // As many numbers as one word holds.
 template <typename V>
-struct Chunk {
+struct alignas(sizeof(Wide)) Chunk {
   static constexpr int kCount = kWideRows<V>;
   V x[kCount];
 
-  TORCHDET_DEVICE static Chunk load(const V* from) {
-    const Wide word = *reinterpret_cast<const Wide*>(from);
-    Chunk chunk;
-    std::memcpy(static_cast<void*>(&chunk), &word, sizeof(word));
-    return chunk;
-  }
-  TORCHDET_DEVICE void store(V* to) const {
-    Wide word;
-    std::memcpy(&word, this, sizeof(word));
-    *reinterpret_cast<Wide*>(to) = word;
-  }
+  TORCHDET_DEVICE static Chunk load(const V* from) { return *reinterpret_cast<const Chunk*>(from); }
+  TORCHDET_DEVICE void store(V* to) const { *reinterpret_cast<Chunk*>(to) = *this; }
 };
 
 template <typename V>
@@ -51,6 +42,28 @@ TORCHDET_ANYWHERE int block_stride(int n) {
   return (collides ? words + 1 : words) * Chunk<V>::kCount;
 }
 
+// Shared memory cut into pieces, or their bytes alone. The address is not compared with anything:
+// the compiler has to see that it is one of shared memory.
+template <bool kCounts>
+class Pieces {
+ public:
+  TORCHDET_ANYWHERE explicit Pieces(unsigned char* memory) : memory_(memory) {}
+  template <typename X>
+  TORCHDET_ANYWHERE X* take(int64_t count) {
+    const size_t begin = bytes;
+    bytes += (sizeof(X) * count + sizeof(Wide) - 1) / sizeof(Wide) * sizeof(Wide);
+    if constexpr (kCounts) {
+      return nullptr;
+    } else {
+      return reinterpret_cast<X*>(memory_ + begin);
+    }
+  }
+  size_t bytes = 0;
+
+ private:
+  unsigned char* memory_;
+};
+
 // What a block keeps in shared memory; X and what follows only for cofactors.
 template <typename V, int kThreads>
 struct BlockSpace {
@@ -59,20 +72,21 @@ struct BlockSpace {
   PivotQuotient<V>* quotients = nullptr;  // by the pivots of a panel
   Scaled<V>* determinant = nullptr;
 
-  TORCHDET_ANYWHERE BlockSpace(Arena& arena, int n, bool two_matrices) {
+  template <bool kCounts>
+  TORCHDET_ANYWHERE BlockSpace(Pieces<kCounts>& pieces, int n, bool two_matrices) {
     const int stride = block_stride<V>(n);
-    A = {arena.take<V>(int64_t(n) * stride), n, stride};
-    vectors.row = arena.take<IntegerOf<V>>(n);
-    vectors.column = arena.take<IntegerOf<V>>(n);
-    vectors.row_index = arena.take<int>(n);
-    vectors.slots = arena.take<unsigned char>(Team<kThreads>::kAllSlotBytes);
+    A = {pieces.template take<V>(int64_t(n) * stride), n, stride};
+    vectors.row = pieces.template take<IntegerOf<V>>(n);
+    vectors.column = pieces.template take<IntegerOf<V>>(n);
+    vectors.row_index = pieces.template take<int>(n);
+    vectors.slots = pieces.template take<unsigned char>(Team<kThreads>::kAllSlotBytes);
     if (two_matrices) {
-      X = {arena.take<V>(int64_t(n) * stride), n, stride};
-      vectors.column_index = arena.take<int>(n);
-      vectors.row_place = arena.take<int>(n);
-      vectors.column_place = arena.take<int>(n);
-      quotients = arena.take<PivotQuotient<V>>(kPanel<V>);
-      determinant = arena.take<Scaled<V>>(1);
+      X = {pieces.template take<V>(int64_t(n) * stride), n, stride};
+      vectors.column_index = pieces.template take<int>(n);
+      vectors.row_place = pieces.template take<int>(n);
+      vectors.column_place = pieces.template take<int>(n);
+      quotients = pieces.template take<PivotQuotient<V>>(kPanel<V>);
+      determinant = pieces.template take<Scaled<V>>(1);
     }
   }
 };

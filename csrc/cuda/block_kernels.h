@@ -23,7 +23,7 @@ struct BlockKernel {
   using Space = BlockSpace<V, kThreads>;
 
   static size_t block_bytes(int64_t n) {
-    Arena counter(nullptr);
+    Pieces<true> counter(nullptr);
     Space(counter, static_cast<int>(n), kTwoMatrices);
     return counter.bytes;
   }
@@ -35,8 +35,8 @@ struct BlockDeterminants : BlockKernel<V, kRows, false> {
   using Base = BlockKernel<V, kRows, false>;
   TORCHDET_DEVICE static void run(const Problem& p) {
     const int64_t b = block_index();
-    Arena arena(shared_memory<unsigned char>());
-    const typename Base::Space space(arena, static_cast<int>(p.n), false);
+    Pieces<false> pieces(shared_memory<unsigned char>());
+    const typename Base::Space space(pieces, static_cast<int>(p.n), false);
     Team<Base::kThreads> team(space.vectors.slots);
     const TeamSpace<V> team_space(space.A, space.X, space.vectors);
     TeamAlgorithms<V, Base::kThreads> algorithms(team, team_space);
