@@ -1,7 +1,11 @@
 // Kernels of the class "block": one matrix per block, in shared memory.
+//
+// det and slogdet: P B = L U. Cofactors: det(B) B^-T from the same factors (block_inverse.h), which
+// fails only where a pivot is exactly zero or the inverse leaves the range of the format: such a
+// matrix is done again by the rank-revealing LDU of its block, in the same memory.
 #pragma once
 
-#include "block_factor.h"
+#include "block_inverse.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
@@ -48,6 +52,90 @@ struct BlockDeterminants : BlockKernel<V, kRows, false> {
       d.exponent = d.exponent + eq.total;
       write_determinant(p, b, d);
     }
+  }
+};
+
+// kCofactor, kDetBackward and kSlogdetBackward.
+template <typename V, int kRows>
+struct BlockCofactors : BlockKernel<V, kRows, true> {
+  using Base = BlockKernel<V, kRows, true>;
+  static constexpr int kThreads = Base::kThreads;
+  using R = RealOf<V>;
+
+  TORCHDET_DEVICE static void run(const Problem& p) {
+    const int64_t b = block_index();
+    Pieces<false> pieces(shared_memory<unsigned char>());
+    const typename Base::Space space(pieces, static_cast<int>(p.n), true);
+    Team<kThreads> team(space.vectors.slots);
+    const TeamSpace<V> team_space(space.A, space.X, space.vectors);
+    TeamAlgorithms<V, kThreads> algorithms(team, team_space);
+    typename Base::Matrix matrix(space);
+    Equilibration<V> eq = matrix.read(p.A, b, algorithms);
+    const Scaled<V> own = matrix.factor();
+    if (thread_index() == 0) {
+      *space.determinant = own;
+    }
+    sync_block();
+    const Scaled<V> d = *space.determinant;
+    bool is_done = false;
+    if (component_size(d.mantissa) != R(0)) {
+      BlockInverse<V, kRows, kThreads>(matrix, space).compute();
+      // C(B) = d B^-T; slogdet divides by d again, so there it is left out.
+      Scaled<V> factor = gradient_factor(p, b, scaled_one<V>(), eq.total);
+      factor = p.op == Op::kSlogdetBackward ? factor : factor * d;
+      const int finite = write(p, b, space, factor, eq.poison, matrix.is_scaled()) ? 1 : 0;
+      is_done = team.reduce(finite, [](int x, int y) { return x & y; }) != 0;
+    }
+    if (!is_done) {
+      algorithms.read(p.A, b);
+      eq = algorithms.equilibrate();
+      write_cofactors(algorithms, p, b, eq);
+    }
+  }
+
+ private:
+  // Row p(c) of X, times the factor, becomes row c of the result. Whether X is finite, as far as
+  // this thread sees.
+  TORCHDET_DEVICE static bool write(const Problem& p, int64_t b, const typename Base::Space& space,
+                                    Scaled<V> factor, R poison, bool is_scaled) {
+    constexpr int kCount = Chunk<V>::kCount;
+    const int n = static_cast<int>(p.n), words = words_of<V>(n);
+    const int lane = thread_index() % kWarpSize;
+    V* const out = static_cast<V*>(p.out) + b * n * n;
+    const bool wide = n % kCount == 0 && reinterpret_cast<uintptr_t>(out) % sizeof(Wide) == 0;
+    R check = 0;
+    for (int place = thread_index() / kWarpSize; place < n; place += kThreads / kWarpSize) {
+      const int c = space.vectors.row_index[place];
+      const IntegerOf<V> exponent =
+          factor.exponent + (is_scaled ? space.vectors.row[c] : IntegerOf<V>(0));
+      for (int w = lane; w < words; w += kWarpSize) {
+        Chunk<V> chunk = Chunk<V>::load(space.X.data + place * space.X.stride + w * kCount);
+        TORCHDET_UNROLL
+        for (int e = 0; e < kCount; ++e) {
+          const int j = w * kCount + e;
+          if (j < n) {
+            const V x = chunk.x[e];
+            check = add_nothing(x, check);
+            const V scaled =
+                scale_pow2(x * factor.mantissa,
+                           exponent + (is_scaled ? space.vectors.column[j] : IntegerOf<V>(0)));
+            chunk.x[e] = add_poison(p.op == Op::kCofactor ? scaled : conj(scaled), poison);
+          }
+        }
+        V* const to = out + int64_t(c) * n + w * kCount;
+        if (wide) {
+          chunk.store(to);
+        } else {
+          TORCHDET_UNROLL
+          for (int e = 0; e < kCount; ++e) {
+            if (w * kCount + e < n) {
+              to[e] = chunk.x[e];
+            }
+          }
+        }
+      }
+    }
+    return check == R(0);
   }
 };
 

@@ -92,7 +92,7 @@ void add_kernels(CudaKernelTable& table, Dtype dtype) {
   }
   set_thread<V, static_cast<int>(kLargestThread)>(table.small[d]);
   table.block[d] = {make_block_kernel<BlockDeterminants, V>(),
-                    make_kernel<TeamCofactors<V, kBlockTeam, 1>>(),
+                    make_block_kernel<BlockCofactors, V>(),
                     make_kernel<TeamHvp<V, kBlockTeam, 1, Memory::kShared>>()};
   CudaLargeKernels& large = table.large[d];
   large.prepare = make_kernel<LargePrepare<V>>();
