@@ -76,8 +76,10 @@ struct BlockSpace {
   TORCHDET_ANYWHERE BlockSpace(Pieces<kCounts>& pieces, int n, bool two_matrices) {
     const int stride = block_stride<V>(n);
     A = {pieces.template take<V>(int64_t(n) * stride), n, stride};
-    vectors.row = pieces.template take<IntegerOf<V>>(n);
-    vectors.column = pieces.template take<IntegerOf<V>>(n);
+    // Together also room for a word of each thread.
+    constexpr int kLeast = kThreads * sizeof(uint32_t) / sizeof(IntegerOf<V>) / 2;
+    vectors.row = pieces.template take<IntegerOf<V>>(maximum(n, kLeast));
+    vectors.column = pieces.template take<IntegerOf<V>>(maximum(n, kLeast));
     vectors.row_index = pieces.template take<int>(n);
     vectors.slots = pieces.template take<unsigned char>(Team<kThreads>::kAllSlotBytes);
     if (two_matrices) {
@@ -161,6 +163,7 @@ class BlockMatrix {
       return {I(0), R(T(-0.0))};
     }
     sync_block();
+    largest_ = leading_bits_of_pow2<R>(0);
     return algorithms.equilibrate();
   }
   TORCHDET_DEVICE bool is_scaled() const { return is_scaled_; }
@@ -182,6 +185,26 @@ class BlockMatrix {
       }
     }
     return d;
+  }
+
+  // Whether the thread's share of U has numbers of 2^kGrowth times the largest of B, or more. Where
+  // pivots grow, partial pivoting loses what cofactors need. The growth is about n^(2/3) for usual
+  // matrices, 2^(n - 1) at the worst.
+  TORCHDET_DEVICE bool has_grown() const {
+    constexpr int kGrowth = 7;
+    int32_t largest = 0;
+    for (int place = thread_index() / kWarpSize; place < n_; place += kWarps) {
+      const V* const from = row(place);
+      for (int w = thread_index() % kWarpSize; w < words_of<V>(n_); w += kWarpSize) {
+        const Chunk<V> chunk = Chunk<V>::load(from + w * kCount);
+        TORCHDET_UNROLL
+        for (int e = 0; e < kCount; ++e) {
+          const int j = w * kCount + e;
+          largest = j >= place && j < n_ ? maximum(largest, leading_bits(chunk.x[e])) : largest;
+        }
+      }
+    }
+    return largest - largest_ >= kGrowth << kLeadingFraction<R>;
   }
 
   TORCHDET_DEVICE V* row(int position) const {
@@ -279,11 +302,11 @@ class BlockMatrix {
       largest = maximum(largest, sizes[2 * w]);
       least = minimum(least, sizes[2 * w + 1]);
     }
+    largest_ = largest;
     const int32_t bound =
         maximum(largest - (kBalance<0> << kLeadingFraction<R>), leading_bits_of_pow2<R>(-kCentral));
     // Which columns have a large entry, a bit for each of the lane's. The exponents, not there yet,
     // leave their memory to these bits.
-    static_assert(kThreads * sizeof(uint32_t) <= 2 * sizeof(I) * (kThreads / 2 + 1));
     uint32_t* flags = reinterpret_cast<uint32_t*>(s_.vectors.row);
     uint32_t large = 0, wanted = 0;
     TORCHDET_UNROLL
@@ -523,6 +546,7 @@ class BlockMatrix {
   V* const a_;
   const int stride_, n_;
   bool is_scaled_ = false;
+  int32_t largest_ = 0;  // leading bits of the largest entry of B, about
 };
 
 }  // namespace TORCHDET_CAPABILITY

@@ -1,8 +1,8 @@
 // Kernels of the class "block": one matrix per block, in shared memory.
 //
 // det and slogdet: P B = L U. Cofactors: det(B) B^-T from the same factors (block_inverse.h), which
-// fails only where a pivot is exactly zero or the inverse leaves the range of the format: such a
-// matrix is done again by the rank-revealing LDU of its block, in the same memory.
+// fails only where a pivot is exactly zero, the pivots grow, or the inverse leaves the range of the
+// format: such a matrix is done again by the rank-revealing LDU of its block, in the same memory.
 #pragma once
 
 #include "block_inverse.h"
@@ -10,18 +10,22 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// kRows: the orders go up to 32 kRows. More threads for more work.
+// kRows: the orders go up to 32 kRows. Threads and blocks are as many as shared memory, and the
+// registers that tiles need, leave room for.
 template <typename V, int kRows, bool kTwoMatrices>
 struct BlockKernel {
   static constexpr Memory kMemory = Memory::kShared;
-  static constexpr int kThreads = kRows <= 2 ? 64 : kRows <= 4 ? 128 : 256;
-  // As many as shared memory has room for at the largest order but few, each of the registers that
-  // the tiles need.
-  static constexpr int kMaxBlocks = kRows <= 2 ? 8 : kRows <= 4 ? 4 : kRows <= 6 ? 2 : 1;
-  static constexpr int kBlocksPerSm =
-      std::max(1, kMaxBlocks / static_cast<int>(sizeof(V) == 4   ? 1
-                                                : sizeof(V) == 8 ? 2
-                                                                 : 4));
+  static constexpr int kNumbers = sizeof(V) / 4;  // float32 numbers of the same size
+  static constexpr int kMostRows = kTwoMatrices ? (kNumbers == 1 ? 6 : 4)
+                                                : (kNumbers == 1   ? 8
+                                                   : kNumbers == 2 ? 6
+                                                                   : 4);
+  static constexpr int kThreads = kRows <= 2 ? 64 : kRows <= 4 && !kTwoMatrices ? 128 : 256;
+  static constexpr int kMostBlocks = kTwoMatrices ? (kRows <= 2 ? 6 : 1)
+                                                  : (kRows <= 2   ? 8
+                                                     : kRows <= 4 ? 4
+                                                                  : 8 - kRows);
+  static constexpr int kBlocksPerSm = std::max(1, kMostBlocks / kNumbers);
   static constexpr int64_t kMatricesPerBlock = 1;
   using Matrix = BlockMatrix<V, kRows, kThreads>;
   using Space = BlockSpace<V, kThreads>;
@@ -77,14 +81,16 @@ struct BlockCofactors : BlockKernel<V, kRows, true> {
     }
     sync_block();
     const Scaled<V> d = *space.determinant;
+    const int is_safe = component_size(d.mantissa) != R(0) && !matrix.has_grown() ? 1 : 0;
+    const auto both = [](int x, int y) { return x & y; };
     bool is_done = false;
-    if (component_size(d.mantissa) != R(0)) {
+    if (team.reduce(is_safe, both) != 0) {
       BlockInverse<V, kRows, kThreads>(matrix, space).compute();
       // C(B) = d B^-T; slogdet divides by d again, so there it is left out.
       Scaled<V> factor = gradient_factor(p, b, scaled_one<V>(), eq.total);
       factor = p.op == Op::kSlogdetBackward ? factor : factor * d;
       const int finite = write(p, b, space, factor, eq.poison, matrix.is_scaled()) ? 1 : 0;
-      is_done = team.reduce(finite, [](int x, int y) { return x & y; }) != 0;
+      is_done = team.reduce(finite, both) != 0;
     }
     if (!is_done) {
       algorithms.read(p.A, b);

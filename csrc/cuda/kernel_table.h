@@ -34,8 +34,7 @@ CudaKernel make_kernel() {
 // One of the class "block", with registers for matrices of order n.
 template <template <typename, int> typename Kernel, typename V, int kRows = 2>
 CudaKernel block_kernel(int64_t n) {
-  constexpr int kMostRows = sizeof(V) == 4 ? 8 : sizeof(V) == 8 ? 6 : 4;  // shared memory's bound
-  if constexpr (kRows < kMostRows) {
+  if constexpr (kRows < Kernel<V, kRows>::kMostRows) {
     if (n > kRows * kWarpSize) {
       return block_kernel<Kernel, V, kRows + 2>(n);
     }
@@ -47,7 +46,11 @@ CudaKernel make_block_kernel() {
   const auto launch_batch = [](const Problem& p, void* stream) {
     return block_kernel<Kernel, V>(p.n).launch(p, stream);
   };
-  const auto block_bytes = [](int64_t n) { return block_kernel<Kernel, V>(n).block_bytes(n); };
+  const auto block_bytes = [](int64_t n) {
+    constexpr int64_t kLargest = Kernel<V, 2>::kMostRows * kWarpSize;
+    return n > kLargest ? std::numeric_limits<size_t>::max()
+                        : block_kernel<Kernel, V>(n).block_bytes(n);
+  };
   return {launch_batch, block_bytes};
 }
 
