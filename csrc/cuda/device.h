@@ -68,6 +68,18 @@ TORCHDET_DEVICE double approximate_reciprocal(double x) {
   asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
   return y;
 }
+// The largest x of a warp, in all of its lanes.
+TORCHDET_DEVICE int32_t reduce_maximum_in_warp(int32_t x) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_max_sync(kAllLanes, x);
+#else
+  for (int mask = 16; mask > 0; mask /= 2) {
+    const int32_t other = shuffle_xor(x, mask);
+    x = x > other ? x : other;
+  }
+  return x;
+#endif
+}
 // The block's dynamic shared memory.
 template <typename T>
 TORCHDET_DEVICE T* shared_memory() {

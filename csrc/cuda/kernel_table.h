@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "block_kernels.h"
 #include "kernels.h"
 #include "large_kernels.h"
 #include "thread_kernels.h"
@@ -28,6 +29,29 @@ CudaKernel make_kernel() {
                           kIsShared ? Kernel::block_bytes(p.n) : 0, stream);
   };
   return {launch_batch, Kernel::block_bytes};
+}
+
+// One of the class "block", with registers for matrices of order n.
+template <template <typename, int> typename Kernel, typename V, int kRows = 2>
+CudaKernel block_kernel(int64_t n) {
+  if constexpr (kRows < Kernel<V, kRows>::kMostRows) {
+    if (n > kRows * kWarpSize) {
+      return block_kernel<Kernel, V, kRows + 2>(n);
+    }
+  }
+  return make_kernel<Kernel<V, kRows>>();
+}
+template <template <typename, int> typename Kernel, typename V>
+CudaKernel make_block_kernel() {
+  const auto launch_batch = [](const Problem& p, void* stream) {
+    return block_kernel<Kernel, V>(p.n).launch(p, stream);
+  };
+  const auto block_bytes = [](int64_t n) {
+    constexpr int64_t kLargest = Kernel<V, 2>::kMostRows * kWarpSize;
+    return n > kLargest ? std::numeric_limits<size_t>::max()
+                        : block_kernel<Kernel, V>(n).block_bytes(n);
+  };
+  return {launch_batch, block_bytes};
 }
 
 template <typename V, int N>
@@ -67,8 +91,8 @@ void add_kernels(CudaKernelTable& table, Dtype dtype) {
     }
   }
   set_thread<V, static_cast<int>(kLargestThread)>(table.small[d]);
-  table.block[d] = {make_kernel<TeamDeterminants<V, kBlockTeam, 1>>(),
-                    make_kernel<TeamCofactors<V, kBlockTeam, 1>>(),
+  table.block[d] = {make_block_kernel<BlockDeterminants, V>(),
+                    make_block_kernel<BlockCofactors, V>(),
                     make_kernel<TeamHvp<V, kBlockTeam, 1, Memory::kShared>>()};
   CudaLargeKernels& large = table.large[d];
   large.prepare = make_kernel<LargePrepare<V>>();

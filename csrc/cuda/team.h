@@ -184,6 +184,7 @@ struct TeamVectors {
   Equilibration<V>* equilibration = nullptr;  // kept from one kernel to the next
   unsigned char* slots;
 
+  TeamVectors() = default;
   TORCHDET_ANYWHERE TeamVectors(Arena& arena, int n, int slot_bytes, bool two_matrices)
       : row(arena.take<I>(n)),
         column(arena.take<I>(n)),

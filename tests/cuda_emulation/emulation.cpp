@@ -93,6 +93,8 @@ const char* name_of(Collective collective) {
       return "shuffle";
     case Collective::kShuffleXor:
       return "shuffle_xor";
+    case Collective::kMaximum:
+      return "reduce_maximum_in_warp";
     default:
       return "any_in_warp";
   }

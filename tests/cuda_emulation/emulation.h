@@ -23,7 +23,7 @@ namespace torchdet {
 namespace emulation {
 
 enum class Order { kForward, kReverse, kRandom };
-enum class Collective { kNone, kSyncBlock, kSyncWarp, kShuffle, kShuffleXor, kAny };
+enum class Collective { kNone, kSyncBlock, kSyncWarp, kShuffle, kShuffleXor, kAny, kMaximum };
 
 struct Schedule {
   Order order = Order::kForward;
@@ -100,6 +100,14 @@ inline bool any_in_warp(bool x) {
 template <typename T>
 T approximate_reciprocal(T x) {
   return (1 / x) * (1 + T(sizeof(T) == 4 ? 0x1p-22 : 0x1p-20));
+}
+inline int32_t reduce_maximum_in_warp(int32_t x) {
+  emulation::arrive(emulation::Collective::kMaximum, &x, sizeof(x));
+  for (int lane = 0; lane < emulation::kWarp; ++lane) {
+    const int32_t other = received_from<int32_t>(lane);
+    x = x > other ? x : other;
+  }
+  return x;
 }
 template <typename T>
 T* shared_memory() {
