@@ -42,6 +42,11 @@ void check(bool condition, const Parts&... parts) {
   }
 }
 
+// Of a C function of torch, which prints what went wrong. Torch's macro throws by way of a stream.
+inline void check_torch(const char* function, int32_t error) {
+  check(error == 0, function, " failed in torch");
+}
+
 inline const char* dtype_text(ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Bool:
