@@ -1,4 +1,4 @@
-"""Benchmarks: what a comparison calls slower and which runs it refuses; how runs keep their time."""
+"""Benchmarks: what a comparison calls slower, which runs it refuses; how runs keep their time."""
 
 from __future__ import annotations
 
