@@ -136,10 +136,17 @@ gpu-test:
 	OMP_NUM_THREADS=1 $(GPU_PYTHON) -m pytest $(GPU_TESTS) \
 	  $$($(GPU_PYTHON) -c 'import xdist' 2>/dev/null && echo '-n $(JOBS) --dist loadgroup') $(PYTEST_ARGS)
 
+# The tools of compute-sanitizer, side by side. They watch torchdet's kernels alone, torch's own would take most of the
+# time. Every tensor is an allocation of its own, so that memcheck knows where it ends.
+SANITIZERS := memcheck racecheck initcheck synccheck
+SANITIZE_initcheck := --without-lu
+
 gpu-sanitize:
-	for tool in memcheck racecheck initcheck synccheck; do \
-	  compute-sanitizer --tool $$tool --error-exitcode 1 $(GPU_PYTHON) tools/run_all_kernels.py; \
-	done
+	$(MAKE) --no-print-directory --output-sync=target -j $(words $(SANITIZERS)) $(SANITIZERS:%=gpu-sanitize-%)
+
+gpu-sanitize-%:
+	PYTHONPATH=$(CURDIR) PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $* --kernel-name kernel_substring=run_kernel \
+	  --error-exitcode 1 $(GPU_PYTHON) tools/run_all_kernels.py $(SANITIZE_$*)
 
 gpu-bench:
 	$(GPU_PYTHON) -m bench --device cuda $(GPU_BENCH_ARGS)

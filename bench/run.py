@@ -113,9 +113,9 @@ def run_cases(
                 if (time_left := end - time.monotonic()) <= 0:
                     stopped = OUT_OF_TIME
                     break
-                # Half of it: inputs, checks and compilers take their time as well.
-                part = time_left / (len(cases) - len(done)) / 2
-                hurried = replace(effort, longest=min(effort.longest, part))
+                # What one case takes beyond its part, or leaves of it, is the others'.
+                part = time_left / (len(cases) - len(done))
+                hurried = replace(effort, longest=min(effort.longest, part), whole=part)
                 description = f"{case.suite} {case.dtype_name} n={case.n} {case.op}"
                 progress.update(task, description=description)
                 done[case] = run_case(case, compared, clock, hurried, limits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ class Effort:
     rounds: int
     seconds: float  # of one measurement of one peer
     longest: float = 8.0  # of all rounds of a case; slow cases get fewer rounds, at least 3
+    whole: float = math.inf  # of a case, of which inputs, checks and compilers take their part
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def measure(case: Case, peers: Sequence[Peer], clock: Clock, effort: Effort) -> 
         ArithmeticError: The first peer, the library that is measured, is wrong.
         Exception: Whatever it raises.
     """
+    started = time.monotonic()
     inputs = case.inputs(clock.device, clock.copies(case.input_bytes))
     truth = Truth(case, *inputs[0])
     measurement = Measurement()
@@ -114,7 +117,8 @@ def measure(case: Case, peers: Sequence[Peer], clock: Clock, effort: Effort) -> 
     numbers = {name: max(1, int(effort.seconds / once)) for name, once in seconds.items()}
     one_round = math.fsum(numbers[name] * seconds[name] for name in numbers)
     measurement.times = {name: [] for name in stopwatches}
-    for i in range(min(effort.rounds, max(3, int(effort.longest / one_round)))):
+    longest = min(effort.longest, effort.whole - (time.monotonic() - started))
+    for i in range(min(effort.rounds, max(3, int(longest / one_round)))):
         for name in list(stopwatches)[:: 1 if i % 2 == 0 else -1]:
             measurement.times[name].append(stopwatches[name](numbers[name]))
     return measurement

@@ -4,35 +4,48 @@
 
 #include <torch/csrc/stable/tensor.h>
 
-#include <sstream>
+#include <cstdint>
 #include <stdexcept>
+#include <string>
 
 namespace torchdet {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-template <typename... Parts>
-void check(bool condition, const Parts&... parts) {
-  if (!condition) {
-    std::ostringstream message;
-    (message << ... << parts);
-    throw std::runtime_error(message.str());
-  }
-}
-
 // Printed as the shape of x, and only then looked at.
 struct ShapeOf {
   const Tensor& x;
-  friend std::ostream& operator<<(std::ostream& text, const ShapeOf& shape) {
-    const Tensor& x = shape.x;
-    text << '(';
-    for (int64_t d = 0; d < x.dim(); ++d) {
-      text << (d > 0 ? ", " : "") << x.size(d);
-    }
-    return text << (x.dim() == 1 ? ",)" : ")");
-  }
 };
+
+// Messages are strings and not streams: where another library of the process has brought a C++
+// library of its own, a stream may meet the other one's locale, and crashes at the first number.
+inline std::string text_of(const char* text) {
+  return text;
+}
+inline std::string text_of(int64_t number) {
+  return std::to_string(number);
+}
+inline std::string text_of(const ShapeOf& shape) {
+  const Tensor& x = shape.x;
+  std::string text = "(";
+  for (int64_t d = 0; d < x.dim(); ++d) {
+    text += (d > 0 ? ", " : "") + text_of(x.size(d));
+  }
+  return text + (x.dim() == 1 ? ",)" : ")");
+}
+
+template <typename... Parts>
+void check(bool condition, const Parts&... parts) {
+  if (!condition) {
+    throw std::runtime_error((std::string() + ... + text_of(parts)));
+  }
+}
+
+// Of a C function of torch, which prints what went wrong. Torch's macro throws by way of a stream.
+inline void check_torch(const char* function, int32_t error) {
+  check(error == 0, function, " failed in torch");
+}
 
 inline const char* dtype_text(ScalarType dtype) {
   switch (dtype) {

@@ -33,10 +33,11 @@ inline Tensor empty_tensor(const std::vector<int64_t>& sizes, ScalarType dtype, 
     stride *= std::max<int64_t>(sizes[d], 1);
   }
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
-      device_index, &handle));
+  check_torch("empty_strided",
+              aoti_torch_empty_strided(
+                  static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                  torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+                  device_type, device_index, &handle));
   return Tensor(handle);
 }
 

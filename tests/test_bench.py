@@ -1,13 +1,20 @@
-"""The comparison of two benchmark runs: what counts as slower, and which runs it refuses."""
+"""Benchmarks: what a comparison calls slower, which runs it refuses; how runs keep their time."""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
+import torch
 
 from bench import compare
+from bench.cases import OPS, Case
+from bench.clocks import CpuClock
+from bench.peers import JaxPeer, peers
+from bench.suites import SUITES, cuda_cases
+from bench.timing import Effort, measure
 
 
 def run(ratio: float, spread: float = 0.02, **changed: Any) -> dict[str, Any]:
@@ -53,3 +60,26 @@ def test_the_exit_status_says_whether_something_got_slower(ratio, code, tmp_path
     assert compare.main(paths) == code
     assert ("SLOWER" in capsys.readouterr().out) is (code == 1)
     assert compare.main([paths[0], str(tmp_path / "missing.json")]) == 2
+
+
+class Still(CpuClock):
+    """Every call takes a millisecond."""
+
+    def stopwatch(self, calls, finish):
+        return lambda number: 1e-3
+
+
+@pytest.mark.parametrize(("whole", "rounds"), ((math.inf, 15), (0.0, 3)))
+def test_a_case_whose_preparation_took_its_time_gets_the_fewest_rounds(whole, rounds):
+    case = Case("small", OPS[0], 3, torch.float32, 10)
+    compared = peers(torch.device("cpu"))[:2]
+    measurement = measure(case, compared, Still(1), Effort(15, 0.01, whole=whole))
+    assert {len(times) for times in measurement.times.values()} == {rounds}
+
+
+def test_on_a_gpu_compilers_start_for_few_cases_only():
+    dtypes = [torch.float32, torch.float64]
+    cases = [c for suite in SUITES["cuda"] for c in cuda_cases(suite, dtypes, None, False)]
+    compiled = [case for case in cases if JaxPeer().supports(case)]
+    assert {case.n for case in compiled} == {3, 8, 32}
+    assert 0 < len(compiled) < len(cases) / 10

@@ -1,10 +1,14 @@
 """What the forward pass keeps, gradients or factors: backward from it is as good as from A, at
 every matrix and grad, whoever looks at the saved tensors; and only where a backward pass may come.
+
+Only the CPU has kernels that keep something. Elsewhere the operators that do are the reference's,
+and no function of torchdet calls them there unless it was traced for a CPU.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,12 +22,11 @@ import units
 from cases import grid
 from test_contract import same_bits
 from test_guarantees import draw
+from torchdet import _reference
 
 OPS = torch.ops.torchdet
 NOT_KEPT = torch.iinfo(torch.int32).min
 KERNELS = cases.EXTENSION or cases.EMULATION == "arm"
-# To this order gradients are kept, and from 129 on factors; between it depends on the kernel.
-LARGEST_GRADIENT = 64 if KERNELS else math.inf
 # Smaller ones keep nothing (csrc/size_class.h).
 ORDERS = {
     torch.float32: (11, 12, 16),
@@ -39,6 +42,20 @@ on_kernels = pytest.mark.skipif(not KERNELS, reason="the reference keeps no fact
 on_extension = pytest.mark.skipif(
     not cases.EXTENSION, reason="without the extension nothing is kept unasked"
 )
+
+
+def has_kernels(device: str) -> bool:
+    return KERNELS and device == "cpu"
+
+
+def largest_gradient(device: str) -> float:
+    """To this order gradients are kept; factors from 129 on, between it depends on the kernel."""
+    return 64 if has_kernels(device) else math.inf
+
+
+def from_A(operator: str, device: str) -> Callable[..., Tensor]:
+    """The operator that keeps nothing, by the implementation whose operators keep something."""
+    return getattr(OPS if has_kernels(device) else _reference, operator)
 
 
 def logabsdet(A: Tensor) -> Tensor:
@@ -78,7 +95,7 @@ def check_gradient(family: str, n: int, dtype: torch.dtype, device: str) -> None
          "diagonal_huge_and_tiny", "near_singular", "integer_rank_n-1")),
 )  # fmt: skip
 def test_backward_from_a_kept_gradient_is_backward_from_A(family, n, dtype, device):
-    """The same kernel with its factors in another order: at most three products on either side
+    """The same algorithm with its factors in another order: at most three products on either side
     round differently, each within sqrt(5) eps / 2 (complex numbers; Higham, section 3.6), 6.7 eps
     in all. Below the normal range a rounding is one granule, tiny * eps.
     """
@@ -89,7 +106,7 @@ def test_backward_from_a_kept_gradient_is_backward_from_A(family, n, dtype, devi
         for size in (1.5, 2.0**-100, 2.0**100):
             grad = torch.full(A.shape[:1], size, dtype=dtype, device=device)
             got = getattr(OPS, f"_{name}_backward_kept")(grad, A, numbers, integers)
-            expected = getattr(OPS, f"{name}_backward")(grad, A)
+            expected = from_A(f"{name}_backward", device)(grad, A)
             agree = torch.isclose(got, expected, rtol=8 * eps, atol=8 * eps * tiny, equal_nan=True)
             both_beyond = ~(torch.isfinite(got) | torch.isfinite(expected))
             assert (agree | both_beyond).all(), (name, size)
@@ -140,7 +157,7 @@ def test_a_gradient_that_does_not_fit_one_exponent_is_computed_from_A(n, device)
     A = torch.eye(n, device=device)
     A[0, 0], A[1, 1] = 2.0**126, 2.0**-140
     numbers, integers = kept(A)
-    assert (integers[..., 0].item() == NOT_KEPT) == (n <= LARGEST_GRADIENT)
+    assert (integers[..., 0].item() == NOT_KEPT) == (n <= largest_gradient(device))
     for power in (-5, 0, 1):
         got = OPS._det_backward_kept(torch.tensor(2.0**power, device=device), A, numbers, integers)
         expected = torch.full((n,), 2.0 ** (power - 14))
@@ -153,7 +170,7 @@ def test_a_gradient_beyond_the_range_is_kept_for_a_grad_that_brings_it_back(n, d
     """C = 2^(20 (n-1)) I is beyond float32, but not so its product with 2^-120 where n = 12."""
     A = torch.eye(n, device=device) * 2.0**20
     numbers, integers = kept(A)
-    if n <= LARGEST_GRADIENT:
+    if n <= largest_gradient(device):
         mantissa, own = math.frexp(numbers[0, 0].item())
         assert (mantissa, own - 1 + integers.item()) == (0.5, 20 * (n - 1))
     got = OPS._det_backward_kept(torch.tensor(2.0**-120, device=device), A, numbers, integers)
@@ -165,7 +182,7 @@ def test_a_gradient_beyond_the_range_is_kept_for_a_grad_that_brings_it_back(n, d
 
 @pytest.mark.parametrize("n", BATCH_ORDERS)
 def test_what_is_kept_does_not_depend_on_place_batch_size_or_threads(n, dtype, device):
-    cases.skip_complex_reference(dtype)
+    cases.skip_complex_reference(dtype, not has_kernels(device))
     A = draw(23, n, dtype, device)
     grad = torch.full((23,), 0.7, dtype=dtype, device=device)
 
@@ -189,14 +206,14 @@ def test_matrices_that_are_not_kept_and_wild_gradients_leave_their_neighbours_al
     n, dtype, device
 ):
     """Several matrices are multiplied together; those with something special, one by one."""
-    cases.skip_complex_reference(dtype)
+    cases.skip_complex_reference(dtype, not has_kernels(device))
     A = draw(70, n, dtype, device)
     special = torch.tensor([3, 40, 69], device=device)
     A[special, 1] *= torch.finfo(dtype).tiny / 2**10  # its cofactors are beyond the largest number
     grad = torch.full((70,), 0.7, dtype=dtype, device=device)
     grad[20], grad[21], grad[60] = torch.finfo(dtype).tiny, torch.finfo(dtype).max / 2, 0
     keep = OPS._det_keep(A)[1:]
-    assert n > LARGEST_GRADIENT or (keep[1][special] == NOT_KEPT).all()
+    assert n > largest_gradient(device) or (keep[1][special] == NOT_KEPT).all()
     together = OPS._det_backward_kept(grad, A, *keep)
     for i in range(70):
         alone = OPS._det_backward_kept(*(x[i : i + 1] for x in (grad, A, *keep)))
@@ -256,8 +273,8 @@ def test_what_the_operator_has_returned_is_not_overwritten(device):
     before = numbers.clone()
     det.sum().mul(3).backward()
     assert torch.equal(numbers, before)
-    # The same kernel, and one product on either side: eps / 2 each.
-    expected, eps = 3 * torchdet.cofactor(A.detach()), torch.finfo(A.dtype).eps
+    # The same algorithm, and one product on either side: eps / 2 each.
+    expected, eps = 3 * from_A("cofactor", device)(A.detach()), torch.finfo(A.dtype).eps
     assert torch.allclose(A.grad, expected, rtol=eps, atol=0)
 
 
@@ -302,6 +319,16 @@ def test_something_is_kept_where_a_backward_pass_may_come_and_only_there():
     out = torchdet.det(leaf).sum()
     assert called(lambda: out.backward(retain_graph=True)) == ["_det_backward_kept"]
     assert called(out.backward) == ["_backward_kept_"]
+
+
+@pytest.mark.parametrize("n", (12, 70, 130))
+def test_nothing_is_kept_unasked_where_no_kernel_does(n, device):
+    if device == "cpu" and cases.EXTENSION:
+        pytest.skip("the CPU's kernels keep something")
+    leaf = torch.randn(2, n, n, device=device, requires_grad=True)
+    for f, name in ((torchdet.det, "det"), (logabsdet, "slogdet")):
+        assert called(f, leaf) == [name]
+        assert called(f(leaf).sum().backward) == [f"{name}_backward"]
 
 
 @on_extension

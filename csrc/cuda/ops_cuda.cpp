@@ -35,7 +35,7 @@ using torch::stable::detail::to;
 // Calls an operator of torch through its dispatcher; the stack holds arguments, then results.
 template <size_t kSize>
 void call(const char* name, StableIValue (&stack)[kSize]) {
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack, TORCH_ABI_VERSION));
+  check_torch(name, torch_call_dispatcher(name, "", stack, TORCH_ABI_VERSION));
 }
 
 // The transposes of the matrices, row after row.
@@ -73,7 +73,7 @@ struct CudaBackend {
     const char* op = name_of(problem.op);
     void* stream = nullptr;
     check(aoti_torch_get_current_cuda_stream != nullptr, op, ": this torch has no CUDA streams");
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+    check_torch("get_current_cuda_stream", aoti_torch_get_current_cuda_stream(device, &stream));
     const char* error = kernel.launch(problem, stream);
     check(error == nullptr, op, ": CUDA: ", error == nullptr ? "" : error, ", at the launch for ",
           problem.batch, " matrices of order ", problem.n);
