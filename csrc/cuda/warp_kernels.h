@@ -18,7 +18,7 @@ struct WarpDeterminants {
   using Matrix = WarpMatrix<V, N>;
   using Scaling = WarpScaling<N>;
   static constexpr Memory kMemory = Memory::kShared;
-  static constexpr int kThreads = 128, kBlocksPerSm = N == 8 ? 5 : N == 16 ? 3 : 2;
+  static constexpr int kThreads = 128, kBlocksPerSm = N == 8 ? 6 : N == 16 ? 4 : 2;
   static constexpr int64_t kMatricesPerBlock = kThreads / Matrix::kLanes;
   static size_t block_bytes(int64_t) { return kMatricesPerBlock * sizeof(Scaling); }
 
@@ -50,7 +50,7 @@ struct WarpCofactors {
   static constexpr int kLanes = Matrix::kLanes;
   static constexpr Memory kMemory = Memory::kShared;
   static constexpr int kThreads = N == 32 ? 64 : 128;
-  static constexpr int kBlocksPerSm = N == 8 ? 4 : N == 16 ? 3 : 4;
+  static constexpr int kBlocksPerSm = N == 16 && sizeof(V) > 4 ? 3 : 4;
   static constexpr int64_t kMatricesPerBlock = kThreads / kLanes;
 
   // Of a warp: the spaces of its matrices, or its work space as a team.

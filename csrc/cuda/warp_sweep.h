@@ -24,10 +24,12 @@ inline namespace TORCHDET_CAPABILITY {
 template <typename V, int N>
 struct SweepSpace {
   WarpScaling<N> scaling;
-  V pivot[N];             // u_k
-  int row[N];             // p_k
-  int step[N];            // its inverse
-  V result[N * (N | 1)];  // rows of C(A), at an odd stride, to be written in whole lines
+  V pivot[N];   // u_k
+  int row[N];   // p_k
+  int step[N];  // its inverse
+  // Rows of C(A), at an odd stride, to be written in whole lines. One number more makes the spaces
+  // of neighbouring matrices an odd stride apart: else they would all lie in the same banks.
+  V result[N * (N | 1) + 1];
 };
 
 template <typename Matrix>
