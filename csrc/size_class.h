@@ -22,7 +22,7 @@ constexpr SizeClass kCpuSizeClasses[] = {
 };
 
 // Shared memory bounds the class "block": the launch compares what a kernel needs with what the
-// device has. The order given is that of float32 cofactors in 227 KB.
+// device has. The order given is that of float32 second derivatives in 227 KB.
 constexpr SizeClass kCudaSizeClasses[] = {
     {"thread", 4, "one matrix per thread, in registers"},
     {"warp", 32, "one matrix per warp or part of a warp"},

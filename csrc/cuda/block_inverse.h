@@ -17,7 +17,7 @@ template <typename V, int kRows, int kThreads>
 class BlockInverse {
  public:
   using R = RealOf<V>;
-  using Matrix = BlockMatrix<V, kRows, kThreads>;
+  using Matrix = BlockFactors<V, kRows, kThreads>;
   static constexpr int P = kPanel<V>, kCount = Chunk<V>::kCount;
   static constexpr int kPanelWords = Matrix::kPanelWords;
   static constexpr int kTileRows = Matrix::kTileRows, kTileWords = Matrix::kTileWords;

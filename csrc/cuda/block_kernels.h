@@ -27,7 +27,7 @@ struct BlockKernel {
                                                                   : 8 - kRows);
   static constexpr int kBlocksPerSm = std::max(1, kMostBlocks / kNumbers);
   static constexpr int64_t kMatricesPerBlock = 1;
-  using Matrix = BlockMatrix<V, kRows, kThreads>;
+  using Matrix = BlockFactors<V, kRows, kThreads>;
   using Space = BlockSpace<V, kThreads>;
 
   static size_t block_bytes(int64_t n) {

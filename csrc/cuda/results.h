@@ -23,6 +23,15 @@ using Wide = Word<16>;
 // Where a kernel keeps what its threads share.
 enum class Memory { kShared, kGlobal };
 
+template <typename V>
+TORCHDET_DEVICE V shuffle_number(V x, int source) {
+  if constexpr (kIsComplex<V>) {
+    return {shuffle(x.re, source), shuffle(x.im, source)};
+  } else {
+    return shuffle(x, source);
+  }
+}
+
 // sum + 0 x: NaN where x is not finite.
 template <typename R>
 TORCHDET_DEVICE R add_nothing(R x, R sum) {

@@ -14,15 +14,6 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-template <typename V>
-TORCHDET_DEVICE V shuffle_number(V x, int source) {
-  if constexpr (kIsComplex<V>) {
-    return {shuffle(x.re, source), shuffle(x.im, source)};
-  } else {
-    return shuffle(x, source);
-  }
-}
-
 // The search for pivots, in rows that are eliminated in place, and what pivots add up to.
 template <typename Matrix>
 class WarpPivoting {
