@@ -24,7 +24,7 @@ struct LargeKernel {
   // For each matrix.
   static size_t block_bytes(int64_t n) {
     Arena counter(nullptr);
-    TeamVectors<V>(counter, static_cast<int>(n), Team<kLargeTeam>::kAllSlotBytes, true);
+    TeamVectors<V>(counter, static_cast<int>(n), Team<kLargeTeam>::kAllSlotBytes);
     return counter.bytes;
   }
 
@@ -35,7 +35,7 @@ struct LargeKernel {
     const int n = static_cast<int>(p.n);
     for (int64_t b = block_index(); b < p.batch; b += block_count()) {
       Arena arena(static_cast<unsigned char*>(p.large.workspace) + b * p.large.workspace_stride);
-      const TeamVectors<V> vectors(arena, n, Team<kLargeTeam>::kAllSlotBytes, true);
+      const TeamVectors<V> vectors(arena, n, Team<kLargeTeam>::kAllSlotBytes);
       const int64_t offset = b * p.n * p.n;
       const TeamSpace<V> space({static_cast<V*>(p.large.scaled) + offset, n, n},
                                {static_cast<V*>(p.large.inverse) + offset, n, n}, vectors);

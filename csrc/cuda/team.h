@@ -172,47 +172,42 @@ class Arena {
   unsigned char* memory_;
 };
 
-// What goes with the matrices of a team; the second half only where there are two of them.
+// What goes with the matrices of a team.
 template <typename V>
 struct TeamVectors {
   using I = IntegerOf<V>;
   I *row, *column;                // equilibration exponents -r and -c of the rows and columns of A
   int *row_index, *column_index;  // original row and column at each place of the factored matrix
-  int *row_place = nullptr, *column_place = nullptr;  // and the way back
-  V *x = nullptr, *y = nullptr, *diagonal = nullptr;
-  ExclusivePairProducts<V>* rho = nullptr;
-  Equilibration<V>* equilibration = nullptr;  // kept from one kernel to the next
+  int *row_place, *column_place;  // and the way back
+  V *x, *y, *diagonal;
+  ExclusivePairProducts<V>* rho;
+  Equilibration<V>* equilibration;  // kept from one kernel to the next
   unsigned char* slots;
 
   TeamVectors() = default;
-  TORCHDET_ANYWHERE TeamVectors(Arena& arena, int n, int slot_bytes, bool two_matrices)
+  TORCHDET_ANYWHERE TeamVectors(Arena& arena, int n, int slot_bytes)
       : row(arena.take<I>(n)),
         column(arena.take<I>(n)),
         row_index(arena.take<int>(n)),
         column_index(arena.take<int>(n)),
-        slots(arena.take<unsigned char>(slot_bytes)) {
-    if (two_matrices) {
-      row_place = arena.take<int>(n);
-      column_place = arena.take<int>(n);
-      x = arena.take<V>(n);
-      y = arena.take<V>(n);
-      diagonal = arena.take<V>(n);
-      rho = arena.take<ExclusivePairProducts<V>>(1);
-      equilibration = arena.take<Equilibration<V>>(1);
-    }
-  }
+        row_place(arena.take<int>(n)),
+        column_place(arena.take<int>(n)),
+        x(arena.take<V>(n)),
+        y(arena.take<V>(n)),
+        diagonal(arena.take<V>(n)),
+        rho(arena.take<ExclusivePairProducts<V>>(1)),
+        equilibration(arena.take<Equilibration<V>>(1)),
+        slots(arena.take<unsigned char>(slot_bytes)) {}
 };
 
-// The matrix A of a team, for most operators a second one, and their vectors.
+// The matrix A of a team, a second one, and their vectors.
 template <typename V>
 struct TeamSpace {
   TeamMatrix<V> A, X;
   TeamVectors<V> vectors;
 
-  TORCHDET_ANYWHERE TeamSpace(Arena& arena, int n, int slot_bytes, bool two_matrices)
-      : A(arena.take_matrix<V>(n)),
-        X(two_matrices ? arena.take_matrix<V>(n) : TeamMatrix<V>{nullptr, n, 0}),
-        vectors(arena, n, slot_bytes, two_matrices) {}
+  TORCHDET_ANYWHERE TeamSpace(Arena& arena, int n, int slot_bytes)
+      : A(arena.take_matrix<V>(n)), X(arena.take_matrix<V>(n)), vectors(arena, n, slot_bytes) {}
   TORCHDET_ANYWHERE TeamSpace(TeamMatrix<V> a, TeamMatrix<V> x, const TeamVectors<V>& v)
       : A(a), X(x), vectors(v) {}
 };

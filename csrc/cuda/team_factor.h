@@ -1,5 +1,5 @@
-// What a team does to its matrix: equilibration, LU and LDU, triangular solves, products of pivots.
-// The formulas are those of math/equilibrate.h, math/lu.h, math/ldu.h and math/hvp.h.
+// What a team does to its matrix: equilibration, LDU, triangular solves, products of pivots.
+// The formulas are those of math/equilibrate.h, math/ldu.h and math/hvp.h.
 #pragma once
 
 #include "team.h"
@@ -76,22 +76,20 @@ class TeamAlgorithms {
     return {total, finite ? T(-0.0) : std::numeric_limits<T>::quiet_NaN()};
   }
 
-  // Factors A in place and returns the sign of the permutations. Complete pivoting, P A Q = L D U:
-  // multipliers below the diagonal, D on it, unit U above it. Partial pivoting, P A = L U, does
-  // without the columns' exchanges and the division by D. The search for the next pivot is part of
-  // the pass that makes its candidates.
-  template <bool kComplete>
+  // Factors A in place with complete pivoting, P A Q = L D U: multipliers below the diagonal, D on
+  // it, unit U above it. Returns the sign of the permutations. The search for the next pivot is
+  // part of the pass that makes its candidates.
   TORCHDET_DEVICE R factor() {
     const TeamMatrix<V>& A = s_.A;
     R sign = 1;
     Candidate<R> best = {R(-1), 0, 0};
     team_.for_each(0, n_, [&](int i) { v_.row_index[i] = v_.column_index[i] = i; });
-    team_.for_entries(0, n_, 0, kComplete ? n_ : 1,
+    team_.for_entries(0, n_, 0, n_,
                       [&](int i, int j) { best = larger(best, {pivot_size(A(i, j)), i, j}); });
     for (int k = 0; k < n_; ++k) {
       best = team_.reduce(best, larger<R>);
       sign = best.row == k ? sign : -sign;
-      if (kComplete && best.column != k) {
+      if (best.column != k) {
         sign = -sign;
         team_.for_each(0, n_, [&](int i) { exchange(A(i, k), A(i, best.column)); });
       }
@@ -111,14 +109,10 @@ class TeamAlgorithms {
       team_.for_entries(k + 1, n_, k + 1, n_, [&](int i, int j) {
         const V x = fnma(A(i, k), A(k, j), A(i, j));
         A(i, j) = x;
-        if (kComplete || j == k + 1) {
-          best = larger(best, {pivot_size(x), i, j});
-        }
+        best = larger(best, {pivot_size(x), i, j});
       });
-      if constexpr (kComplete) {
-        team_.sync();
-        team_.for_each(k + 1, n_, [&](int j) { A(k, j) = quotient(A(k, j)); });
-      }
+      team_.sync();
+      team_.for_each(k + 1, n_, [&](int j) { A(k, j) = quotient(A(k, j)); });
     }
     team_.sync();
     return sign;

@@ -1,9 +1,8 @@
-// Kernels with one matrix per team: of the class "block", of "warp" where registers do not serve,
-// and the Hessian-vector product of "large".
+// What a team does alone: Hessian-vector products of every class but "thread", and the cofactors of
+// matrices that the other classes' own algorithms leave.
 //
-// det and slogdet: LU with partial pivoting. Cofactors and Hessian-vector products: rank-revealing
-// LDU, C(B) = s G^T diag(a) F^T with a_i = prod_{k != i} d_k and H[Z] = s G^T K F^T (math/hvp.h),
-// exact at every rank.
+// Both come from the rank-revealing LDU, C(B) = s G^T diag(a) F^T with a_i = prod_{k != i} d_k and
+// H[Z] = s G^T K F^T (math/hvp.h), exact at every rank.
 #pragma once
 
 #include "team_factor.h"
@@ -12,7 +11,7 @@ namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
 // A team of kSize threads per matrix, kTeams of them to a block.
-template <typename V, int kSize, int kTeams, Memory kPlace, bool kTwoMatrices>
+template <typename V, int kSize, int kTeams, Memory kPlace>
 struct TeamKernel {
   static constexpr Memory kMemory = kPlace;
   static constexpr int kThreads = kSize * kTeams, kBlocksPerSm = 512 / kThreads;
@@ -21,7 +20,7 @@ struct TeamKernel {
 
   static size_t block_bytes(int64_t n) {
     Arena counter(nullptr);
-    TeamSpace<V>(counter, static_cast<int>(n), kSlotBytes, kTwoMatrices);
+    TeamSpace<V>(counter, static_cast<int>(n), kSlotBytes);
     return kTeams * counter.bytes;
   }
 
@@ -35,9 +34,9 @@ struct TeamKernel {
                                 : static_cast<unsigned char*>(p.large.workspace) +
                                       block_index() * p.large.workspace_stride;
     Arena counter(nullptr);
-    TeamSpace<V>(counter, n, kSlotBytes, kTwoMatrices);
+    TeamSpace<V>(counter, n, kSlotBytes);
     Arena arena(memory + team_index * counter.bytes);
-    const TeamSpace<V> space(arena, n, kSlotBytes, kTwoMatrices);
+    const TeamSpace<V> space(arena, n, kSlotBytes);
     Team<kSize> team(space.vectors.slots);
     TeamAlgorithms<V, kSize> algorithms(team, space);
     for (int64_t b = block_index() * kTeams + team_index; b < p.batch;
@@ -47,29 +46,11 @@ struct TeamKernel {
   }
 };
 
-// kDet and kSlogdet.
-template <typename V, int kSize, int kTeams>
-struct TeamDeterminants : TeamKernel<V, kSize, kTeams, Memory::kShared, false> {
-  TORCHDET_DEVICE static void run(const Problem& p) {
-    TeamDeterminants::for_matrices(p, [&](auto& matrix, int64_t b) {
-      matrix.read(p.A, b);
-      const Equilibration<V> eq = matrix.equilibrate();
-      const RealOf<V> sign = matrix.template factor<false>();
-      Scaled<V> d = matrix.product();
-      d.mantissa = add_poison(d.mantissa * sign, eq.poison);
-      d.exponent = d.exponent + eq.total;
-      if (thread_index() % kSize == 0) {
-        write_determinant(p, b, d);
-      }
-    });
-  }
-};
-
 // C(B) = s X 2^e for the equilibrated matrix B, and with it the operator's result; det(B) = s d.
 template <typename V, int kSize>
 TORCHDET_DEVICE void write_cofactors(TeamAlgorithms<V, kSize>& matrix, const Problem& p, int64_t b,
                                      const Equilibration<V>& eq) {
-  const RealOf<V> sign = matrix.template factor<true>();
+  const RealOf<V> sign = matrix.factor();
   const Scaled<V> d = matrix.product();
   matrix.invert_permutations();
   const IntegerOf<V> e = matrix.exclusive_products();
@@ -80,26 +61,14 @@ TORCHDET_DEVICE void write_cofactors(TeamAlgorithms<V, kSize>& matrix, const Pro
   matrix.write(p, b, factor, eq.poison);
 }
 
-// kCofactor, kDetBackward and kSlogdetBackward.
-template <typename V, int kSize, int kTeams>
-struct TeamCofactors : TeamKernel<V, kSize, kTeams, Memory::kShared, true> {
-  TORCHDET_DEVICE static void run(const Problem& p) {
-    TeamCofactors::for_matrices(p, [&](auto& matrix, int64_t b) {
-      matrix.read(p.A, b);
-      const Equilibration<V> eq = matrix.equilibrate();
-      write_cofactors(matrix, p, b, eq);
-    });
-  }
-};
-
 // kDetHvp.
 template <typename V, int kSize, int kTeams, Memory kPlace>
-struct TeamHvp : TeamKernel<V, kSize, kTeams, kPlace, true> {
+struct TeamHvp : TeamKernel<V, kSize, kTeams, kPlace> {
   TORCHDET_DEVICE static void run(const Problem& p) {
     TeamHvp::for_matrices(p, [&](auto& matrix, int64_t b) {
       matrix.read(p.A, b);
       const Equilibration<V> eq = matrix.equilibrate();
-      const RealOf<V> sign = matrix.template factor<true>();
+      const RealOf<V> sign = matrix.factor();
       matrix.invert_permutations();
       const IntegerOf<V> z = matrix.read_direction(p.other, b);
       matrix.carry_in();

@@ -18,7 +18,7 @@ struct WarpDeterminants {
   using Matrix = WarpMatrix<V, N>;
   using Scaling = WarpScaling<N>;
   static constexpr Memory kMemory = Memory::kShared;
-  static constexpr int kThreads = 128, kBlocksPerSm = N == 8 ? 6 : N == 16 ? 4 : 2;
+  static constexpr int kThreads = 128, kBlocksPerSm = N == 8 ? 5 : N == 16 ? 3 : 2;
   static constexpr int64_t kMatricesPerBlock = kThreads / Matrix::kLanes;
   static size_t block_bytes(int64_t) { return kMatricesPerBlock * sizeof(Scaling); }
 
@@ -50,13 +50,13 @@ struct WarpCofactors {
   static constexpr int kLanes = Matrix::kLanes;
   static constexpr Memory kMemory = Memory::kShared;
   static constexpr int kThreads = N == 32 ? 64 : 128;
-  static constexpr int kBlocksPerSm = N == 16 && sizeof(V) > 4 ? 3 : 4;
+  static constexpr int kBlocksPerSm = N == 16 ? 3 : 4;
   static constexpr int64_t kMatricesPerBlock = kThreads / kLanes;
 
   // Of a warp: the spaces of its matrices, or its work space as a team.
   TORCHDET_ANYWHERE static size_t warp_bytes(int64_t n) {
     Arena counter(nullptr);
-    TeamSpace<V>(counter, static_cast<int>(n), 0, true);
+    TeamSpace<V>(counter, static_cast<int>(n), 0);
     return std::max(counter.bytes, Matrix::kPerWarp * sizeof(Space));
   }
   static size_t block_bytes(int64_t n) { return kThreads / kWarpSize * warp_bytes(n); }
@@ -102,7 +102,7 @@ struct WarpCofactors {
 
   TORCHDET_DEVICE static void write_slow(const Problem& p, int64_t b, unsigned char* memory) {
     Arena arena(memory);
-    const TeamSpace<V> space(arena, static_cast<int>(p.n), 0, true);
+    const TeamSpace<V> space(arena, static_cast<int>(p.n), 0);
     Team<kWarpSize> team(space.vectors.slots);
     TeamAlgorithms<V, kWarpSize> algorithms(team, space);
     algorithms.read(p.A, b);
