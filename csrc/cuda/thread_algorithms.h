@@ -125,18 +125,15 @@ TORCHDET_DEVICE bool plain_determinant(V* a, V& value) {
   return is_plain && (is_large || (has_zero_pivot && size == R(0)));
 }
 
-// The value of 1 / det times the factor, and whether it is far from the ends of the range.
-template <int N, typename V>
-TORCHDET_DEVICE bool divide_by_determinant(V* a, V& factor) {
+// factor <- factor / d, and whether all of that is far from the ends of the range.
+template <typename V>
+TORCHDET_DEVICE bool divide_plainly(V d, V& factor) {
   using R = RealOf<V>;
   constexpr int kFar = Format<ScalarOf<V>>::kMaxExponent / 2 - 2;
-  V d = one<V>();
-  const bool is_plain = plain_determinant<N>(a, d);
-  const R size = component_size(d);
   factor = factor * reciprocal(d);
-  const R quotient = component_size(factor);
-  return is_plain && size >= exact_pow2<R>(-kFar) && size <= exact_pow2<R>(kFar) &&
-         quotient >= exact_pow2<R>(-kFar) && quotient <= exact_pow2<R>(kFar);
+  const R size = component_size(d), quotient = component_size(factor);
+  return minimum(size, quotient) >= exact_pow2<R>(-kFar) &&
+         maximum(size, quotient) <= exact_pow2<R>(kFar);
 }
 
 // y = C(A) with its rows permuted, and whether it can be trusted. Where the inverse is wanted, the
@@ -166,7 +163,9 @@ TORCHDET_DEVICE bool plain_cofactors(V* a, bool wants_inverse, V& factor, V* y, 
   if constexpr (N <= 3) {
     cofactor_closed<N>(a, y);
     if (wants_inverse) {
-      is_plain = divide_by_determinant<N>(a, factor) && is_plain;
+      V d = one<V>();
+      is_plain = plain_determinant<N>(a, d) && is_plain;
+      is_plain = divide_plainly(d, factor) && is_plain;
     }
   } else {
     constexpr int kModerate = Format<T>::kMaxExponent * 2 / (3 * (N - 1));
@@ -183,12 +182,8 @@ TORCHDET_DEVICE bool plain_cofactors(V* a, bool wants_inverse, V& factor, V* y, 
     is_plain = is_plain && smallest >= exact_pow2<R>(-kModerate);
     moderate_cofactors<N>(a, odd ? R(-1) : R(1), y);
     if (wants_inverse) {
-      constexpr int kFar = Format<T>::kMaxExponent / 2 - 2;
       d = d * a[N * N - 1];
-      factor = factor * reciprocal(odd ? -d : d);
-      const R size = component_size(d), quotient = component_size(factor);
-      is_plain = is_plain && size >= exact_pow2<R>(-kFar) && size <= exact_pow2<R>(kFar) &&
-                 quotient >= exact_pow2<R>(-kFar) && quotient <= exact_pow2<R>(kFar);
+      is_plain = divide_plainly(odd ? -d : d, factor) && is_plain;
     }
   }
   return is_plain;

@@ -26,7 +26,8 @@ class WarpPivoting {
   TORCHDET_DEVICE explicit WarpPivoting(Matrix& matrix) : matrix_(matrix) {
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      candidate_[r] = ~kLabel | (kLabel - matrix_.row_of(r));
+      const int row = matrix_.row_of(r);
+      candidate_[r] = row < matrix_.n ? ~kLabel | (kLabel - row) : 0;
     }
   }
 
@@ -99,7 +100,9 @@ class WarpPivoting {
   }
 
   Matrix& matrix_;
-  uint32_t candidate_[kRows];  // what is left of a key: all of it, or nothing of finished rows
+  // What is left of a key: all of it, or nothing, of finished rows, and of those beyond the matrix,
+  // which an infinite pivot row makes NaN.
+  uint32_t candidate_[kRows];
   int row_ = 0, place_ = 0, source_ = 0;
   V mantissa_ = one<V>();
   I exponent_ = 0;
