@@ -117,6 +117,8 @@ TORCHDET_DEVICE bool plain_determinant(V* a, V& value) {
     if constexpr (!kIsComplex<V>) {
       has_zero_pivot = has_zero_pivot || (value == 0 && abs(last[1] * last[N]) >= least_plain<R>());
     }
+    // This also brings a NaN of one part of a complex number to the other: component_size() may
+    // not see it.
     value = value * product;
     value = odd ? -value : value;
   }

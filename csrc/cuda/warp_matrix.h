@@ -45,7 +45,8 @@ struct WarpMatrix {
   const int lane;  // within those of the matrix
   WarpScaling<N>& scaling;
   bool is_scaled = false;  // whether there is anything in `scaling`; the same in the whole warp
-  V m[kRows][N];           // rows lane * kRows + r of M; columns from the current step on
+  // Rows lane * kRows + r of M; columns from the current step on, then what steps have put there.
+  V m[kRows][N];
 
   TORCHDET_DEVICE WarpMatrix(int order, WarpScaling<N>& memory)
       : n(order), lane(thread_index() % kLanes), scaling(memory) {}
