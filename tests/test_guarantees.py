@@ -24,8 +24,13 @@ OUTPUTS = ("det", "sign", "logabsdet", "cofactor", "det_backward", "slogdet_back
 
 
 def draw(batch: int, n: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
-    """Normal matrices, two of seven singular, every eleventh badly scaled."""
+    """Normal matrices, two of seven singular, every eleventh badly scaled, every thirteenth with an
+    inverse beyond the range of the dtype, the product of two tiny pivots in it."""
     A = torch.randn(batch, n, n, dtype=dtype, device=device)
+    if n > 3:
+        diagonal = torch.ones(n, dtype=torch.float64)
+        diagonal[1:3] = 2.0**-100 if dtype in (torch.float32, torch.complex64) else 2.0**-800
+        A[5::13] = (torch.diag(diagonal) + torch.ones(n - 1).diag(-1)).to(A)
     A[::7, :, 0] = A[::7, :, -1]
     A[4::7, 0] = A[4::7, -1]
     A[::11] *= 2.0**60

@@ -45,15 +45,21 @@ struct SweepKernel {
     for (; first + kGroup <= end; first += kGroup) {
       read(p.A, first, sweep);
       sweep.template run<true>();
+      bool left[kGroup];  // for RankRevealing, which takes the scratch of the whole group
       for (int m = 0; m < kGroup; ++m) {
         const auto& f = sweep.facts[m];
         if (keeps(p.op)) {
           const Scaled<Number> none = {zero<Number>(), Integer(0)};
           write_determinant(p, first + m, f.no_cofactors ? none : sweep.product(m, true), f.frame);
         }
-        if (!f.frame.finite || f.no_cofactors) [[unlikely]] {
+        const bool has_none = !f.frame.finite || f.no_cofactors;
+        if (has_none) [[unlikely]] {
           fill_without_cofactors(p, first + m, f.frame);
-        } else if (!write(p, first + m, sweep, m)) {
+        }
+        left[m] = !has_none && !write(p, first + m, sweep, m);
+      }
+      for (int m = 0; m < kGroup; ++m) {
+        if (left[m]) [[unlikely]] {
           RankRevealing<P>::cofactor_matrix(p, first + m);
         }
       }
@@ -66,7 +72,7 @@ struct SweepKernel {
  private:
   static P* storage(int64_t n) {
     const size_t bytes = sizeof(P) * kGroup * n * RowMatrix<P>::packs_for(n);
-    // RankRevealing takes the thread's scratch between two matrices: enough for it, lest it moves.
+    // RankRevealing takes the thread's scratch between two groups: enough for it, lest it moves.
     return static_cast<P*>(thread_scratch(std::max(bytes, space_bytes<RankRevealing<P>>(n))));
   }
 
