@@ -1,5 +1,5 @@
-// The size classes: who owns a matrix of order n at the most. Cofactors, complex numbers and narrow
-// packs leave "lane" and "rows" earlier (tuning.h), Hessian-vector products leave "lane" later.
+// The size classes: who owns a matrix of order n at the most. Cofactors, second derivatives, complex
+// numbers and narrow packs leave "lane" and "rows" earlier (tuning.h).
 // Kernels, tests and benchmarks all read this table (torchdet._C.build_info()["size_classes"]).
 #pragma once
 
@@ -34,7 +34,6 @@ constexpr int64_t kLargestLane = kCpuSizeClasses[0].largest_n;
 constexpr int64_t kLargestRows = kCpuSizeClasses[1].largest_n;
 constexpr int64_t kLargestThread = kCudaSizeClasses[0].largest_n;
 constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
-constexpr int64_t kLargestLaneHvp = 32;
 
 // From this order on, a forward pass on the CPU that will have a backward pass keeps what helps it:
 // the gradient itself in the classes "lane" and "rows", computed along with the determinant, so

@@ -36,21 +36,21 @@ namespace torchdet {
 //   det float32      n = 5: 25 / 134   n = 16: 440 / 544     float64   n = 16: 1440 / 1817
 //   cofactor float32 n = 5: 51 / 229   n = 10: 344 / 477     float64   n = 10: 1017 / 1058
 struct LaneOrders {
-  int determinants, cofactors;
+  int determinants, cofactors, hvp;
 };
 constexpr LaneOrders lane_orders(int vector_bytes, int number_bytes, bool is_complex) {
   const bool is_single = number_bytes == 4;
   if (vector_bytes == 16) {
-    return {16, 10};
+    return {16, 10, 9};
   }
   if (vector_bytes == 32) {
-    return is_complex  ? LaneOrders{20, is_single ? 10 : 8}
-           : is_single ? LaneOrders{20, 11}
-                       : LaneOrders{22, 9};
+    return is_complex  ? LaneOrders{20, is_single ? 10 : 8, 10}
+           : is_single ? LaneOrders{20, 11, 9}
+                       : LaneOrders{22, 9, 8};
   }
-  return is_complex  ? LaneOrders{is_single ? 20 : 18, is_single ? 12 : 11}
-         : is_single ? LaneOrders{20, 12}
-                     : LaneOrders{15, 10};
+  return is_complex  ? LaneOrders{is_single ? 20 : 18, is_single ? 12 : 11, 11}
+         : is_single ? LaneOrders{20, 12, 10}
+                     : LaneOrders{15, 10, 9};
 }
 
 // Orders up to this one are worth unrolled code. float32, for 4 / 8 / 14: det at n = 8 takes
@@ -106,6 +106,9 @@ constexpr RowOrders row_orders(int vector_bytes, int number_bytes, bool is_compl
   }
   return {64, 64, 0};
 }
+
+// The largest (2) of cpu/sweep_hvp.h with which a sweep serves for Hessian-vector products. TODO
+constexpr int kLargestSensitivity = 64;
 
 // Matrices that advance side by side, by packs per row, or 0 for any number of them: while one
 // waits for its pivot, the others use the core. On an EPYC with AVX-512, for 1 / 2 / 3 / 4:
@@ -175,17 +178,6 @@ constexpr size_t kCacheLine = 64;
 // Rows of the sources of a product that are taken together, and rows of a triangular system that
 // are solved together. Systems of 128 and 192 rows at a time are no faster at n = 256 to 1024.
 constexpr int64_t kProductDepth = 64;
-
-// From this order on, an LDU first tries partial pivoting. Hessian-vector products with complete
-// pivoting take so many times as long, on an EPYC with AVX-512:
-//   float32     n = 33: 0.96   40: 1.05   48: 1.12   64: 1.24   112: 1.5    160: 1.7
-//   float64     n = 33: 0.98   40: 1.06   48: 1.13   64: 1.27   112: 1.55   160: 1.7
-//   complex64   n = 33: 0.92   40: 1.00   48: 1.03   64: 1.05   112: 1.13   160: 1.17
-//   complex128  n = 33: 0.91   40: 0.97   48: 0.99   64: 1.02   112: 1.11   160: 1.14
-// and with AVX2:
-//   float32     n = 33: 0.90   40: 0.96   48: 1.04   64: 1.12   112: 1.29   160: 1.38
-//   float64     n = 33: 0.91   40: 0.98   48: 1.03   64: 1.10   112: 1.29   160: 1.39
-constexpr int64_t kLeastPartial = 48;
 
 // The largest max |L^-1| max |U^-1| with which the factors of partial pivoting serve: errors of
 // Hessian-vector products are some 0.03 of it in units of tests/units.py, and at most 1.8 units

@@ -42,7 +42,7 @@ inline void run_batch(const Problem& problem, Dtype dtype, int64_t threads) {
     for_runs_not_kept(problem, begin, end, kernel);
   };
   const int64_t n = problem.n, batch = problem.batch;
-  const int64_t unit = n <= kLargestLaneHvp ? kLaneUnit : n <= kLargestRows ? kRowsUnit : 1;
+  const int64_t unit = n <= kLargestLane ? kLaneUnit : n <= kLargestRows ? kRowsUnit : 1;
   const bool only_multiplies = has_kept && n <= table.largest_rows[static_cast<int>(dtype)];
   const int64_t unit_operations = unit * n * n * (only_multiplies ? 8 : n + 8);
   const int64_t grain = std::max<int64_t>(1, kGrainOfBatch / unit_operations);

@@ -8,12 +8,13 @@
 #include "hvp_kernel.h"
 #include "kept_kernel.h"
 #include "lane_kernels.h"
+#include "sweep_hvp.h"
 #include "sweep_kernels.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-static_assert(kLargestLaneHvp == kMaxLaneOrder, "math/lane.h and size_class.h disagree");
+static_assert(kLargestLane == kMaxLaneOrder, "math/lane.h and size_class.h disagree");
 
 template <typename T>
 using Pack = Vec<T, kVectorBytes / static_cast<int>(sizeof(T))>;
@@ -34,6 +35,11 @@ struct KernelsOf {
     if constexpr (N <= kLane.cofactors) {
       kernels[N].cofactors = K::cofactor_matrices;
     }
+    if constexpr (N <= 4) {
+      kernels[N].hvp = ClosedHvp<V, N>::det_hvp;
+    } else if constexpr (N <= kLane.hvp) {
+      kernels[N].hvp = HvpKernel<V, N>::det_hvp;
+    }
     if constexpr (N > 1) {
       set_lane<N - 1>(kernels);
     }
@@ -52,6 +58,11 @@ struct KernelsOf {
       for (int n = kBegin; n <= std::min(kEnd, kRows.cofactors); ++n) {
         kernels[n].cofactors =
             SweepKernel<V, kPacks, kEnd / W, kGroup.cofactors>::cofactor_matrices;
+      }
+    }
+    if constexpr (kEnd > kLane.hvp) {
+      for (int n = std::max(kBegin, kLane.hvp + 1); n <= std::min(kEnd, kRows.cofactors); ++n) {
+        kernels[n].hvp = SweepHvp<V, kPacks, kEnd / W, kGroup.cofactors>::det_hvp;
       }
     }
   }
@@ -80,9 +91,6 @@ struct KernelsOf {
     using B = BlockedKernels<V>;
     for (int n = 1; n <= kLargestRows; ++n) {
       kernels[n] = {B::determinants, B::cofactor_matrices, RankRevealing<V>::det_hvp};
-      if (n <= kLargestLaneHvp) {
-        kernels[n].hvp = HvpKernel<V>::det_hvp;
-      }
     }
     set_all_rows(kernels);
     set_lane<kLane.determinants>(kernels);

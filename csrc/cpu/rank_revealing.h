@@ -41,24 +41,33 @@ class RankRevealing {
     diagonal_ = arena.take<P>(A_.packs);
   }
 
-  // kDetHvp.
+  // kDetHvp of the class "blocked".
   static void det_hvp(const Problem& p, int64_t begin, int64_t end) {
     RankRevealing work = thread_space<RankRevealing>(p.n);
     for (int64_t b = begin; b < end; ++b) {
-      work.factor(p, b);
+      if (!work.factor_partial(p, b)) {
+        work.factor_complete(p, b);
+      }
       work.write_hvp(p, b);
     }
   }
 
-  // kCofactor, kDetBackward and kSlogdetBackward for one matrix of any kind. Takes the thread's
-  // scratch. A gradient is not kept: with the grad to come it may well be in range.
+  // What follows is for one matrix of any kind, where other ways have failed. Takes the thread's
+  // scratch.
+  static void det_hvp_matrix(const Problem& p, int64_t b) {
+    RankRevealing work = thread_space<RankRevealing>(p.n);
+    work.factor_complete(p, b);
+    work.write_hvp(p, b);
+  }
+  // kCofactor, kDetBackward and kSlogdetBackward. A gradient is not kept: with the grad to come it
+  // may well be in range.
   static void cofactor_matrix(const Problem& p, int64_t b) {
     if (keeps(p.op)) {
       keep_exponent(p, b, kNotKept);
       return;
     }
     RankRevealing work = thread_space<RankRevealing>(p.n);
-    work.factor(p, b);
+    work.factor_complete(p, b);
     work.write_cofactors(p, b);
   }
 
@@ -71,11 +80,9 @@ class RankRevealing {
   Number *x_, *y_;
   P *x_packs_, *y_packs_, *diagonal_;
 
-  void factor(const Problem& p, int64_t b) {
-    if (A_.n < kLeastPartial || !factor_partial(p, b)) {
-      read(p, b, A_);
-      factor_ldu_complete(A_, pivots_, x_packs_);
-    }
+  void factor_complete(const Problem& p, int64_t b) {
+    read(p, b, A_);
+    factor_ldu_complete(A_, pivots_, x_packs_);
   }
   // Partial pivoting does where its factors turn out to be well conditioned, as they nearly always
   // are: the errors of the results go with max |G| max |F|.
@@ -186,21 +193,7 @@ class RankRevealing {
   Integer read_direction(const BatchView& view, int64_t b) {
     const int64_t n = A_.n;
     read_matrix<0>(view, b, K_);
-    I most = I(kZeroExponent);
-    for (int64_t i = 0; i < n; ++i) {
-      const I row = I(frame_.rows()[i]);
-      for (int64_t v = 0; v < A_.packs; ++v) {
-        most = maximum(most, entry_exponent(K_.row(i)[v]) + row + frame_.column_exponent[v]);
-      }
-    }
-    const Integer largest = largest_lane(most);
-    const Integer z = largest < kZeroExponentBound ? Integer(0) : largest;
-    for (int64_t i = 0; i < n; ++i) {
-      const I row = I(frame_.rows()[i] - z);
-      for (int64_t v = 0; v < A_.packs; ++v) {
-        K_.row(i)[v] = scale_pow2(K_.row(i)[v], row + frame_.column_exponent[v]);
-      }
-    }
+    const Integer z = scale_direction(K_, frame_, [](int64_t i) { return i; });
     for (int64_t i = 0; i < n; ++i) {
       const P* const from = K_.row(pivots_.row_index[i]);
       X_.row(i)[A_.packs - 1] = zero<P>();

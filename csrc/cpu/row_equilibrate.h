@@ -15,6 +15,7 @@ struct Frame {
   IntegerOf<P>* row_exponent;  // row i in lane i
   IntegerOf<P>* column_exponent;
   Integer total;  // R
+  T largest;      // no entry of the scaled matrix is larger, in component_size
   bool finite;    // no NaN or infinity in the matrix
 
   // NaN if an entry of the matrix is infinite or NaN, else -0, which changes nothing.
@@ -129,10 +130,38 @@ TORCHDET_LANE void equilibrate_rows(const RowMatrix<P>& A, Frame<P>& frame,
   largest = fold_lanes(largest, [](I a, I b) { return maximum(a, b); });
   const I bound = maximum(largest - (I(Integer(kBalance<0>)) << F::kFractionBits), low);
   frame.total = 0;
+  frame.largest = from_bits(largest)[0];
   frame.finite = true;
   if (any(mask_or(greater(bound, least), greater(largest, high)))) [[unlikely]] {
+    frame.largest = 1;
     equilibrate_unbalanced(A, frame);
   }
+}
+
+// Z <- 2^-z Z' with entries of at most 2, Z'_ij = 2^-(r_i + c_j) Z_ij; returns z. The frame has r of
+// row row_of(k) at place k.
+template <typename P, typename RowOf>
+TORCHDET_LANE typename Frame<P>::Integer scale_direction(const RowMatrix<P>& Z,
+                                                         const Frame<P>& frame, RowOf row_of) {
+  using I = IntegerOf<P>;
+  using Integer = typename Frame<P>::Integer;
+  I most = I(kZeroExponent);
+  for (int64_t k = 0; k < Z.n; ++k) {
+    const I exponent = I(frame.rows()[k]);
+    for (int64_t v = 0; v < Z.packs; ++v) {
+      most = maximum(most, entry_exponent(Z.row(row_of(k))[v]) + exponent + frame.column_exponent[v]);
+    }
+  }
+  const Integer largest = largest_lane(most);
+  const Integer z = largest < kZeroExponentBound ? Integer(0) : largest;
+  for (int64_t k = 0; k < Z.n; ++k) {
+    const I exponent = I(frame.rows()[k] - z);
+    for (int64_t v = 0; v < Z.packs; ++v) {
+      P& x = Z.row(row_of(k))[v];
+      x = scale_pow2(x, exponent + frame.column_exponent[v]);
+    }
+  }
+  return z;
 }
 
 }  // namespace TORCHDET_CAPABILITY

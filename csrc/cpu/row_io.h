@@ -172,7 +172,7 @@ TORCHDET_LANE bool write_blocks(const RowMatrix<P>& Z, const InverseOrder<P>& or
   return all_equal(bits_of(abs(check)), IntegerOf<P>(0)) && !any(range.left());
 }
 
-// out = the result of an operator; conjugated, except for kCofactor.
+// out = the result of an operator; conjugated if it is a gradient.
 template <int kPacks, typename P>
 TORCHDET_LANE bool write_inverse(const RowMatrix<P>& Z, const InverseOrder<P>& order, Op op,
                                  NumberOf<P>* out) {
@@ -182,7 +182,7 @@ TORCHDET_LANE bool write_inverse(const RowMatrix<P>& Z, const InverseOrder<P>& o
   using Integer = typename Format<T>::Integer;
   constexpr int W = RowMatrix<P>::W;
   const int64_t packs = kPacks > 0 ? kPacks : Z.packs;
-  const R imaginary_sign = R(op == Op::kCofactor ? T(1) : T(-1));
+  const R imaginary_sign = R(op == Op::kCofactor || op == Op::kDetHvp ? T(1) : T(-1));
   const bool kept = keeps(op);
   const auto conjugated = [&](P y) TORCHDET_LANE_LAMBDA {
     if constexpr (kIsComplex<P>) {

@@ -23,7 +23,7 @@
 // dependent operations some 40 cycles long, kGroup matrices advance side by side.
 #pragma once
 
-#include "row_equilibrate.h"
+#include "row_io.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
@@ -87,16 +87,44 @@ class Sweep {
   TORCHDET_LANE P* row(int i, int m) const { return z_ + (i * kGroup + m) * packs(); }
   TORCHDET_LANE RowMatrix<P> matrix(int m) const { return {row(0, m), n, kGroup * packs()}; }
 
-  // Eliminates the matrices, whose facts know the frame. kInverse: Z of (2); otherwise only the
-  // pivots.
+  // Reads matrices first .. of the batch, equilibrated.
+  TORCHDET_LANE void read(const BatchView& view, int64_t first) {
+    for (int m = 0; m < kGroup; ++m) {
+      read_matrix<kPacks>(view, first + m, matrix(m));
+      I largest_of_column[kMaxPacks];
+      equilibrate_rows<kPacks>(matrix(m), facts[m].frame, largest_of_column);
+    }
+  }
+
+  // Eliminates them. kInverse: Z before its last step; otherwise
+  // only the pivots.
   template <bool kInverse>
-  TORCHDET_LANE void run() {
+  [[gnu::noinline]] void run() {
     for (int m = 0; m < kGroup; ++m) {
       start(facts[m]);
     }
     for (int k = 0; k < n;) {
       k += advance<kInverse>(k);
     }
+  }
+
+  // Z of (2).
+  TORCHDET_LANE void last_step(int m) const {
+    const int k = n - 1;
+    const P S = broadcast<P>(last_pivot(m));
+    const int p = facts[m].lane[k];
+    P l[kMaxPacks], scale[kMaxPacks];
+    for (int v = 0; v < packs(); ++v) {
+      l[v] = select(is_column(p, v), zero<P>(), row(k, m)[v]);
+      scale[v] = select(is_column(p, v), one<P>(), S);
+    }
+    for (int i = 0; i < k; ++i) {
+      const P f = broadcast<P>(get_number(row(i, m), p));
+      for (int v = 0; v < packs(); ++v) {
+        row(i, m)[v] = fnma(f, l[v], row(i, m)[v] * scale[v]);
+      }
+    }
+    store_pivot_row(k, m, l);
   }
 
   // sgn d_1 .. d_n of matrix m, or without d_n.
@@ -154,9 +182,6 @@ class Sweep {
       }
     }
     if (k + 1 == n) {
-      for (int m = 0; m < kGroup && kInverse; ++m) {
-        last_step(m);
-      }
       return 1;
     }
     for (int m = 0; m < kGroup; ++m) {
@@ -314,24 +339,6 @@ class Sweep {
       }
     }
     return false;
-  }
-
-  TORCHDET_LANE void last_step(int m) const {
-    const int k = n - 1;
-    const P S = broadcast<P>(last_pivot(m));
-    const int p = facts[m].lane[k];
-    P l[kMaxPacks], scale[kMaxPacks];
-    for (int v = 0; v < packs(); ++v) {
-      l[v] = select(is_column(p, v), zero<P>(), row(k, m)[v]);
-      scale[v] = select(is_column(p, v), one<P>(), S);
-    }
-    for (int i = 0; i < k; ++i) {
-      const P f = broadcast<P>(get_number(row(i, m), p));
-      for (int v = 0; v < packs(); ++v) {
-        row(i, m)[v] = fnma(f, l[v], row(i, m)[v] * scale[v]);
-      }
-    }
-    store_pivot_row(k, m, l);
   }
 };
 

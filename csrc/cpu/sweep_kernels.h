@@ -27,7 +27,7 @@ struct SweepKernel {
     S sweep(static_cast<int>(p.n), storage(p.n));
     int64_t first = begin;
     for (; first + kGroup <= end; first += kGroup) {
-      read(p.A, first, sweep);
+      sweep.read(p.A, first);
       sweep.template run<false>();
       for (int m = 0; m < kGroup; ++m) {
         write_determinant(p, first + m, sweep.product(m, true), sweep.facts[m].frame);
@@ -43,7 +43,7 @@ struct SweepKernel {
     S sweep(static_cast<int>(p.n), storage(p.n));
     int64_t first = begin;
     for (; first + kGroup <= end; first += kGroup) {
-      read(p.A, first, sweep);
+      sweep.read(p.A, first);
       sweep.template run<true>();
       bool left[kGroup];  // for RankRevealing, which takes the scratch of the whole group
       for (int m = 0; m < kGroup; ++m) {
@@ -76,20 +76,12 @@ struct SweepKernel {
     return static_cast<P*>(thread_scratch(std::max(bytes, space_bytes<RankRevealing<P>>(n))));
   }
 
-  // Reads matrices first .. of the batch, equilibrated.
-  TORCHDET_LANE static void read(const BatchView& view, int64_t first, S& sweep) {
-    for (int m = 0; m < kGroup; ++m) {
-      read_matrix<kPacks>(view, first + m, sweep.matrix(m));
-      I largest_of_column[kMaxPacks];
-      equilibrate_rows<kPacks>(sweep.matrix(m), sweep.facts[m].frame, largest_of_column);
-    }
-  }
-
   // Writes the result of matrix b from (1) and (2) of sweep.h; false where an entry of Z left the
   // range.
   TORCHDET_LANE static bool write(const Problem& p, int64_t b, const S& sweep, int m) {
     const auto& f = sweep.facts[m];
     const int n = sweep.n;
+    sweep.last_step(m);
     const Scaled<Number> common =
         result_factor(p, b, sweep.product(m, false), sweep.last_pivot(m), f.frame);
     // Column p_s of Z lacks the factor -1 / d_s, or -1 for the last s.

@@ -66,7 +66,7 @@ constexpr int kZeroExponent = -(1 << 24);
 
 // Largest n for which per-matrix vectors are kept in arrays of fixed size; size_class.h has the
 // table of classes.
-constexpr int kMaxLaneOrder = 32;
+constexpr int kMaxLaneOrder = 22;
 
 // Entry (i, j) of a tile is number i * tile_stride(n) + j. From n = 16 on the stride is odd:
 // columns then spread over all sets of the L1 cache, where a power of two would map them to a few.
