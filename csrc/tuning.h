@@ -12,45 +12,58 @@ namespace torchdet {
 
 // --- One matrix per lane: math/ ---
 
-// The largest orders of the class, of determinants and of cofactors, by the bytes of a pack and of
-// a number. Lanes are ahead of rows (below) until their tiles fill the L1 cache or rows fill their
-// packs; but a matrix that comes alone takes the time of a whole pack of them, so they end where
-// they gain less than a fifth. ns per matrix on an EPYC with AVX-512, lane / rows:
-//   det float32      n = 16: 86 / 122     n = 20: 155 / 229    n = 24: 234 / 286    n = 28: 348 /
-//   352 det float64      n = 15: 148 / 157    n = 16: 172 / 161    n = 20: 306 / 327    n = 24: 483
-//   / 409 det complex64    n = 16: 174 / 252    n = 20: 307 / 563    n = 24: 571 / 718 det
-//   complex128   n = 16: 342 / 402    n = 18: 466 / 689    n = 24: 1105 / 1027 cofactor float32 n =
-//   12: 119 / 176    n = 13: 160 / 187    n = 15: 213 / 221 cofactor float64     n = 10: 161 / 206
-//   n = 11: 200 / 226    n = 12: 250 / 244 cofactor complex64   n = 12: 277 / 351    n = 13: 344 /
-//   383    n = 14: 408 / 409 cofactor complex128  n = 10: 343 / 465    n = 11: 437 / 523    n = 12:
-//   551 / 563
+// The largest orders of the class, of determinants and of what needs cofactors, by the bytes of a
+// pack and of a number. Lanes are ahead of rows (below) until their tiles fill the L1 cache or rows
+// fill their packs; but a matrix that comes alone takes the time of a whole pack of them, so they
+// end where they gain less than a fifth. ns per matrix on an EPYC with AVX-512, lane / rows:
+//   det float32          n = 16: 86 / 122     n = 20: 155 / 229    n = 24: 234 / 286
+//   det float64          n = 15: 148 / 157    n = 16: 172 / 161    n = 20: 306 / 327
+//   det complex64        n = 16: 174 / 252    n = 20: 307 / 563    n = 24: 571 / 718
+//   det complex128       n = 16: 342 / 402    n = 18: 466 / 689    n = 24: 1105 / 1027
+//   cofactor float32     n = 12: 119 / 176    n = 13: 160 / 187    n = 15: 213 / 221
+//   cofactor float64     n = 10: 161 / 206    n = 11: 200 / 226    n = 12: 250 / 244
+//   cofactor complex64   n = 12: 277 / 351    n = 13: 344 / 383    n = 14: 408 / 409
+//   cofactor complex128  n = 10: 343 / 465    n = 11: 437 / 523    n = 12: 551 / 563
+//   det_hvp float32      n = 11: 285 / 359    n = 12: 353 / 385    n = 13: 435 / 405
+//   det_hvp float64      n = 10: 389 / 507    n = 11: 500 / 536    n = 12: 637 / 593
+//   det_hvp complex64    n = 12: 636 / 778    n = 13: 795 / 856    n = 14: 972 / 935
+//   det_hvp complex128   n = 11: 887 / 1219   n = 12: 1143 / 1309  n = 13: 1354 / 1437
 // and with AVX2 there:
-//   det float32      n = 16: 129 / 146    n = 18: 186 / 244    n = 20: 232 / 275    n = 24: 362 /
-//   335 det float64      n = 16: 267 / 283    n = 20: 483 / 622    n = 22: 617 / 795    n = 28:
-//   1126 / 1280 det complex64    n = 16: 308 / 359    n = 20: 543 / 703    n = 24: 902 / 914 det
-//   complex128   n = 16: 648 / 727    n = 20: 1136 / 1477  n = 28: 3138 / 3143 cofactor float32 n =
-//   10: 150 / 211    n = 12: 198 / 218    n = 14: 292 / 255 cofactor float64     n = 9: 201 / 241
-//   n = 10: 267 / 268    n = 12: 409 / 302 cofactor complex64   n = 10: 355 / 435    n = 12: 555 /
-//   524 cofactor complex128  n = 9: 563 / 575     n = 10: 709 / 637
+//   det float32          n = 16: 129 / 146    n = 20: 232 / 275    n = 24: 362 / 335
+//   det float64          n = 16: 267 / 283    n = 22: 617 / 795    n = 28: 1126 / 1280
+//   det complex64        n = 16: 308 / 359    n = 20: 543 / 703    n = 24: 902 / 914
+//   det complex128       n = 16: 648 / 727    n = 20: 1136 / 1477  n = 28: 3138 / 3143
+//   cofactor float32     n = 10: 150 / 211    n = 12: 198 / 218    n = 14: 292 / 255
+//   cofactor float64     n = 9: 201 / 241     n = 10: 267 / 268    n = 12: 409 / 302
+//   cofactor complex64   n = 10: 355 / 435    n = 12: 555 / 524
+//   cofactor complex128  n = 9: 563 / 575     n = 10: 709 / 637
+//   det_hvp float32      n = 11: 390 / 505    n = 12: 489 / 512    n = 13: 606 / 561
+//   det_hvp float64      n = 9: 446 / 550     n = 10: 587 / 614    n = 11: 745 / 679
+//   det_hvp complex64    n = 10: 622 / 926    n = 11: 781 / 1015   n = 12: 1008 / 1110
+//   det_hvp complex128   n = 8: 681 / 680     n = 9: 923 / 1250    n = 12: 1992 / 1687
 // and with packs of 16 bytes, where higher orders gain little and cost much to compile:
-//   det float32      n = 5: 25 / 134   n = 16: 440 / 544     float64   n = 16: 1440 / 1817
-//   cofactor float32 n = 5: 51 / 229   n = 10: 344 / 477     float64   n = 10: 1017 / 1058
+//   det float32          n = 5: 25 / 134      n = 16: 440 / 544
+//   det float64          n = 16: 1440 / 1817
+//   cofactor float32     n = 5: 51 / 229      n = 10: 344 / 477
+//   cofactor float64     n = 10: 1017 / 1058
+//   det_hvp float32      n = 10: 788 / 983    n = 12: 1259 / 1104
+//   det_hvp float64      n = 10: 1947 / 2056  n = 12: 3118 / 2910
 struct LaneOrders {
-  int determinants, cofactors, hvp;
+  int determinants, cofactors;
 };
 constexpr LaneOrders lane_orders(int vector_bytes, int number_bytes, bool is_complex) {
   const bool is_single = number_bytes == 4;
   if (vector_bytes == 16) {
-    return {16, 10, 9};
+    return {16, 10};
   }
   if (vector_bytes == 32) {
-    return is_complex  ? LaneOrders{20, is_single ? 10 : 8, 10}
-           : is_single ? LaneOrders{20, 11, 9}
-                       : LaneOrders{22, 9, 8};
+    return is_complex  ? LaneOrders{20, is_single ? 10 : 8}
+           : is_single ? LaneOrders{20, 11}
+                       : LaneOrders{22, 9};
   }
-  return is_complex  ? LaneOrders{is_single ? 20 : 18, is_single ? 12 : 11, 11}
-         : is_single ? LaneOrders{20, 12, 10}
-                     : LaneOrders{15, 10, 9};
+  return is_complex  ? LaneOrders{is_single ? 20 : 18, is_single ? 12 : 11}
+         : is_single ? LaneOrders{20, 12}
+                     : LaneOrders{15, 10};
 }
 
 // Orders up to this one are worth unrolled code. float32, for 4 / 8 / 14: det at n = 8 takes
@@ -107,7 +120,10 @@ constexpr RowOrders row_orders(int vector_bytes, int number_bytes, bool is_compl
   return {64, 64, 0};
 }
 
-// The largest (2) of cpu/sweep_hvp.h with which a sweep serves for Hessian-vector products. TODO
+// The largest (2) of cpu/sweep_hvp.h with which a sweep serves for Hessian-vector products. Errors
+// are at most 0.7 units of tests/units.py for 450 (n = 9, float32; found among 6000 matrices with
+// tiny singular values), and above it grow in proportion. One random normal matrix in a hundred
+// exceeds 64, at any n from 16 to 100.
 constexpr int kLargestSensitivity = 64;
 
 // Matrices that advance side by side, by packs per row, or 0 for any number of them: while one

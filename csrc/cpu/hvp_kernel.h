@@ -84,7 +84,7 @@ struct ClosedHvp {
 // kDetHvp. Complete pivoting permutes rows and columns differently in every lane. The factors stay
 // in pivoted order; only the direction is gathered, and the result scattered, entry by entry.
 template <typename V, int N>
-struct HvpKernel {
+struct FactoredHvp {
   using T = ScalarOf<V>;
   using I = IntegerOf<V>;
   using Io = Tile<V>;
@@ -142,6 +142,9 @@ struct HvpKernel {
     }
   }
 };
+
+template <typename V, int N>
+using LaneHvp = std::conditional_t<(N <= 4), ClosedHvp<V, N>, FactoredHvp<V, N>>;
 
 }  // namespace TORCHDET_CAPABILITY
 }  // namespace torchdet

@@ -34,11 +34,7 @@ struct KernelsOf {
     kernels[N].determinants = K::determinants;
     if constexpr (N <= kLane.cofactors) {
       kernels[N].cofactors = K::cofactor_matrices;
-    }
-    if constexpr (N <= 4) {
-      kernels[N].hvp = ClosedHvp<V, N>::det_hvp;
-    } else if constexpr (N <= kLane.hvp) {
-      kernels[N].hvp = HvpKernel<V, N>::det_hvp;
+      kernels[N].hvp = LaneHvp<V, N>::det_hvp;
     }
     if constexpr (N > 1) {
       set_lane<N - 1>(kernels);
@@ -58,10 +54,6 @@ struct KernelsOf {
       for (int n = kBegin; n <= std::min(kEnd, kRows.cofactors); ++n) {
         kernels[n].cofactors =
             SweepKernel<V, kPacks, kEnd / W, kGroup.cofactors>::cofactor_matrices;
-      }
-    }
-    if constexpr (kEnd > kLane.hvp) {
-      for (int n = std::max(kBegin, kLane.hvp + 1); n <= std::min(kEnd, kRows.cofactors); ++n) {
         kernels[n].hvp = SweepHvp<V, kPacks, kEnd / W, kGroup.cofactors>::det_hvp;
       }
     }
