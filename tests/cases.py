@@ -128,6 +128,23 @@ def _two_tiny(d: Draw) -> list[np.ndarray]:
     return [d.with_singular_values(row) for row in s]
 
 
+def _near_rank(d: Draw, rank: int) -> list[np.ndarray]:
+    """Singular values 1, .., 1, e, .., e.
+
+    Minors of order rank + 1 are small, and wrong where they are differences of rounded products.
+    """
+    levels = (1e-3, 1e-7) if d.single else (1e-3, 1e-7, 1e-15)
+    return [
+        d.with_singular_values(np.r_[np.ones(rank), np.full(d.n - rank, level)])
+        for level in levels
+        for _ in range(2)
+    ]
+
+
+family("near_rank_1")(lambda d: _near_rank(d, 1))
+family("near_rank_2")(lambda d: _near_rank(d, 2))
+
+
 @family("tiny_pivot", wild=True)
 def _tiny_pivot(d: Draw) -> list[np.ndarray]:
     out = []
@@ -296,8 +313,10 @@ def exists(family: str, n: int) -> bool:
     """Whether the family has a member of order n: its rank is defined, its integers not long."""
     if family in WILD:
         return n <= LARGEST_WILD_ORDER
-    least = {"integer_rank_n-2": 2, "integer_rank_n-3": 3, "two_tiny_singular_values": 2}
-    return n >= least.get(family, 1)
+    least = {"integer_rank_n-2": 2, "integer_rank_n-3": 3, "two_tiny_singular_values": 2,
+             "near_rank_1": 3, "near_rank_2": 4}  # fmt: skip
+    most = {"near_rank_1": 5, "near_rank_2": 5}  # minors serve up to n = 4
+    return least.get(family, 1) <= n <= most.get(family, n)
 
 
 def directions(A: Tensor, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-// Determinants and cofactors of matrices that need no scaling, in the registers of one thread.
+// Determinants and cofactors without exponents, in the registers of one thread.
 //
 // What limits these kernels beside memory is the pipe for comparisons, selections and integers, so
 // nothing here takes exponents apart: the products are plain ones, and a few comparisons tell
@@ -12,9 +12,8 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// A product of size 2^e is known to its last bit, 2^(e - 2 p + 1) for p bits of precision, where
-// that is no less than the smallest subnormal number. From this size on it is, and what other terms
-// lose below it is nothing beside the result.
+// 8 t / eps^2, with t the smallest subnormal number: beside eps times that, underflow, which costs
+// a few t, is nothing.
 template <typename R>
 TORCHDET_DEVICE constexpr R least_plain() {
   using F = Format<R>;
@@ -47,13 +46,19 @@ TORCHDET_DEVICE bool is_balanced(const V* a) {
 }
 
 // The largest entry of column k, of those in rows k and below, to row k, by exchanges of rows from
-// column `first` on; label goes along. Returns whether the number of exchanges is odd.
+// column `first` on; label and row_size go along. Largest beside row_size of its row, where that is
+// given. Returns whether the number of exchanges is odd.
 template <int N, typename V>
-TORCHDET_DEVICE bool bring_up_pivot(V* a, int k, int first, int* label) {
+TORCHDET_DEVICE bool bring_up_pivot(V* a, int k, int first, int* label, RealOf<V>* row_size) {
   bool odd = false;
   TORCHDET_UNROLL
   for (int i = k + 1; i < N; ++i) {
-    const bool larger = pivot_size(a[i * N + k]) > pivot_size(a[k * N + k]);
+    RealOf<V> size = pivot_size(a[i * N + k]), best = pivot_size(a[k * N + k]);
+    if (row_size != nullptr) {
+      size = size * row_size[k];
+      best = best * row_size[i];
+    }
+    const bool larger = size > best;
     odd = odd != larger;
     TORCHDET_UNROLL
     for (int j = 0; j < N; ++j) {
@@ -67,6 +72,11 @@ TORCHDET_DEVICE bool bring_up_pivot(V* a, int k, int first, int* label) {
       const int upper = label[k];
       label[k] = larger ? label[i] : upper;
       label[i] = larger ? upper : label[i];
+    }
+    if (row_size != nullptr) {
+      const RealOf<V> upper = row_size[k];
+      row_size[k] = larger ? row_size[i] : upper;
+      row_size[i] = larger ? upper : row_size[i];
     }
   }
   return odd;
@@ -88,43 +98,64 @@ TORCHDET_DEVICE V eliminate_below(V* a, int k) {
   return u;
 }
 
-// det of a, which is overwritten, and whether it can be trusted.
+// det of a, which is overwritten, and whether it can be trusted, in any scaling of rows and
+// columns.
 //
-// n = 2: the expansion, within 1.5 units, whose products cannot leave the range unseen: an overflow
-// is infinite or NaN, and what underflows is nothing beside a result of at least least_plain().
-// n = 3, 4: elimination with partial pivoting of a balanced matrix to a last 2 x 2 block. There a
-// determinant of exactly 0 is right, too, where a pivot is 0, or where the two products of the last
-// block are equal and large enough to be exact.
+// n = 2: the expansion, within 1.5 units. n = 3, 4: elimination to a last 2 x 2 block. The pivot of
+// a column is the entry that is largest beside z_i, the sum of the magnitudes of its row of A. In
+// the scaling of math/equilibrate.h, where z_i lies between 1/2 and 2n, that is within 4n of the
+// largest, which bounds the multipliers; the scale of a column changes nothing in elimination.
+//
+// Range, with t the smallest subnormal number and S the sum of the z_i. Unscaled, multipliers are
+// at most z_i / z_k, so entries of row i stay below 2^(n-2) z_i, and an underflow of t in one of
+// them, or in its multiplier, changes the determinant by t times entries of other rows: less than
+// 2^7 t (1 + S)^n in all. Against that stand the determinant, n eps of which is within a unit of
+// tests/units.py, and its terms, the pivots times two entries of the last block. All factors of a
+// term but one make a minor of order n - 1, and that one is below 2^9 in the scaling above, so
+// 2^-10 eps of a term is within a unit, even where the terms cancel to 0. Where one of them exceeds
+// 8 t / eps^2 (1 + S)^n, underflow is at most 2^14 eps units. Nor have products of sizes
+// underflowed in the search for a pivot then: it would be too small. Had they overflowed, so would
+// (1 + S)^n. Any other overflow stays infinite or NaN, as do infinite entries and NaN.
 template <int N, typename V>
 TORCHDET_DEVICE bool plain_determinant(V* a, V& value) {
-  using R = RealOf<V>;
-  bool is_plain = N == 2;
-  bool has_zero_pivot = false, odd = false;
-  V product = one<V>();
-  if constexpr (N > 2) {
-    is_plain = is_balanced<N, kCentral>(a);
-    TORCHDET_UNROLL
-    for (int k = 0; k < N - 2; ++k) {
-      odd = odd != bring_up_pivot<N>(a, k, k, nullptr);
-      const V u = eliminate_below<N>(a, k);
-      has_zero_pivot = has_zero_pivot || component_size(u) == R(0);
-      product = product * u;
-    }
-  }
-  if constexpr (N > 1) {
+  if constexpr (N == 1) {
+    return false;
+  } else {
+    using R = RealOf<V>;
     const V* last = a + (N - 2) * (N + 1);
-    value = difference_of_products(last[0], last[N + 1], last[1], last[N]);
-    if constexpr (!kIsComplex<V>) {
-      has_zero_pivot = has_zero_pivot || (value == 0 && abs(last[1] * last[N]) >= least_plain<R>());
+    const auto expand = [&](V& term) {
+      term = last[1] * last[N];
+      return difference_of_products(last[0], last[N + 1], last[1], last[N]);
+    };
+    V term = zero<V>();
+    R power = 1;
+    if constexpr (N == 2) {
+      value = expand(term);
+    } else {
+      R row_size[N], sum = 1;
+      TORCHDET_UNROLL
+      for (int i = 0; i < N; ++i) {
+        row_size[i] = pivot_size(a[i * N]);
+        TORCHDET_UNROLL
+        for (int j = 1; j < N; ++j) {
+          row_size[i] = row_size[i] + pivot_size(a[i * N + j]);
+        }
+        sum = sum + row_size[i];
+      }
+      power = N == 3 ? sum * sum * sum : sum * sum * (sum * sum);
+      bool odd = false;
+      V product = one<V>();
+      TORCHDET_UNROLL
+      for (int k = 0; k < N - 2; ++k) {
+        odd = odd != bring_up_pivot<N>(a, k, k, nullptr, row_size);
+        product = product * eliminate_below<N>(a, k);
+      }
+      value = expand(term) * (odd ? -product : product);
+      term = term * product;
     }
-    // This also brings a NaN of one part of a complex number to the other: component_size() may
-    // not see it.
-    value = value * product;
-    value = odd ? -value : value;
+    const R size = pivot_size(value) + pivot_size(term);
+    return size >= least_plain<R>() * power && size <= std::numeric_limits<R>::max();
   }
-  const R size = component_size(value);
-  const bool is_large = size >= least_plain<R>() && size <= std::numeric_limits<R>::max();
-  return is_plain && (is_large || (has_zero_pivot && size == R(0)));
 }
 
 // factor <- factor / d, and whether all of that is far from the ends of the range.
@@ -138,45 +169,141 @@ TORCHDET_DEVICE bool divide_plainly(V d, V& factor) {
          maximum(size, quotient) <= exact_pow2<R>(kFar);
 }
 
+// y = C(A), n = 4, A real; the sum of the magnitudes of the terms that det(A) has in minors. With
+// the minors m of rows 0 and 1, columns p < q, and M of rows 2 and 3,
+//     C_0j = +- (a_1p M_qr - a_1q M_pr + a_1r M_pq),   p < q < r the columns but j,
+// and so on: C_1j of row 0 and M, C_2j of row 3 and m, C_3j of row 2 and m. Plain expansions fail
+// near singular matrices because their minors do; these are within eps, whatever cancels in them
+// (difference_of_products). So C_0j is within 5/2 eps of the sum of its terms' magnitudes. That sum
+// is the product of a symmetric matrix of the |M_pq| with a row; its diagonal being 0, its norm is
+// at most sqrt(3/4) of its Frobenius norm, sqrt(2) |M|, and |M| <= s_1 s_2, s_k being the singular
+// values of A. The error of C, 3.1 eps |A|_F s_1 s_2 at the most, is about one unit of
+// tests/units.py, 4 eps s_1 (s_1 s_2 + s_1 s_3 + 2 s_2 s_3) or more. As all terms of an entry scale
+// alike with the rows and columns of A, this holds in every scaling of them, without any pivot.
+//
+// The parts of a complex minor are sums of two differences, which may cancel: near rank 1 that
+// costs up to 1 / eps units.
+template <Float V>
+TORCHDET_DEVICE V cofactors_of_order_4(const V* a, V* y) {
+  V minor[2][4][4];  // of rows 2h and 2h + 1
+  V sum = 0;
+  TORCHDET_UNROLL
+  for (int h = 0; h < 2; ++h) {
+    const V *upper = a + 8 * h, *lower = upper + 4;
+    TORCHDET_UNROLL
+    for (int p = 0; p < 3; ++p) {
+      TORCHDET_UNROLL
+      for (int q = 1; q < 4; ++q) {
+        if (p < q) {
+          minor[h][p][q] = difference_of_products(upper[p], lower[q], upper[q], lower[p]);
+        }
+      }
+    }
+  }
+  TORCHDET_UNROLL
+  for (int q = 1; q < 4; ++q) {
+    const int r = q == 1 ? 2 : 1, s = q == 3 ? 2 : 3;
+    sum = sum + abs(minor[0][0][q] * minor[1][r][s]);
+    sum = sum + abs(minor[1][0][q] * minor[0][r][s]);
+  }
+  TORCHDET_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const V* row = a + 4 * (i ^ 1);
+    TORCHDET_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      const auto& m = minor[1 - i / 2];
+      const int p = j == 0 ? 1 : 0, q = j < 2 ? 2 : 1, r = j < 3 ? 3 : 2;
+      const V x = fma(row[r], m[p][q], fnma(row[q], m[p][r], row[p] * m[q][r]));
+      y[4 * i + j] = (i + j) % 2 == 0 ? x : -x;
+    }
+  }
+  return sum;
+}
+
+// Whether cofactors are sums of a few products with accurate minors, no pivot among them.
+template <int N, typename V>
+constexpr bool kHasMinors = N <= 3 || (N == 4 && !kIsComplex<V>);
+
+// y = C(A) by minors, and whether they are all there, in any scaling of rows and columns.
+//
+// n <= 2: 1 or entries of A. n = 3, 4: with t the smallest subnormal number and S the sum of the
+// magnitudes of all entries, underflow costs a cofactor at most 2^2 t (1 + S)^(n-3). Scaled to B
+// (math/equilibrate.h), cofactors are in units of 2^(R - r_i - c_j), and with 2^r_i <= 2 S and
+// 2^c_j <= 1 that is, of the whole matrix, at most 2^5 t (1 + S)^(n-2) 2^-R. With s_k the singular
+// values of B, s_1 >= 1/2, the unit of tests/units.py is at least 3 eps s_1^2, n = 3, or 4 eps
+// s_1^2 s_2, n = 4. Against that stands w, the sum of the magnitudes of the terms of det(A),
+// products of entries (n = 3) or of pairs of minors (n = 4). In B these are products of numbers
+// below 1, or of one minor of at most s_1 s_2 and another below 2, so that the unit is above
+// 2^(-7-R) eps w. Where w > 8 t / eps^2 (1 + S)^(n-1), underflow is at most 2^9 eps units. No
+// cofactor overflows then, since (1 + S)^(n-1) would; infinite entries and NaN make S so.
+template <int N, typename V>
+TORCHDET_DEVICE bool cofactors_by_minors(const V* a, V* y) {
+  using R = RealOf<V>;
+  if constexpr (N <= 2) {
+    cofactor_closed<N>(a, y);
+    R check = 0;
+    TORCHDET_UNROLL
+    for (int t = 0; t < N * N; ++t) {
+      check = add_nothing(a[t], check);
+    }
+    return check == R(0);
+  } else {
+    R sum = 1, w = 0;
+    TORCHDET_UNROLL
+    for (int t = 0; t < N * N; ++t) {
+      sum = sum + pivot_size(a[t]);
+    }
+    if constexpr (N == 3) {
+      cofactor_closed<N>(a, y);
+      TORCHDET_UNROLL
+      for (int j = 0; j < 3; ++j) {
+        const V *p = a + 3 + (j + 1) % 3, *q = a + 3 + (j + 2) % 3;
+        w = w + pivot_size(a[j]) *
+                    (pivot_size(p[0]) * pivot_size(q[3]) + pivot_size(q[0]) * pivot_size(p[3]));
+      }
+    } else {
+      w = cofactors_of_order_4(a, y);
+    }
+    return w > least_plain<R>() * (N == 3 ? sum * sum : sum * sum * sum);
+  }
+}
+
 // y = C(A) with its rows permuted, and whether it can be trusted. Where the inverse is wanted, the
 // factor is divided by the determinant. a is overwritten.
 //
-// n = 2: entries of A. n = 3: minors, each within 1.5 units; in a balanced matrix what underflows
-// in one is nothing beside the other cofactors. n = 4: without a division by a pivot
-// (math/cofactor.h), where the pivots are moderate by the same bound. NaN and infinity do not reach
+// By minors where that is accurate. Complex, n = 4: without a division by a pivot
+// (math/cofactor.h), of balanced matrices whose pivots are moderate; NaN and infinity do not reach
 // all entries by themselves, so such a matrix is not trusted.
 template <int N, typename V>
 TORCHDET_DEVICE bool plain_cofactors(V* a, bool wants_inverse, V& factor, V* y, int* row_index) {
   using R = RealOf<V>;
   using T = ScalarOf<V>;
-  R check = 0;
-  TORCHDET_UNROLL
-  for (int t = 0; t < N * N; ++t) {
-    check = add_nothing(a[t], check);
-  }
-  bool is_plain = check == R(0);
   TORCHDET_UNROLL
   for (int i = 0; i < N; ++i) {
     row_index[i] = i;
   }
-  if constexpr (N > 2) {
-    is_plain = is_plain && is_balanced<N, kCofactorCentral<N, T>>(a);
-  }
-  if constexpr (N <= 3) {
-    cofactor_closed<N>(a, y);
+  bool is_plain = true;
+  if constexpr (kHasMinors<N, V>) {
+    is_plain = cofactors_by_minors<N>(a, y);
     if (wants_inverse) {
       V d = one<V>();
       is_plain = plain_determinant<N>(a, d) && is_plain;
       is_plain = divide_plainly(d, factor) && is_plain;
     }
   } else {
+    R check = 0;
+    TORCHDET_UNROLL
+    for (int t = 0; t < N * N; ++t) {
+      check = add_nothing(a[t], check);
+    }
+    is_plain = check == R(0) && is_balanced<N, kCofactorCentral<N, T>>(a);
     constexpr int kModerate = Format<T>::kMaxExponent * 2 / (3 * (N - 1));
     bool odd = false;
     R smallest = std::numeric_limits<R>::max();
     V d = one<V>();
     TORCHDET_UNROLL
     for (int k = 0; k < N - 1; ++k) {
-      odd = odd != bring_up_pivot<N>(a, k, 0, row_index);
+      odd = odd != bring_up_pivot<N>(a, k, 0, row_index, nullptr);
       const V u = eliminate_below<N>(a, k);
       smallest = minimum(smallest, component_size(u));
       d = d * u;

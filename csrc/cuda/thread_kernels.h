@@ -1,9 +1,9 @@
 // Kernels of the class "thread": one matrix per thread, in registers, of an order known at compile
 // time. A warp owns 32 neighbouring matrices.
 //
-// Most matrices are balanced and take the short way (thread_algorithms.h). Where one of a warp does
-// not, the warp reads its matrices again and takes the general way too, that of the CPU's lanes
-// (math/) with one number to a lane; each thread keeps the result that its own matrix asks for.
+// Most matrices take the short way (thread_algorithms.h). Where one of a warp does not, the warp
+// reads its matrices again and takes the general way too, that of the CPU's lanes (math/) with one
+// number to a lane; each thread keeps the result that its own matrix asks for.
 #pragma once
 
 #include "thread_algorithms.h"
@@ -93,7 +93,24 @@ struct ThreadCofactors : ThreadKernel<V, N> {
     IntegerOf<V> row[N], column[N], column_exponent[N];
     ThreadMatrices<V, N>::read_entries(p.A, b, a);
     const Equilibration<V> eq = equilibrate<N, kCofactorCentral<N, ScalarOf<V>>>(a, N, row, column);
-    const Scaled<V> d = cofactors<N>(a, x, column_exponent, p.op == Op::kSlogdetBackward);
+    const bool wants_determinant = p.op == Op::kSlogdetBackward;
+    Scaled<V> d = scaled_one<V>();
+    if constexpr (kHasMinors<N, V>) {
+      cofactors_by_minors<N>(a, x);
+      if (wants_determinant) {
+        d = determinant<N>(a);
+      }
+      TORCHDET_UNROLL
+      for (int j = 0; j < N; ++j) {
+        column_exponent[j] = 0;
+      }
+      TORCHDET_UNROLL
+      for (int t = 0; t < N * N; ++t) {
+        a[t] = x[t];
+      }
+    } else {
+      d = cofactors<N>(a, x, column_exponent, wants_determinant);
+    }
     const Scaled<V> factor = gradient_factor(p, b, d, eq.total);
     TORCHDET_UNROLL
     for (int j = 0; j < N; ++j) {
