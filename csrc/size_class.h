@@ -1,6 +1,6 @@
-// The size classes: who owns a matrix of order n at the most. Cofactors, second derivatives, complex
-// numbers and narrow packs leave "lane" and "rows" earlier (tuning.h).
-// Kernels, tests and benchmarks all read this table (torchdet._C.build_info()["size_classes"]).
+// The size classes: who owns a matrix of order n at the most. Cofactors, second derivatives,
+// complex numbers and narrow packs leave "lane" and "rows" earlier (tuning.h). Kernels, tests and
+// benchmarks all read this table (torchdet._C.build_info()["size_classes"]).
 #pragma once
 
 #include <cstdint>

@@ -138,8 +138,8 @@ TORCHDET_LANE void equilibrate_rows(const RowMatrix<P>& A, Frame<P>& frame,
   }
 }
 
-// Z <- 2^-z Z' with entries of at most 2, Z'_ij = 2^-(r_i + c_j) Z_ij; returns z. The frame has r of
-// row row_of(k) at place k.
+// Z <- 2^-z Z' with entries of at most 2, Z'_ij = 2^-(r_i + c_j) Z_ij; returns z. The frame has r
+// of row row_of(k) at place k.
 template <typename P, typename RowOf>
 TORCHDET_LANE typename Frame<P>::Integer scale_direction(const RowMatrix<P>& Z,
                                                          const Frame<P>& frame, RowOf row_of) {
@@ -149,7 +149,8 @@ TORCHDET_LANE typename Frame<P>::Integer scale_direction(const RowMatrix<P>& Z,
   for (int64_t k = 0; k < Z.n; ++k) {
     const I exponent = I(frame.rows()[k]);
     for (int64_t v = 0; v < Z.packs; ++v) {
-      most = maximum(most, entry_exponent(Z.row(row_of(k))[v]) + exponent + frame.column_exponent[v]);
+      most =
+          maximum(most, entry_exponent(Z.row(row_of(k))[v]) + exponent + frame.column_exponent[v]);
     }
   }
   const Integer largest = largest_lane(most);

@@ -40,6 +40,18 @@ void subtract_products(const RowMatrix<P>& X, const RowMatrix<P>& F, Range rows,
   }
 }
 
+// X = -F Y. Out of line, as it is most of the code where rows are of known length.
+template <typename P>
+[[gnu::noinline]] void negative_product(const RowMatrix<P>& F, const RowMatrix<P>& Y,
+                                        const RowMatrix<P>& X) {
+  X.clear();
+  for (int64_t p = 0; p < X.packs; p += kTilePacks<P>) {
+    subtract_rows<P>(
+        X.n, std::min<int64_t>(kTilePacks<P>, X.packs - p), [&](int64_t i) { return X.row(i) + p; },
+        [&](int64_t i) { return factor_at(F, i, 0); }, kAlongRow, 0, Y.row(0) + p, Y.stride, X.n);
+  }
+}
+
 // The packs of a range that some rows of X reach into: of a triangle below the diagonal if
 // kForward, else above it, if kTriangular.
 template <bool kForward, bool kTriangular, typename P>

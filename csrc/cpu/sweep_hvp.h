@@ -98,7 +98,7 @@ class SweepHvp {
       copy(Z_.row(f.row[k]), from_.row(f.lane[k]));
     }
     const M& XZ = Z_;  // and v^T Z below; negative
-    subtract_product(XZ, X);
+    negative_product(X, from_, XZ);
     const int last = f.lane[n - 1];
     Number t = zero<Number>();
     for (int k = 0; k + 1 < n; ++k) {
@@ -108,7 +108,7 @@ class SweepHvp {
     }
     std::fill(from_.row(last), from_.row(last) + packs(), zero<P>());
     from_.set(last, last, one<Number>());
-    subtract_product(XZX_, XZ);  // and X Z u, v^T Z X and v^T Z u beside and below
+    negative_product(XZ, from_, XZX_);  // and X Z u, v^T Z X and v^T Z u beside and below
     add_terms(X, last, sweep_.last_pivot(m), t);
 
     const Scaled<Number> D = sweep_.product(m, false);
@@ -183,17 +183,6 @@ class SweepHvp {
     }
     for (int v = 0; v < packs(); ++v) {
       X.row(n - 1)[v] = -fnma(broadcast<P>(t), v_[v], vZX[v]);
-    }
-  }
-
-  // to = -F from_.
-  TORCHDET_LANE void subtract_product(const M& to, const M& F) const {
-    to.clear();
-    for (int64_t p = 0; p < packs(); p += kTilePacks<P>) {
-      subtract_rows<P>(
-          n, std::min<int64_t>(kTilePacks<P>, packs() - p), [&](int64_t i) { return to.row(i) + p; },
-          [&](int64_t i) { return factor_at(F, i, 0); }, kAlongRow, 0, from_.row(0) + p,
-          from_.stride, n);
     }
   }
 

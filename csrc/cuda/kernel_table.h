@@ -58,10 +58,7 @@ template <typename V, int N>
 void set_thread(CudaKernels* kernels) {
   kernels[N].determinants = make_kernel<ThreadDeterminants<V, N>>();
   kernels[N].cofactors = make_kernel<ThreadCofactors<V, N>>();
-  // Three complex128 matrices of order 4 take more registers than there are.
-  if constexpr (N < 4 || sizeof(V) < 16) {
-    kernels[N].hvp = make_kernel<ThreadHvp<V, N>>();
-  }
+  kernels[N].hvp = make_kernel<ThreadHvp<V, N>>();
   if constexpr (N > 1) {
     set_thread<V, N - 1>(kernels);
   }

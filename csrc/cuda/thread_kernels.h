@@ -9,7 +9,7 @@
 #include "thread_algorithms.h"
 #include "thread_matrices.h"
 
-#include "../math/hvp.h"
+#include "../math/hvp_closed.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
@@ -127,41 +127,29 @@ struct ThreadCofactors : ThreadKernel<V, N> {
   }
 };
 
-// kDetHvp. Complete pivoting permutes every matrix differently: the direction is gathered from
-// global memory entry by entry, and the result scattered into the thread's place in shared memory.
+// kDetHvp. For n <= 2 the derivative does not depend on B.
 template <typename V, int N>
 struct ThreadHvp : ThreadKernel<V, N> {
   TORCHDET_DEVICE static void run(const Problem& p) {
     ThreadMatrices<V, N> matrices(p);
     matrices.apply([&](int64_t b) {
-      using I = IntegerOf<V>;
-      V a[N * N], w[N * N], k[N * N];
-      I row_index[N], row[N], column_index[N], column[N];
+      V a[N * N], z[N * N], h[N * N];
+      IntegerOf<V> row[N], column[N];
       matrices.read(p.A, b, a);
-      const Equilibration<V> eq = equilibrate<0>(a, N, row, column);
-      const RealOf<V> sign = factor_ldu(a, N, {row_index, row}, {column_index, column});
-      const V* Z = static_cast<const V*>(p.other.data) + p.other.offset(b);
-      I z = I(kZeroExponent);
-      for (int i = 0; i < N; ++i) {
-        for (int j = 0; j < N; ++j) {
-          w[i * N + j] =
-              Z[row_index[i] * p.other.row_stride + column_index[j] * p.other.column_stride];
-          z = maximum(z, entry_exponent(w[i * N + j]) + row[i] + column[j]);
+      matrices.read(p.other, b, z);
+      const Equilibration<V> eq = equilibrate<N>(a, N, row, column);
+      if constexpr (N <= 2) {
+        cofactor_derivative_closed<N>(a, z, h);
+        TORCHDET_UNROLL
+        for (int t = 0; t < N * N; ++t) {
+          h[t] = add_poison(h[t], eq.poison);
         }
+      } else {
+        DirectionScaling<V> scaling(z, N, row, column);
+        cofactor_derivative_closed<N>(a, z, h);
+        scaling.restore(h, RealOf<V>(1), eq.total, eq.poison);
       }
-      z = select(greater(I(kZeroExponentBound), z), I(0), z);
-      for (int i = 0; i < N; ++i) {
-        for (int j = 0; j < N; ++j) {
-          w[i * N + j] = scale_pow2(w[i * N + j], row[i] + column[j] - z);
-        }
-      }
-      const I exponent = cofactor_derivative(a, N, w, k) + eq.total + z;
-      matrices.put(
-          [&](int t) {
-            return add_poison(scale_pow2(k[t] * sign, row[t / N] + column[t % N] + exponent),
-                              eq.poison);
-          },
-          [&](int t) { return static_cast<int>(row_index[t / N]) * N + column_index[t % N]; });
+      matrices.put([&](int t) { return h[t]; }, [](int t) { return t; });
       matrices.write();
     });
   }

@@ -203,5 +203,50 @@ TORCHDET_LANE Complex<R> add_poison(Complex<R> x, R poison) {
   return {x.re + poison, x.im + poison};
 }
 
+// Directions Z of derivatives, and derivatives H in one, in the frame of B.
+template <typename V>
+class DirectionScaling {
+ public:
+  using I = IntegerOf<V>;
+  // Z <- 2^-z Z' with entries of at most 2, Z' = 2^-(r + c) Z. Keeps the exponents -r and -c.
+  TORCHDET_LANE DirectionScaling(V* Z, int n, const I* row, I* column)
+      : n_(n), row_(row), column_(column) {
+    const int s = tile_stride(n);
+    I z = I(kZeroExponent);
+    TORCHDET_UNROLL
+    for (int i = 0; i < n; ++i) {
+      TORCHDET_UNROLL
+      for (int j = 0; j < n; ++j) {
+        z = maximum(z, entry_exponent(Z[i * s + j]) + row[i] + column[j]);
+      }
+    }
+    z_ = select(greater(I(kZeroExponentBound), z), I(0), z);
+    shift(-z_);
+    PairScaling<V>(row_, column_, n).for_entries(n, [&](int i, int j, auto scale) {
+      Z[i * s + j] = scale(Z[i * s + j]);
+    });
+  }
+  // H <- the derivative at A from that at B, times factor 2^exponent. Once only.
+  TORCHDET_LANE void restore(V* H, RealOf<V> factor, I exponent, RealOf<V> poison) {
+    const int s = tile_stride(n_);
+    shift(exponent + z_ + z_);
+    PairScaling<V>(row_, column_, n_).for_entries(n_, [&](int i, int j, auto scale) {
+      H[i * s + j] = add_poison(scale(H[i * s + j] * factor), poison);
+    });
+  }
+
+ private:
+  TORCHDET_LANE void shift(I by) {
+    TORCHDET_UNROLL
+    for (int j = 0; j < n_; ++j) {
+      column_[j] = column_[j] + by;
+    }
+  }
+  const int n_;
+  const I* const row_;
+  I* const column_;
+  I z_;
+};
+
 }  // namespace TORCHDET_CAPABILITY
 }  // namespace torchdet

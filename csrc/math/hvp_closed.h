@@ -1,7 +1,7 @@
 // Second derivative of det for n <= 4, without a factorisation.
 //
-// The derivative of a cofactor in direction Z is a sum of minors of order n - 2, each times an entry
-// of Z:
+// The derivative of a cofactor in direction Z is a sum of minors of order n - 2, each times an
+// entry of Z:
 //     H[Z]_ij = sum_{k != i, l != j} +- z_kl det(B without rows i, k and columns j, l).
 // For n <= 4 a minor is a number, an entry or a difference of two products, so its error is at most
 // eps s_1^(n-2) with s_1 the largest singular value. A change of B by n eps s_1, which is what an
@@ -18,9 +18,15 @@ inline namespace TORCHDET_CAPABILITY {
 struct PairOfFour {
   int first, second, third, fourth;
   explicit constexpr PairOfFour(int number)
-      : first(number < 3 ? 0 : number < 5 ? 1 : 2),
-        second(number < 3 ? number + 1 : number < 5 ? number - 1 : 3),
-        third(first > 0 ? 0 : second > 1 ? 1 : 2),
+      : first(number < 3   ? 0
+              : number < 5 ? 1
+                           : 2),
+        second(number < 3   ? number + 1
+               : number < 5 ? number - 1
+                            : 3),
+        third(first > 0    ? 0
+              : second > 1 ? 1
+                           : 2),
         fourth(6 - first - second - third) {}
 };
 
