@@ -25,7 +25,7 @@ ORDERS = {
     torch.complex128: (1, 4, 8),
 }
 EDGE_FAMILIES = ("normal", "integer_rank_n-1", "integer_rank_n-2", "graded_both", "kahan", "shift",
-                 "wilkinson_growth", "near_singular")  # fmt: skip
+                 "wilkinson_growth", "near_singular", "two_tiny_singular_values")  # fmt: skip
 
 
 def budget(family: str) -> float:
@@ -48,8 +48,8 @@ def test_hessian_vector_products_are_within_one_unit(family, n, dtype, device):
 
 @pytest.mark.parametrize(
     ("family", "n", "dtype"),
-    grid({torch.float32: (16, 31, 32, 33, 47, 48), torch.float64: (16, 17, 24),
-          torch.complex64: (16,)}, EDGE_FAMILIES),
+    grid({torch.float32: (11, 13, 16, 31, 32, 33, 47, 48), torch.float64: (9, 11, 16, 17, 24),
+          torch.complex64: (13, 16), torch.complex128: (12,)}, EDGE_FAMILIES),
 )  # fmt: skip
 def test_hessian_vector_products_at_the_size_classes_edges_are_within_one_unit(
     family, n, dtype, device
