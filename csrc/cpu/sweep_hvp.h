@@ -12,7 +12,8 @@
 // badly. In the terms of X, u and v an error of the sweep, eps |X| |B| relative to X, shows as
 //     D eps |B| |X| (|S| |X|^2 + |u| |v| |X|) |Z|;
 // and |D| |X| is at most the product of the n - 2 largest singular values of B, as it is that for a
-// part of B. So in the unit of a second derivative, n eps |Z| that product, the error is a part of
+// part of B. So in the unit of a second derivative, which is n eps |Z| that product or more, the
+// error is at most of the order of
 //     |B| |X| (|S| |X| + |u| |v|) / n. (2)
 // Where that is too large, the rank-revealing LDU takes over.
 #pragma once
@@ -128,8 +129,8 @@ class SweepHvp {
     return write_inverse<kPacks>(X, order, p.op, result_matrix<P>(p, b));
   }
 
-  // From the sweep of matrix m: X in its place, its last row being zero, u and v. False where (2)
-  // is too large.
+  // From the sweep of matrix m: X in its place, with v for its last row, which is zero; u and v.
+  // False where (2) is too large.
   TORCHDET_LANE bool take_inverse(int m, const M& X) {
     const auto& f = sweep_.facts[m];
     const int last = f.lane[n - 1];
