@@ -96,8 +96,7 @@ class Sweep {
     }
   }
 
-  // Eliminates them. kInverse: Z before its last step; otherwise
-  // only the pivots.
+  // Eliminates them. kInverse: Z before its last step; otherwise only the pivots.
   template <bool kInverse>
   [[gnu::noinline]] void run() {
     for (int m = 0; m < kGroup; ++m) {
