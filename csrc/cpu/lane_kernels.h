@@ -75,7 +75,12 @@ struct LaneKernels {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Steps::read(p.A, first, lanes, n, a);
       const Equilibration<V> eq = equilibrate<N>(a, n, row_exponent, column_exponent);
-      Steps::write_determinants(p, first, lanes, determinant<N>(a), eq);
+      const Determinant<N, V> d(a);
+      if (d.is_plain() && eq.is_identity && p.logabsdet == nullptr) {
+        Tile<V>::write_numbers(p.determinant, first, lanes, d.plain());
+      } else {
+        Steps::write_determinants(p, first, lanes, d.scaled(), eq);
+      }
     }
   }
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "kernels.h"
+#include "numbers.h"
 #include "transpose.h"
 
 namespace torchdet {
@@ -153,13 +154,23 @@ struct Tile {
     write([&](int lane) TORCHDET_LANE_LAMBDA { return to[lane]; });
   }
 
-  // One number per matrix.
+  // One number per matrix: most often they lie side by side, or are one number for all.
   TORCHDET_LANE static V read_numbers(const BatchView& view, int64_t first, int lanes) {
+    const T* const data = static_cast<const T*>(view.data);
+    if (lanes == W && view.dims == 1 && view.strides[0] == 1) {
+      return load_numbers(data + first * kParts, W, static_cast<const V*>(nullptr));
+    }
     V x;
     T* parts = reinterpret_cast<T*>(&x);
+    if (view.dims == 1 && view.strides[0] == 0) {
+      R* packs = reinterpret_cast<R*>(&x);
+      for (int part = 0; part < kParts; ++part) {
+        packs[part] = R(data[part]);
+      }
+      return x;
+    }
     for (int lane = 0; lane < W; ++lane) {
-      const T* from = static_cast<const T*>(view.data) +
-                      view.offset(first + std::min(lane, lanes - 1)) * kParts;
+      const T* from = data + view.offset(first + std::min(lane, lanes - 1)) * kParts;
       for (int part = 0; part < kParts; ++part) {
         parts[part * W + lane] = from[part];
       }
@@ -168,13 +179,7 @@ struct Tile {
   }
 
   TORCHDET_LANE static void write_numbers(void* out, int64_t first, int lanes, const V& x) {
-    const T* parts = reinterpret_cast<const T*>(&x);
-    T* to = static_cast<T*>(out) + first * kParts;
-    for (int lane = 0; lane < lanes; ++lane) {
-      for (int part = 0; part < kParts; ++part) {
-        to[lane * kParts + part] = parts[part * W + lane];
-      }
-    }
+    store_numbers(static_cast<T*>(out) + first * kParts, x, lanes);
   }
 
  private:

@@ -44,7 +44,7 @@ struct ThreadDeterminants : ThreadKernel<V, N> {
         IntegerOf<V> row[N], column[N];
         matrices.read_entries(p.A, b, a);
         const Equilibration<V> eq = equilibrate<N>(a, N, row, column);
-        Scaled<V> d = determinant<N>(a);
+        Scaled<V> d = Determinant<N, V>(a).scaled();
         d.mantissa = add_poison(d.mantissa, eq.poison);
         d.exponent = d.exponent + eq.total;
         if (matrices.writes() && !is_plain) {
@@ -98,7 +98,7 @@ struct ThreadCofactors : ThreadKernel<V, N> {
     if constexpr (kHasMinors<N, V>) {
       cofactors_by_minors<N>(a, x);
       if (wants_determinant) {
-        d = determinant<N>(a);
+        d = Determinant<N, V>(a).scaled();
       }
       TORCHDET_UNROLL
       for (int j = 0; j < N; ++j) {

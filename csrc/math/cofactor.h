@@ -306,7 +306,7 @@ TORCHDET_LANE Scaled<V> cofactors(V* a, V* x, IntegerOf<V>* column_exponent,
   }
   if constexpr (N <= 3) {
     cofactor_closed<N>(a, x);
-    const Scaled<V> d = wants_determinant ? determinant<N>(a) : scaled_one<V>();
+    const Scaled<V> d = wants_determinant ? Determinant<N, V>(a).scaled() : scaled_one<V>();
     TORCHDET_UNROLL
     for (int t = 0; t < N * N; ++t) {
       a[t] = x[t];

@@ -30,6 +30,7 @@ struct Equilibration {
   IntegerOf<V> total;  // R
   RealOf<V> poison;    // NaN if an entry of A is infinite or NaN, else -0, which changes nothing:
                        // added to results
+  bool is_identity = false;  // B is A
 };
 
 // 2^(row[i] + column[j]) as a factor for entry (i, j), where every exponent of the tile is small
@@ -182,7 +183,7 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
   const auto unbalanced =
       mask_or(greater(bound, least), greater(largest, pattern_of_pow2<I, F>(kWithin)));
   if (!any(unbalanced)) {
-    return {I(0), R(T(-0.0))};
+    return {I(0), R(T(-0.0)), true};
   }
   equilibrate_unbalanced(a, n, unbalanced, row, column);
   I total = I(0);

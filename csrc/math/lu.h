@@ -168,6 +168,28 @@ TORCHDET_LANE Scaled<V> diagonal_product(const V* a, RealOf<V> sign) {
   return normalise(mantissa, exponent);
 }
 
+// The same as a plain number where that is as good, in all lanes: no partial product is subnormal or
+// out of range. Powers of two change no rounding then, so the bits are those of mantissa and
+// exponent, which make a longer chain of operations. Not of complex numbers, one part of which may
+// be far below the other.
+template <int N, typename V>
+TORCHDET_LANE bool plain_product(const V* a, RealOf<V> sign, V& product) {
+  if constexpr (kIsComplex<V>) {
+    return false;
+  } else {
+    using Limits = std::numeric_limits<ScalarOf<V>>;
+    product = sign * a[0];
+    V least = abs(product), most = least;
+    TORCHDET_UNROLL
+    for (int k = 1; k < N; ++k) {
+      product = product * a[k * (tile_stride(N) + 1)];
+      least = minimum(least, abs(product));
+      most = maximum(most, abs(product));
+    }
+    return !any(mask_or(greater(V(Limits::min()), least), greater(most, V(Limits::max()))));
+  }
+}
+
 // a b - c d within 1.5 units of the result where multiply-add is fused (Kahan; Jeannerod, Louvet
 // and Muller, "Further analysis of Kahan's algorithm for the accurate computation of 2x2
 // determinants", 2013).
@@ -189,16 +211,30 @@ TORCHDET_LANE Complex<R> difference_of_products(Complex<R> a, Complex<R> b, Comp
 // det of the equilibrated matrix a, which is overwritten. For n <= 2 the expansion is accurate;
 // from n = 3 on it loses up to 1e9 units near singular matrices, and elimination does not.
 template <int N, typename V>
-TORCHDET_LANE Scaled<V> determinant(V* a) {
-  if constexpr (N == 1) {
-    return normalise(a[0], IntegerOf<V>(0));
-  } else if constexpr (N == 2) {
-    return normalise(difference_of_products(a[0], a[3], a[1], a[2]), IntegerOf<V>(0));
-  } else {
-    const RealOf<V> sign = factor_lu<N, false>(a, static_cast<IntegerOf<V>*>(nullptr));
-    return diagonal_product<N>(a, sign);
+class Determinant {
+ public:
+  TORCHDET_LANE explicit Determinant(V* a) : a_(a) {
+    if constexpr (N == 1) {
+      plain_ = a[0];
+    } else if constexpr (N == 2) {
+      plain_ = difference_of_products(a[0], a[3], a[1], a[2]);
+    } else {
+      sign_ = factor_lu<N, false>(a, static_cast<IntegerOf<V>*>(nullptr));
+      is_plain_ = plain_product<N>(a, sign_, plain_);
+    }
   }
-}
+  TORCHDET_LANE bool is_plain() const { return is_plain_; }
+  TORCHDET_LANE V plain() const { return plain_; }
+  TORCHDET_LANE Scaled<V> scaled() const {
+    return is_plain_ ? normalise(plain_, IntegerOf<V>(0)) : diagonal_product<N>(a_, sign_);
+  }
+
+ private:
+  const V* a_;
+  RealOf<V> sign_;
+  V plain_;
+  bool is_plain_ = true;
+};
 
 }  // namespace TORCHDET_CAPABILITY
 }  // namespace torchdet
