@@ -99,7 +99,7 @@ struct LaneKernels {
           equilibrate<N, kCofactorCentral<N, T>>(a, n, row_exponent, column);
       const bool keep = N >= kLeastKept && keeps(p.op);  // costs nothing below
       const bool is_inverse = p.op == (keep ? Op::kSlogdetKeep : Op::kSlogdetBackward);
-      const Scaled<V> d = cofactors<N>(a, y, column_exponent, is_inverse || keep);
+      const auto [d, has_exponents] = cofactors<N>(a, y, column_exponent, is_inverse || keep);
       // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and conj(grad),
       // since grad conj(C) = conj(conj(grad) C).
       Scaled<V> factor = {one<V>(), eq.total};
@@ -113,18 +113,27 @@ struct LaneKernels {
       const I common = keep ? factor.exponent : I(0);
       factor.exponent = factor.exponent - common;
       factor.mantissa = add_poison(factor.mantissa, eq.poison);
-      for (int j = 0; j < n; ++j) {
-        column_exponent[j] = column_exponent[j] + factor.exponent + column[j];
-      }
       const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
-      PairScaling<V>(row_exponent, column_exponent, n)
-          .for_entries(n, [&](int i, int j, auto scale) TORCHDET_LANE_LAMBDA {
-            V x = scale(a[i * s + j] * factor.mantissa);
-            if constexpr (kIsComplex<V>) {
-              x.im = x.im * imaginary_sign;
-            }
-            y[i * s + j] = x;
-          });
+      const auto finish = [&](int i, int j, auto scale) TORCHDET_LANE_LAMBDA {
+        V x = scale(a[i * s + j] * factor.mantissa);
+        if constexpr (kIsComplex<V>) {
+          x.im = x.im * imaginary_sign;
+        }
+        y[i * s + j] = x;
+      };
+      if (eq.is_identity && !has_exponents && is_factor<R>(factor.exponent)) {
+        const R power = exact_pow2<R>(factor.exponent);
+        for (int i = 0; i < n; ++i) {
+          for (int j = 0; j < n; ++j) {
+            finish(i, j, [&](V x) TORCHDET_LANE_LAMBDA { return x * power; });
+          }
+        }
+      } else {
+        for (int j = 0; j < n; ++j) {
+          column_exponent[j] = column_exponent[j] + factor.exponent + column[j];
+        }
+        PairScaling<V>(row_exponent, column_exponent, n).for_entries(n, finish);
+      }
       Steps::write(p.out, first, lanes, n, y);
       if (keep) {
         Steps::write_determinants(p, first, lanes, d, eq);

@@ -169,61 +169,6 @@ TORCHDET_DEVICE bool divide_plainly(V d, V& factor) {
          maximum(size, quotient) <= exact_pow2<R>(kFar);
 }
 
-// y = C(A), n = 4, A real; the sum of the magnitudes of the terms that det(A) has in minors. With
-// the minors m of rows 0 and 1, columns p < q, and M of rows 2 and 3,
-//     C_0j = +- (a_1p M_qr - a_1q M_pr + a_1r M_pq),   p < q < r the columns but j,
-// and so on: C_1j of row 0 and M, C_2j of row 3 and m, C_3j of row 2 and m. Plain expansions fail
-// near singular matrices because their minors do; these are within eps, whatever cancels in them
-// (difference_of_products). So C_0j is within 5/2 eps of the sum of its terms' magnitudes. That sum
-// is the product of a symmetric matrix of the |M_pq| with a row; its diagonal being 0, its norm is
-// at most sqrt(3/4) of its Frobenius norm, sqrt(2) |M|, and |M| <= s_1 s_2, s_k being the singular
-// values of A. The error of C, 3.1 eps |A|_F s_1 s_2 at the most, is about one unit of
-// tests/units.py, 4 eps s_1 (s_1 s_2 + s_1 s_3 + 2 s_2 s_3) or more. As all terms of an entry scale
-// alike with the rows and columns of A, this holds in every scaling of them, without any pivot.
-//
-// The parts of a complex minor are sums of two differences, which may cancel: near rank 1 that
-// costs up to 1 / eps units.
-template <Float V>
-TORCHDET_DEVICE V cofactors_of_order_4(const V* a, V* y) {
-  V minor[2][4][4];  // of rows 2h and 2h + 1
-  V sum = 0;
-  TORCHDET_UNROLL
-  for (int h = 0; h < 2; ++h) {
-    const V *upper = a + 8 * h, *lower = upper + 4;
-    TORCHDET_UNROLL
-    for (int p = 0; p < 3; ++p) {
-      TORCHDET_UNROLL
-      for (int q = 1; q < 4; ++q) {
-        if (p < q) {
-          minor[h][p][q] = difference_of_products(upper[p], lower[q], upper[q], lower[p]);
-        }
-      }
-    }
-  }
-  TORCHDET_UNROLL
-  for (int q = 1; q < 4; ++q) {
-    const int r = q == 1 ? 2 : 1, s = q == 3 ? 2 : 3;
-    sum = sum + abs(minor[0][0][q] * minor[1][r][s]);
-    sum = sum + abs(minor[1][0][q] * minor[0][r][s]);
-  }
-  TORCHDET_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    const V* row = a + 4 * (i ^ 1);
-    TORCHDET_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      const auto& m = minor[1 - i / 2];
-      const int p = j == 0 ? 1 : 0, q = j < 2 ? 2 : 1, r = j < 3 ? 3 : 2;
-      const V x = fma(row[r], m[p][q], fnma(row[q], m[p][r], row[p] * m[q][r]));
-      y[4 * i + j] = (i + j) % 2 == 0 ? x : -x;
-    }
-  }
-  return sum;
-}
-
-// Whether cofactors are sums of a few products with accurate minors, no pivot among them.
-template <int N, typename V>
-constexpr bool kHasMinors = N <= 3 || (N == 4 && !kIsComplex<V>);
-
 // y = C(A) by minors, and whether they are all there, in any scaling of rows and columns.
 //
 // n <= 2: 1 or entries of A. n = 3, 4: with t the smallest subnormal number and S the sum of the
@@ -262,7 +207,14 @@ TORCHDET_DEVICE bool cofactors_by_minors(const V* a, V* y) {
                     (pivot_size(p[0]) * pivot_size(q[3]) + pivot_size(q[0]) * pivot_size(p[3]));
       }
     } else {
-      w = cofactors_of_order_4(a, y);
+      V minor[2][4][4];
+      minors_of_order_2(a, minor);
+      cofactors_of_order_4(a, minor, y);
+      TORCHDET_UNROLL
+      for (int q = 1; q < 4; ++q) {
+        const int r = q == 1 ? 2 : 1, s = q == 3 ? 2 : 3;
+        w = w + abs(minor[0][0][q] * minor[1][r][s]) + abs(minor[1][0][q] * minor[0][r][s]);
+      }
     }
     return w > least_plain<R>() * (N == 3 ? sum * sum : sum * sum * sum);
   }
@@ -283,7 +235,7 @@ TORCHDET_DEVICE bool plain_cofactors(V* a, bool wants_inverse, V& factor, V* y, 
     row_index[i] = i;
   }
   bool is_plain = true;
-  if constexpr (kHasMinors<N, V>) {
+  if constexpr (kHasClosedForm<N, V>) {
     is_plain = cofactors_by_minors<N>(a, y);
     if (wants_inverse) {
       V d = one<V>();

@@ -94,23 +94,7 @@ struct ThreadCofactors : ThreadKernel<V, N> {
     ThreadMatrices<V, N>::read_entries(p.A, b, a);
     const Equilibration<V> eq = equilibrate<N, kCofactorCentral<N, ScalarOf<V>>>(a, N, row, column);
     const bool wants_determinant = p.op == Op::kSlogdetBackward;
-    Scaled<V> d = scaled_one<V>();
-    if constexpr (kHasMinors<N, V>) {
-      cofactors_by_minors<N>(a, x);
-      if (wants_determinant) {
-        d = Determinant<N, V>(a).scaled();
-      }
-      TORCHDET_UNROLL
-      for (int j = 0; j < N; ++j) {
-        column_exponent[j] = 0;
-      }
-      TORCHDET_UNROLL
-      for (int t = 0; t < N * N; ++t) {
-        a[t] = x[t];
-      }
-    } else {
-      d = cofactors<N>(a, x, column_exponent, wants_determinant);
-    }
+    const Scaled<V> d = cofactors<N>(a, x, column_exponent, wants_determinant).determinant;
     const Scaled<V> factor = gradient_factor(p, b, d, eq.total);
     TORCHDET_UNROLL
     for (int j = 0; j < N; ++j) {

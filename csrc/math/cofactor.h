@@ -18,7 +18,7 @@
 // exponent before the solve with L^T, whose entries are at most 1.
 #pragma once
 
-#include "lu.h"
+#include "cofactor_closed.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
@@ -241,31 +241,6 @@ TORCHDET_LANE void moderate_cofactors(const V* lu, RealOf<V> sign, V* y) {
   });
 }
 
-// Closed forms of the cofactors for n <= 3: sums of at most two products, within 1.5 units each.
-template <int N, typename V>
-TORCHDET_LANE void cofactor_closed(const V* a, V* y) {
-  if constexpr (N == 1) {
-    y[0] = one<V>();
-  } else if constexpr (N == 2) {
-    y[0] = a[3];
-    y[1] = -a[2];
-    y[2] = -a[1];
-    y[3] = a[0];
-  } else {
-    static_assert(N == 3);
-    TORCHDET_UNROLL
-    for (int i = 0; i < 3; ++i) {  // cyclic neighbours carry the sign (-1)^(i+j)
-      const V* p = a + (i + 1) % 3 * 3;
-      const V* q = a + (i + 2) % 3 * 3;
-      TORCHDET_UNROLL
-      for (int j = 0; j < 3; ++j) {
-        const int s = (j + 1) % 3, t = (j + 2) % 3;
-        y[i * 3 + j] = difference_of_products(p[s], q[t], p[t], q[s]);
-      }
-    }
-  }
-}
-
 // Row row_index[k] of y <- row k of x.
 template <int N, typename V>
 TORCHDET_LANE void restore_rows(const IntegerOf<V>* row_index, const V* x, V* y) {
@@ -292,26 +267,32 @@ TORCHDET_LANE void restore_rows(const IntegerOf<V>* row_index, const V* x, V* y)
   }
 }
 
-// a <- C(B) 2^-column_exponent for the equilibrated matrix B in a; returns det(B) where it is
-// wanted, else 1. x is work space: with two tiles, more of them stays in the L1 cache than with
-// three.
+// What comes with cofactors.
+template <typename V>
+struct CofactorScale {
+  Scaled<V> determinant;  // of B, where it is wanted, else 1
+  bool has_exponents;     // column_exponent is not zero
+};
+
+// a <- C(B) 2^-column_exponent for the equilibrated matrix B in a. x is work space: with two tiles,
+// more of them stays in the L1 cache than with three.
 template <int N, typename V>
-TORCHDET_LANE Scaled<V> cofactors(V* a, V* x, IntegerOf<V>* column_exponent,
-                                  bool wants_determinant) {
+TORCHDET_LANE CofactorScale<V> cofactors(V* a, V* x, IntegerOf<V>* column_exponent,
+                                         bool wants_determinant) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   TORCHDET_UNROLL
   for (int i = 0; i < N; ++i) {
     column_exponent[i] = I(0);
   }
-  if constexpr (N <= 3) {
+  if constexpr (kHasClosedForm<N, V>) {
     cofactor_closed<N>(a, x);
     const Scaled<V> d = wants_determinant ? Determinant<N, V>(a).scaled() : scaled_one<V>();
     TORCHDET_UNROLL
     for (int t = 0; t < N * N; ++t) {
       a[t] = x[t];
     }
-    return d;
+    return {d, false};
   } else {
     constexpr int s = tile_stride(N);
     I row_index[N];
@@ -327,7 +308,8 @@ TORCHDET_LANE Scaled<V> cofactors(V* a, V* x, IntegerOf<V>* column_exponent,
       smallest = minimum(smallest, component_size(a[k * (s + 1)]));
     }
     const auto tiny = greater(exact_pow2<R>(I(-kModerate)), smallest);
-    if (any(tiny)) {
+    const bool has_exponents = any(tiny);
+    if (has_exponents) {
       V scaled[tile_size(N)];
       I exponent[N];
       scaled_cofactors<N>(a, sign, scaled, exponent);
@@ -342,7 +324,7 @@ TORCHDET_LANE Scaled<V> cofactors(V* a, V* x, IntegerOf<V>* column_exponent,
     }
     const Scaled<V> d = wants_determinant ? diagonal_product<N>(a, sign) : scaled_one<V>();
     restore_rows<N>(row_index, x, a);
-    return d;
+    return {d, has_exponents};
   }
 }
 

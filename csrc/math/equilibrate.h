@@ -33,6 +33,12 @@ struct Equilibration {
   bool is_identity = false;  // B is A
 };
 
+// Whether 2^e is a number in all lanes, with room for another such factor.
+template <typename R>
+TORCHDET_LANE bool is_factor(IntegerOf<R> e) {
+  return !any(greater(maximum(e, -e), IntegerOf<R>(kPairExponent<R>)));
+}
+
 // 2^(row[i] + column[j]) as a factor for entry (i, j), where every exponent of the tile is small
 // enough for it.
 template <typename V>

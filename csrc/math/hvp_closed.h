@@ -9,7 +9,7 @@
 // 5 it is n eps s_1^2 s_2, and minors would have to be as good as that.)
 #pragma once
 
-#include "cofactor.h"
+#include "cofactor_closed.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

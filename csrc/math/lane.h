@@ -172,6 +172,13 @@ TORCHDET_LANE float real_of(int32_t x) {
 TORCHDET_LANE double real_of(int64_t x) {
   return static_cast<double>(x);
 }
+// Whether fma rounds once.
+#if defined(TORCHDET_HAS_FMA) || defined(__CUDACC__) || defined(__aarch64__)
+constexpr bool kFusesMultiplyAdd = true;
+#else
+constexpr bool kFusesMultiplyAdd = false;
+#endif
+
 // a * b + c, fused exactly where the packs of the same instruction set fuse it.
 template <Float T>
 TORCHDET_LANE T fma(T a, T b, T c) {
