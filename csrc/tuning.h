@@ -72,6 +72,10 @@ constexpr LaneOrders lane_orders(int vector_bytes, int number_bytes, bool is_com
 // n = 8 97 / 97 / 103, where unrolled code is 64 KB, twice the cache for it.
 constexpr int kMaxUnrolledOrder = 8, kMaxUnrolledComplexOrder = 6;
 
+// From this order on, rows of cofactors that were exchanged find their places on their way to
+// memory, each by itself, and not in registers.
+constexpr int kLeastRowsApart = 7;
+
 // Columns of cofactors that are computed together. float32, for 2 / 4 / 8: all within 5 % at n = 6,
 // 8 and 10. Eight of complex numbers would not stay in registers.
 constexpr int kCofactorColumns = 4, kComplexCofactorColumns = 2;

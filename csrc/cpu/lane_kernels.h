@@ -21,8 +21,9 @@ struct LaneSteps {
   TORCHDET_LANE static void read(const BatchView& view, int64_t first, int lanes, int n, V* tile) {
     Tile<V>::read(view, first, lanes, n, tile);
   }
-  TORCHDET_LANE static void write(void* out, int64_t first, int lanes, int n, const V* tile) {
-    Tile<V>::write_whole(out, first, lanes, n, tile);
+  TORCHDET_LANE static void write_rows(void* out, int64_t first, int lanes, int n, const V* tile,
+                                       const I* row_index) {
+    Tile<V>::write_rows(out, first, lanes, n, tile, row_index);
   }
   // The determinants or their signs and logarithms, from d = det B.
   TORCHDET_LANE static void write_determinants(const Problem& p, int64_t first, int lanes,
@@ -49,8 +50,9 @@ struct SharedLaneSteps {
                                      V* tile) {
     S::read(view, first, lanes, n, tile);
   }
-  [[gnu::noinline]] static void write(void* out, int64_t first, int lanes, int n, const V* tile) {
-    S::write(out, first, lanes, n, tile);
+  [[gnu::noinline]] static void write_rows(void* out, int64_t first, int lanes, int n,
+                                           const V* tile, const IntegerOf<V>* row_index) {
+    S::write_rows(out, first, lanes, n, tile, row_index);
   }
   [[gnu::noinline]] static void write_determinants(const Problem& p, int64_t first, int lanes,
                                                    const Scaled<V>& d, const Equilibration<V>& eq) {
@@ -89,8 +91,11 @@ struct LaneKernels {
   // and without the exponent that all entries share.
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     constexpr int n = N, s = tile_stride(N);
-    V a[tile_size(N)], y[tile_size(N)];
-    I row_exponent[N], column[N], column_exponent[N];
+    // Whether rows find their places in registers or on their way to memory.
+    constexpr bool kRestored = !kHasClosedForm<N, V> && N < kLeastRowsApart && !kIsComplex<V>;
+    constexpr bool kInOrder = kHasClosedForm<N, V> || kRestored;
+    V a[tile_size(N)], x[tile_size(N)];
+    I row_exponent[N], column[N], column_exponent[N], row_index[N];
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Steps::read(p.A, first, lanes, n, a);
@@ -99,7 +104,10 @@ struct LaneKernels {
           equilibrate<N, kCofactorCentral<N, T>>(a, n, row_exponent, column);
       const bool keep = N >= kLeastKept && keeps(p.op);  // costs nothing below
       const bool is_inverse = p.op == (keep ? Op::kSlogdetKeep : Op::kSlogdetBackward);
-      const auto [d, has_exponents] = cofactors<N>(a, y, column_exponent, is_inverse || keep);
+      const auto [d, has_exponents] = cofactors<N>(a, x, row_index, column_exponent, is_inverse || keep);
+      if constexpr (kRestored) {
+        restore_rows<N>(row_index, x, a);
+      }
       // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and conj(grad),
       // since grad conj(C) = conj(conj(grad) C).
       Scaled<V> factor = {one<V>(), eq.total};
@@ -115,42 +123,51 @@ struct LaneKernels {
       factor.mantissa = add_poison(factor.mantissa, eq.poison);
       const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
       const auto finish = [&](int i, int j, auto scale) TORCHDET_LANE_LAMBDA {
-        V x = scale(a[i * s + j] * factor.mantissa);
+        V y = scale((kRestored ? a : x)[i * s + j] * factor.mantissa);
         if constexpr (kIsComplex<V>) {
-          x.im = x.im * imaginary_sign;
+          y.im = y.im * imaginary_sign;
         }
-        y[i * s + j] = x;
+        a[i * s + j] = y;
       };
       if (eq.is_identity && !has_exponents && is_factor<R>(factor.exponent)) {
         const R power = exact_pow2<R>(factor.exponent);
         for (int i = 0; i < n; ++i) {
           for (int j = 0; j < n; ++j) {
-            finish(i, j, [&](V x) TORCHDET_LANE_LAMBDA { return x * power; });
+            finish(i, j, [&](V y) TORCHDET_LANE_LAMBDA { return y * power; });
           }
         }
       } else {
         for (int j = 0; j < n; ++j) {
           column_exponent[j] = column_exponent[j] + factor.exponent + column[j];
         }
-        PairScaling<V>(row_exponent, column_exponent, n).for_entries(n, finish);
+        I permuted[N];
+        if constexpr (!kInOrder) {
+          permute_labels<N>(row_index, row_exponent, permuted);
+        }
+        PairScaling<V>(kInOrder ? row_exponent : permuted, column_exponent, n)
+            .for_entries(n, finish);
       }
-      Steps::write(p.out, first, lanes, n, y);
+      if constexpr (kInOrder) {
+        Tile<V>::write_whole(p.out, first, lanes, n, a);
+      } else {
+        Steps::write_rows(p.out, first, lanes, n, a, row_index);
+      }
       if (keep) {
         Steps::write_determinants(p, first, lanes, d, eq);
-        write_integers(p, first, lanes, a, y, common);
+        write_integers(p, first, lanes, x, a, common);
       }
     }
   }
 
  private:
-  // The exponent that goes with the numbers kept, y from a. Out of line, as only few calls need it.
+  // The exponent that goes with the numbers kept, y from x. Out of line, as only few calls need it.
   [[gnu::noinline]] static void write_integers(const Problem& p, int64_t first, int lanes,
-                                               const V* a, const V* y, const I& common) {
+                                               const V* x, const V* y, const I& common) {
     constexpr int s = tile_stride(N);
     KeptRange<V> range;
     for (int i = 0; i < N; ++i) {
       for (int j = 0; j < N; ++j) {
-        range.look(a[i * s + j], y[i * s + j]);
+        range.look(x[i * s + j], y[i * s + j]);
       }
     }
     const I integers = select(range.left(), I(kNotKept), common);

@@ -154,6 +154,22 @@ struct Tile {
     write([&](int lane) TORCHDET_LANE_LAMBDA { return to[lane]; });
   }
 
+  // The same with row k of the tile as row row_index[k] of the matrix: as every row goes to memory by
+  // itself, it costs nothing to choose where.
+  TORCHDET_LANE static void write_rows(void* out, int64_t first, int lanes, int n, const V* tile,
+                                       const IntegerOf<V>* row_index) {
+    using Index = ScalarOf<IntegerOf<V>>;
+    T* const begin = static_cast<T*>(out) + first * n * n * kParts;
+    for (int k = 0; k < n; ++k) {
+      const IntegerOf<V> offset = row_index[k] * IntegerOf<V>(Index(n * kParts));
+      const Index* const offsets = reinterpret_cast<const Index*>(&offset);
+      const auto to = [&](int lane) TORCHDET_LANE_LAMBDA {
+        return begin + std::min(lane, lanes - 1) * n * n * kParts + offsets[lane];
+      };
+      write_run(to, tile + k * tile_stride(n), n * kParts);
+    }
+  }
+
   // One number per matrix: most often they lie side by side, or are one number for all.
   TORCHDET_LANE static V read_numbers(const BatchView& view, int64_t first, int lanes) {
     const T* const data = static_cast<const T*>(view.data);

@@ -267,6 +267,19 @@ TORCHDET_LANE void restore_rows(const IntegerOf<V>* row_index, const V* x, V* y)
   }
 }
 
+// to[k] <- from[row_index[k]].
+template <int N, typename I>
+TORCHDET_LANE void permute_labels(const I* row_index, const I* from, I* to) {
+  TORCHDET_UNROLL
+  for (int k = 0; k < N; ++k) {
+    to[k] = from[0];
+    TORCHDET_UNROLL
+    for (int i = 1; i < N; ++i) {
+      to[k] = select(equal(row_index[k], I(i)), from[i], to[k]);
+    }
+  }
+}
+
 // What comes with cofactors.
 template <typename V>
 struct CofactorScale {
@@ -274,11 +287,11 @@ struct CofactorScale {
   bool has_exponents;     // column_exponent is not zero
 };
 
-// a <- C(B) 2^-column_exponent for the equilibrated matrix B in a. x is work space: with two tiles,
-// more of them stays in the L1 cache than with three.
+// C(B) 2^-column_exponent for the equilibrated matrix B in a, which is overwritten: row k of x is
+// row row_index[k] of it; in order where kHasClosedForm.
 template <int N, typename V>
-TORCHDET_LANE CofactorScale<V> cofactors(V* a, V* x, IntegerOf<V>* column_exponent,
-                                         bool wants_determinant) {
+TORCHDET_LANE CofactorScale<V> cofactors(V* a, V* x, IntegerOf<V>* row_index,
+                                         IntegerOf<V>* column_exponent, bool wants_determinant) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   TORCHDET_UNROLL
@@ -287,15 +300,9 @@ TORCHDET_LANE CofactorScale<V> cofactors(V* a, V* x, IntegerOf<V>* column_expone
   }
   if constexpr (kHasClosedForm<N, V>) {
     cofactor_closed<N>(a, x);
-    const Scaled<V> d = wants_determinant ? Determinant<N, V>(a).scaled() : scaled_one<V>();
-    TORCHDET_UNROLL
-    for (int t = 0; t < N * N; ++t) {
-      a[t] = x[t];
-    }
-    return {d, false};
+    return {wants_determinant ? Determinant<N, V>(a).scaled() : scaled_one<V>(), false};
   } else {
     constexpr int s = tile_stride(N);
-    I row_index[N];
     const R sign = factor_lu<N, true>(a, row_index);
     moderate_cofactors<N>(a, sign, x);
     // Pivots are at most 2^N; with those before the last at least 2^-m, m = 2/3 E / (N - 1) and E
@@ -322,9 +329,7 @@ TORCHDET_LANE CofactorScale<V> cofactors(V* a, V* x, IntegerOf<V>* column_expone
         column_exponent[j] = select(tiny, exponent[j], I(0));
       }
     }
-    const Scaled<V> d = wants_determinant ? diagonal_product<N>(a, sign) : scaled_one<V>();
-    restore_rows<N>(row_index, x, a);
-    return {d, has_exponents};
+    return {wants_determinant ? diagonal_product<N>(a, sign) : scaled_one<V>(), has_exponents};
   }
 }
 
