@@ -49,28 +49,32 @@ namespace torchdet {
 //   det_hvp float32      n = 10: 788 / 983    n = 12: 1259 / 1104
 //   det_hvp float64      n = 10: 1947 / 2056  n = 12: 3118 / 2910
 struct LaneOrders {
-  int determinants, cofactors;
+  int determinants, cofactors, hvp;
 };
 constexpr LaneOrders lane_orders(int vector_bytes, int number_bytes, bool is_complex) {
   const bool is_single = number_bytes == 4;
   if (vector_bytes == 16) {
-    return {16, 10};
+    return {16, 10, 10};
   }
   if (vector_bytes == 32) {
-    return is_complex  ? LaneOrders{20, is_single ? 10 : 8}
-           : is_single ? LaneOrders{20, 11}
-                       : LaneOrders{22, 9};
+    return is_complex  ? LaneOrders{20, is_single ? 10 : 9, 10}
+           : is_single ? LaneOrders{20, 12, 12}
+                       : LaneOrders{22, 11, 10};
   }
-  return is_complex  ? LaneOrders{is_single ? 20 : 18, is_single ? 12 : 11}
-         : is_single ? LaneOrders{20, 12}
-                     : LaneOrders{15, 10};
+  return is_complex  ? LaneOrders{is_single ? 20 : 18, 12, 12}
+         : is_single ? LaneOrders{20, 14, 12}
+                     : LaneOrders{15, 12, 11};
 }
 
-// Orders up to this one are worth unrolled code. float32, for 4 / 8 / 14: det at n = 8 takes
-// 29 / 26 / 26, cofactors 85 / 68 / 67; det at n = 12 takes 77 / 77 / 70, which is not worth the
-// size of the code. complex64, for 5 / 6 / 8, on an EPYC: cofactors at n = 6 take 48 / 45 / 43, at
-// n = 8 97 / 97 / 103, where unrolled code is 64 KB, twice the cache for it.
-constexpr int kMaxUnrolledOrder = 8, kMaxUnrolledComplexOrder = 6;
+// Orders up to these are worth unrolled code.
+struct UnrolledOrders {
+  int real, complex;
+};
+constexpr UnrolledOrders unrolled_orders(int vector_bytes) {
+  return vector_bytes == 64   ? UnrolledOrders{14, 9}
+         : vector_bytes == 32 ? UnrolledOrders{12, 9}
+                              : UnrolledOrders{8, 6};
+}
 
 // From this order on, rows of cofactors that were exchanged find their places on their way to
 // memory, each by itself, and not in registers.

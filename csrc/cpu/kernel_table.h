@@ -34,6 +34,8 @@ struct KernelsOf {
     kernels[N].determinants = K::determinants;
     if constexpr (N <= kLane.cofactors) {
       kernels[N].cofactors = K::cofactor_matrices;
+    }
+    if constexpr (N <= kLane.hvp) {
       kernels[N].hvp = LaneHvp<V, N>::det_hvp;
     }
     if constexpr (N > 1) {
@@ -54,6 +56,10 @@ struct KernelsOf {
       for (int n = kBegin; n <= std::min(kEnd, kRows.cofactors); ++n) {
         kernels[n].cofactors =
             SweepKernel<V, kPacks, kEnd / W, kGroup.cofactors>::cofactor_matrices;
+      }
+    }
+    if constexpr (kEnd > kLane.hvp) {
+      for (int n = kBegin; n <= std::min(kEnd, kRows.cofactors); ++n) {
         kernels[n].hvp = SweepHvp<V, kPacks, kEnd / W, kGroup.cofactors>::det_hvp;
       }
     }

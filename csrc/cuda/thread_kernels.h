@@ -77,9 +77,10 @@ struct ThreadCofactors : ThreadKernel<V, N> {
           },
           [&](int t) { return row_index[t / N] * N + t % N; });
       if (any_in_warp(!is_plain)) {
-        general(p, b, a);
+        general(p, b, a, y, row_index);
         if (!is_plain) {
-          matrices.put([&](int t) { return a[t]; }, [](int t) { return t; });
+          matrices.put([&](int t) { return y[t]; },
+                       [&](int t) { return row_index[t / N] * N + t % N; });
         }
       }
       matrices.write();
@@ -87,25 +88,31 @@ struct ThreadCofactors : ThreadKernel<V, N> {
   }
 
  private:
-  // a <- the result.
-  TORCHDET_DEVICE static void general(const Problem& p, int64_t b, V* a) {
-    V x[N * N];
-    IntegerOf<V> row[N], column[N], column_exponent[N];
+  // Row k of y is row row_index[k] of the result. a is overwritten.
+  TORCHDET_DEVICE static void general(const Problem& p, int64_t b, V* a, V* y, int* row_index) {
+    using I = IntegerOf<V>;
+    I row[N], column[N], column_exponent[N], index[N], row_exponent[N];
     ThreadMatrices<V, N>::read_entries(p.A, b, a);
     const Equilibration<V> eq = equilibrate<N, kCofactorCentral<N, ScalarOf<V>>>(a, N, row, column);
     const bool wants_determinant = p.op == Op::kSlogdetBackward;
-    const Scaled<V> d = cofactors<N>(a, x, column_exponent, wants_determinant).determinant;
+    TORCHDET_UNROLL
+    for (int k = 0; k < N; ++k) {
+      index[k] = I(k);
+    }
+    const Scaled<V> d = cofactors<N>(a, y, index, column_exponent, wants_determinant).determinant;
+    permute_labels<N>(index, row, row_exponent);
     const Scaled<V> factor = gradient_factor(p, b, d, eq.total);
     TORCHDET_UNROLL
     for (int j = 0; j < N; ++j) {
       column_exponent[j] = column_exponent[j] + factor.exponent + column[j];
     }
     TORCHDET_UNROLL
-    for (int i = 0; i < N; ++i) {
+    for (int k = 0; k < N; ++k) {
+      row_index[k] = static_cast<int>(index[k]);
       TORCHDET_UNROLL
       for (int j = 0; j < N; ++j) {
-        const V x_ij = scale_pow2(a[i * N + j] * factor.mantissa, row[i] + column_exponent[j]);
-        a[i * N + j] = add_poison(p.op == Op::kCofactor ? x_ij : conj(x_ij), eq.poison);
+        const V x = scale_pow2(y[k * N + j] * factor.mantissa, row_exponent[k] + column_exponent[j]);
+        y[k * N + j] = add_poison(p.op == Op::kCofactor ? x : conj(x), eq.poison);
       }
     }
   }

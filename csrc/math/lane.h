@@ -102,7 +102,8 @@ constexpr bool kIsComplex = LaneTraits<V>::kIsComplex;
 
 // Whether an algorithm of order N is worth unrolled code.
 template <int N, typename V>
-constexpr bool kIsUnrolled = N <= (kIsComplex<V> ? kMaxUnrolledComplexOrder : kMaxUnrolledOrder);
+constexpr bool kIsUnrolled = N <= (kIsComplex<V> ? unrolled_orders(sizeof(RealOf<V>)).complex
+                                                 : unrolled_orders(sizeof(RealOf<V>)).real);
 
 // body(k) for k = kBegin .. kEnd - 1. kUnroll: each k is a compile-time constant, so that loops
 // whose bounds depend on it are of known length, and unrolled too.

@@ -168,6 +168,12 @@ TORCHDET_LANE Scaled<V> diagonal_product(const V* a, RealOf<V> sign) {
   return normalise(mantissa, exponent);
 }
 
+template <typename R>
+TORCHDET_LANE bool all_normal(R least, R most) {
+  using Limits = std::numeric_limits<ScalarOf<R>>;
+  return !any(mask_or(greater(R(Limits::min()), least), greater(most, R(Limits::max()))));
+}
+
 // The same as a plain number where that is as good, in all lanes: no partial product is subnormal or
 // out of range. Powers of two change no rounding then, so the bits are those of mantissa and
 // exponent, which make a longer chain of operations. Not of complex numbers, one part of which may
@@ -177,7 +183,6 @@ TORCHDET_LANE bool plain_product(const V* a, RealOf<V> sign, V& product) {
   if constexpr (kIsComplex<V>) {
     return false;
   } else {
-    using Limits = std::numeric_limits<ScalarOf<V>>;
     product = sign * a[0];
     V least = abs(product), most = least;
     TORCHDET_UNROLL
@@ -186,7 +191,7 @@ TORCHDET_LANE bool plain_product(const V* a, RealOf<V> sign, V& product) {
       least = minimum(least, abs(product));
       most = maximum(most, abs(product));
     }
-    return !any(mask_or(greater(V(Limits::min()), least), greater(most, V(Limits::max()))));
+    return all_normal(least, most);
   }
 }
 
@@ -218,7 +223,10 @@ class Determinant {
       plain_ = a[0];
     } else if constexpr (N == 2) {
       plain_ = difference_of_products(a[0], a[3], a[1], a[2]);
-    } else {
+    }
+    if constexpr (N <= 2 && !kIsComplex<V>) {
+      is_plain_ = all_normal(abs(plain_), abs(plain_));
+    } else if constexpr (N > 2) {
       sign_ = factor_lu<N, false>(a, static_cast<IntegerOf<V>*>(nullptr));
       is_plain_ = plain_product<N>(a, sign_, plain_);
     }
@@ -226,7 +234,16 @@ class Determinant {
   TORCHDET_LANE bool is_plain() const { return is_plain_; }
   TORCHDET_LANE V plain() const { return plain_; }
   TORCHDET_LANE Scaled<V> scaled() const {
-    return is_plain_ ? normalise(plain_, IntegerOf<V>(0)) : diagonal_product<N>(a_, sign_);
+    if constexpr (!kIsComplex<V>) {
+      if (is_plain_) {
+        return normalise_normal(plain_);
+      }
+    }
+    if constexpr (N <= 2) {
+      return normalise(plain_, IntegerOf<V>(0));
+    } else {
+      return diagonal_product<N>(a_, sign_);
+    }
   }
 
  private:

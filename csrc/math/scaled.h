@@ -27,6 +27,18 @@ TORCHDET_LANE Scaled<V> normalise(V x, IntegerOf<V> exponent) {
   return {scale_pow2(x, -e), exponent + e};
 }
 
+// The same for a normal number, whose bits only need to be taken apart.
+template <typename R>
+TORCHDET_LANE Scaled<R> normalise_normal(R x) {
+  using F = Format<ScalarOf<R>>;
+  using I = IntegerOf<R>;
+  using Bits = ScalarOf<I>;
+  constexpr Bits kOne = Bits(F::kMaxExponent) << F::kFractionBits;
+  constexpr Bits kExponent = Bits(F::kMaxExponent * 2 + 1) << F::kFractionBits;
+  const I bits = bits_of(x), exponent = bits & I(kExponent);
+  return {from_bits(bits - exponent + I(kOne)), (exponent >> F::kFractionBits) - I(F::kMaxExponent)};
+}
+
 template <typename V>
 TORCHDET_LANE Scaled<V> scaled_one() {
   return {one<V>(), IntegerOf<V>(0)};
