@@ -12,18 +12,19 @@ namespace torchdet {
 
 // --- One matrix per lane: math/ ---
 
-// The largest orders of the class, of determinants and of what needs cofactors, by the bytes of a
-// pack and of a number. Lanes are ahead of rows (below) until their tiles fill the L1 cache or rows
-// fill their packs; but a matrix that comes alone takes the time of a whole pack of them, so they
-// end where they gain less than a fifth. ns per matrix on an EPYC with AVX-512, lane / rows:
+// The largest orders of the class, of determinants, of what needs cofactors and of Hessian-vector
+// products, by the bytes of a pack and of a number. Lanes are ahead of rows (below) until their
+// tiles fill the L1 cache or rows fill their packs; but a matrix that comes alone takes the time of
+// a whole pack of them, so they end where they gain less than a fifth. ns per matrix on an EPYC
+// with AVX-512, lane / rows:
 //   det float32          n = 16: 86 / 122     n = 20: 155 / 229    n = 24: 234 / 286
-//   det float64          n = 15: 148 / 157    n = 16: 172 / 161    n = 20: 306 / 327
+//   det float64          n = 15: 148 / 157    n = 16: 172 / 161    n = 18: 251 / 300
 //   det complex64        n = 16: 174 / 252    n = 20: 307 / 563    n = 24: 571 / 718
 //   det complex128       n = 16: 342 / 402    n = 18: 466 / 689    n = 24: 1105 / 1027
-//   cofactor float32     n = 12: 119 / 176    n = 13: 160 / 187    n = 15: 213 / 221
-//   cofactor float64     n = 10: 161 / 206    n = 11: 200 / 226    n = 12: 250 / 244
-//   cofactor complex64   n = 12: 277 / 351    n = 13: 344 / 383    n = 14: 408 / 409
-//   cofactor complex128  n = 10: 343 / 465    n = 11: 437 / 523    n = 12: 551 / 563
+//   cofactor float32     n = 13: 118 / 180    n = 14: 138 / 193    n = 15: 168 / 209
+//   cofactor float64     n = 11: 135 / 227    n = 12: 173 / 247    n = 13: 226 / 270
+//   cofactor complex64   n = 12: 245 / 351    n = 13: 310 / 368    n = 14: 361 / 401
+//   cofactor complex128  n = 11: 370 / 523    n = 12: 451 / 563    n = 13: 593 / 631
 //   det_hvp float32      n = 11: 285 / 359    n = 12: 353 / 385    n = 13: 435 / 405
 //   det_hvp float64      n = 10: 389 / 507    n = 11: 500 / 536    n = 12: 637 / 593
 //   det_hvp complex64    n = 12: 636 / 778    n = 13: 795 / 856    n = 14: 972 / 935
@@ -33,19 +34,19 @@ namespace torchdet {
 //   det float64          n = 16: 267 / 283    n = 22: 617 / 795    n = 28: 1126 / 1280
 //   det complex64        n = 16: 308 / 359    n = 20: 543 / 703    n = 24: 902 / 914
 //   det complex128       n = 16: 648 / 727    n = 20: 1136 / 1477  n = 28: 3138 / 3143
-//   cofactor float32     n = 10: 150 / 211    n = 12: 198 / 218    n = 14: 292 / 255
-//   cofactor float64     n = 9: 201 / 241     n = 10: 267 / 268    n = 12: 409 / 302
-//   cofactor complex64   n = 10: 355 / 435    n = 12: 555 / 524
-//   cofactor complex128  n = 9: 563 / 575     n = 10: 709 / 637
+//   cofactor float32     n = 10: 90 / 211     n = 12: 153 / 221
+//   cofactor float64     n = 9: 121 / 241     n = 10: 178 / 273
+//   cofactor complex64   n = 10: 308 / 435
+//   cofactor complex128  n = 9: 368 / 583
 //   det_hvp float32      n = 11: 390 / 505    n = 12: 489 / 512    n = 13: 606 / 561
 //   det_hvp float64      n = 9: 446 / 550     n = 10: 587 / 614    n = 11: 745 / 679
 //   det_hvp complex64    n = 10: 622 / 926    n = 11: 781 / 1015   n = 12: 1008 / 1110
 //   det_hvp complex128   n = 8: 681 / 680     n = 9: 923 / 1250    n = 12: 1992 / 1687
-// and with packs of 16 bytes, where higher orders gain little and cost much to compile:
-//   det float32          n = 5: 25 / 134      n = 16: 440 / 544
-//   det float64          n = 16: 1440 / 1817
-//   cofactor float32     n = 5: 51 / 229      n = 10: 344 / 477
-//   cofactor float64     n = 10: 1017 / 1058
+// and with packs of 16 bytes, where higher orders cost much to compile:
+//   det float32          n = 13: 236 / 542    n = 16: 411 / 622
+//   det float64          n = 13: 615 / 1139   n = 16: 969 / 1567
+//   cofactor float32     n = 9: 211 / 430     n = 10: 290 / 463
+//   cofactor float64     n = 9: 580 / 920     n = 10: 707 / 995
 //   det_hvp float32      n = 10: 788 / 983    n = 12: 1259 / 1104
 //   det_hvp float64      n = 10: 1947 / 2056  n = 12: 3118 / 2910
 struct LaneOrders {
@@ -54,7 +55,7 @@ struct LaneOrders {
 constexpr LaneOrders lane_orders(int vector_bytes, int number_bytes, bool is_complex) {
   const bool is_single = number_bytes == 4;
   if (vector_bytes == 16) {
-    return {16, 10, 10};
+    return {16, 10, 8};
   }
   if (vector_bytes == 32) {
     return is_complex  ? LaneOrders{20, is_single ? 10 : 9, 10}
@@ -66,7 +67,11 @@ constexpr LaneOrders lane_orders(int vector_bytes, int number_bytes, bool is_com
                      : LaneOrders{15, 12, 11};
 }
 
-// Orders up to these are worth unrolled code.
+// Orders up to these are worth unrolled code. ns on an EPYC with AVX-512, unrolled / not: float32
+// cofactors at n = 9: 45 / 59, n = 12: 91 / 106, n = 14: 138 / 193 (rows), det at n = 9: 20 / 27,
+// n = 14: 61 / 68, n = 16: 96 / 94; complex64 cofactors at n = 7: 58 / 68, n = 9: 113 / 137, n =
+// 10: 150 / 155. With AVX2, det float32 at n = 9: 29 / 34, n = 12: 59 / 63, n = 14: 109 / 92,
+// cofactors at n = 10: 90 / 129; complex64 at n = 8: 132 / 196.
 struct UnrolledOrders {
   int real, complex;
 };
@@ -76,8 +81,14 @@ constexpr UnrolledOrders unrolled_orders(int vector_bytes) {
                               : UnrolledOrders{8, 6};
 }
 
+// Orders up to this one have steps of their own for reading and writing, unrolled. At n = 9 to 14
+// that gains 1 to 5 %, and takes a tenth more time to compile.
+constexpr int kLargestOwnSteps = 8;
+
 // From this order on, rows of cofactors that were exchanged find their places on their way to
-// memory, each by itself, and not in registers.
+// memory, each by itself, and not in registers. float32 cofactors, ns so / in registers: n = 5:
+// 10.6 / 9.9, n = 6: 15.7 / 14.4, n = 7: 25.5 / 25.7, n = 8: 31.5 / 33.5, n = 12: 110 / 123.
+// Complex numbers gain at every order.
 constexpr int kLeastRowsApart = 7;
 
 // Columns of cofactors that are computed together. float32, for 2 / 4 / 8: all within 5 % at n = 6,

@@ -41,8 +41,7 @@ struct LaneSteps {
   }
 };
 
-// The same out of line: one copy for all orders whose code is not unrolled, as their work outweighs
-// a call.
+// The same out of line: one copy for all orders whose work outweighs a call.
 template <typename V>
 struct SharedLaneSteps {
   using S = LaneSteps<V>;
@@ -65,7 +64,7 @@ struct LaneKernels {
   using T = ScalarOf<V>;
   using R = RealOf<V>;
   using I = IntegerOf<V>;
-  using Steps = std::conditional_t<kIsUnrolled<N, V>, LaneSteps<V>, SharedLaneSteps<V>>;
+  using Steps = std::conditional_t<(N <= kLargestOwnSteps), LaneSteps<V>, SharedLaneSteps<V>>;
   static constexpr int W = LaneTraits<V>::kWidth;
 
   // kDet and kSlogdet.
@@ -104,7 +103,8 @@ struct LaneKernels {
           equilibrate<N, kCofactorCentral<N, T>>(a, n, row_exponent, column);
       const bool keep = N >= kLeastKept && keeps(p.op);  // costs nothing below
       const bool is_inverse = p.op == (keep ? Op::kSlogdetKeep : Op::kSlogdetBackward);
-      const auto [d, has_exponents] = cofactors<N>(a, x, row_index, column_exponent, is_inverse || keep);
+      const auto [d, has_exponents] =
+          cofactors<N>(a, x, row_index, column_exponent, is_inverse || keep);
       if constexpr (kRestored) {
         restore_rows<N>(row_index, x, a);
       }

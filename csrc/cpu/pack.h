@@ -154,8 +154,8 @@ struct Tile {
     write([&](int lane) TORCHDET_LANE_LAMBDA { return to[lane]; });
   }
 
-  // The same with row k of the tile as row row_index[k] of the matrix: as every row goes to memory by
-  // itself, it costs nothing to choose where.
+  // The same with row k of the tile as row row_index[k] of the matrix: as every row goes to memory
+  // by itself, it costs nothing to choose where.
   TORCHDET_LANE static void write_rows(void* out, int64_t first, int lanes, int n, const V* tile,
                                        const IntegerOf<V>* row_index) {
     using Index = ScalarOf<IntegerOf<V>>;

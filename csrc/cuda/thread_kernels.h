@@ -111,7 +111,8 @@ struct ThreadCofactors : ThreadKernel<V, N> {
       row_index[k] = static_cast<int>(index[k]);
       TORCHDET_UNROLL
       for (int j = 0; j < N; ++j) {
-        const V x = scale_pow2(y[k * N + j] * factor.mantissa, row_exponent[k] + column_exponent[j]);
+        const V x =
+            scale_pow2(y[k * N + j] * factor.mantissa, row_exponent[k] + column_exponent[j]);
         y[k * N + j] = add_poison(p.op == Op::kCofactor ? x : conj(x), eq.poison);
       }
     }

@@ -6,12 +6,13 @@
 //     C_0j = +- (a_1p M_qr - a_1q M_pr + a_1r M_pq),   p < q < r the columns but j,
 // and so on: C_1j of row 0 and M, C_2j of row 3 and m, C_3j of row 2 and m. Plain expansions fail
 // near singular matrices because their minors do; these are within eps, whatever cancels in them
-// (difference_of_products, where multiply-add is fused). So C_0j is within 5/2 eps of the sum of its
-// terms' magnitudes. That sum is the product of a symmetric matrix of the |M_pq| with a row; its
-// diagonal being 0, its norm is at most sqrt(3/4) of its Frobenius norm, sqrt(2) |M|, and |M| <= s_1
-// s_2, s_k being the singular values of A. The error of C, 3.1 eps |A|_F s_1 s_2 at the most, is
-// about one unit of tests/units.py, 4 eps s_1 (s_1 s_2 + s_1 s_3 + 2 s_2 s_3) or more. As all terms
-// of an entry scale alike with the rows and columns of A, this holds in every scaling of them.
+// (difference_of_products, where multiply-add is fused). So C_0j is within 5/2 eps of the sum of
+// its terms' magnitudes. That sum is the product of a symmetric matrix of the |M_pq| with a row;
+// its diagonal being 0, its norm is at most sqrt(3/4) of its Frobenius norm, sqrt(2) |M|, and |M|
+// <= s_1 s_2, s_k being the singular values of A. The error of C, 3.1 eps |A|_F s_1 s_2 at the
+// most, is about one unit of tests/units.py, 4 eps s_1 (s_1 s_2 + s_1 s_3 + 2 s_2 s_3) or more. As
+// all terms of an entry scale alike with the rows and columns of A, this holds in every scaling of
+// them.
 //
 // The parts of a complex minor are sums of two differences, which may cancel: near rank 1 that
 // costs up to 1 / eps units.

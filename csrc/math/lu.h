@@ -174,8 +174,8 @@ TORCHDET_LANE bool all_normal(R least, R most) {
   return !any(mask_or(greater(R(Limits::min()), least), greater(most, R(Limits::max()))));
 }
 
-// The same as a plain number where that is as good, in all lanes: no partial product is subnormal or
-// out of range. Powers of two change no rounding then, so the bits are those of mantissa and
+// The same as a plain number where that is as good, in all lanes: no partial product is subnormal
+// or out of range. Powers of two change no rounding then, so the bits are those of mantissa and
 // exponent, which make a longer chain of operations. Not of complex numbers, one part of which may
 // be far below the other.
 template <int N, typename V>

@@ -36,7 +36,8 @@ TORCHDET_LANE Scaled<R> normalise_normal(R x) {
   constexpr Bits kOne = Bits(F::kMaxExponent) << F::kFractionBits;
   constexpr Bits kExponent = Bits(F::kMaxExponent * 2 + 1) << F::kFractionBits;
   const I bits = bits_of(x), exponent = bits & I(kExponent);
-  return {from_bits(bits - exponent + I(kOne)), (exponent >> F::kFractionBits) - I(F::kMaxExponent)};
+  return {from_bits(bits - exponent + I(kOne)),
+          (exponent >> F::kFractionBits) - I(F::kMaxExponent)};
 }
 
 template <typename V>
