@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.benchmark import Timer
 
 import torchdet
 from bench.clocks import Call
+from torchdet._torch_internals import apply_function
 
 ROUNDS = 25
 SECONDS = 0.01
@@ -31,6 +33,28 @@ class _Copy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return ctx.saved_tensors[0]
+
+
+class _Pair(torch.autograd.Function):
+    """The same with two results, one of them not differentiable: the least that slogdet needs."""
+
+    @staticmethod
+    def forward(A: Tensor) -> tuple[Tensor, Tensor]:
+        return A.new_empty(()), A.new_empty(())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[0])
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor | None, grad: Tensor) -> Tensor:
+        return ctx.saved_tensors[0]
+
+
+def _both(function: Callable[[], Tensor], leaf: Tensor, grad: Tensor) -> Call:
+    return lambda: torch.autograd.grad(function(), leaf, grad)
 
 
 def _backward(output: Tensor, leaf: Tensor, grad: Tensor) -> Call:
@@ -53,6 +77,15 @@ def calls() -> dict[str, Call]:
         "the operator det_backward": lambda: operators.det_backward.default(one, A),
         "a Function that copies A": lambda: _Copy.apply(leaf),
         "its backward, which returns A": _backward(_Copy.apply(leaf), leaf, A),
+        "torchdet.slogdet, forward and backward": _both(
+            lambda: torchdet.slogdet(leaf).logabsdet, leaf, one
+        ),
+        "torch.linalg.slogdet, forward and backward": _both(
+            lambda: torch.linalg.slogdet(leaf).logabsdet, leaf, one
+        ),
+        "a Function with two results, called as torchdet's are, forward and backward": _both(
+            lambda: apply_function(_Pair, (leaf,))[1], leaf, one
+        ),
     }
 
 

@@ -255,7 +255,7 @@ class Slogdet(Operator):
         if phase is not None:
             grad = torch.complex(torch.zeros_like(phase) if grad_log is None else grad_log, -phase)
         elif grad_log is not None:
-            grad = grad_log.to(A.dtype)
+            grad = grad_log if grad_log.dtype == A.dtype else grad_log.to(A.dtype)
         else:
             return None
         return _slogdet_backward(grad, A, kept, may_overwrite_saved(ctx, grad, A))
