@@ -186,8 +186,11 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
   }
   const I bound = maximum(largest - (I(ScalarOf<I>(kBalance<N>)) << F::kFractionBits),
                           pattern_of_pow2<I, F>(-kWithin));
+  const auto non_finite = greater(largest, bits_of(R(std::numeric_limits<T>::max())));
+  // Nothing depends on the size of a number alone, so a zero costs no more than others.
   const auto unbalanced =
-      mask_or(greater(bound, least), greater(largest, pattern_of_pow2<I, F>(kWithin)));
+      N == 1 ? non_finite
+             : mask_or(greater(bound, least), greater(largest, pattern_of_pow2<I, F>(kWithin)));
   if (!any(unbalanced)) {
     return {I(0), R(T(-0.0)), true};
   }
@@ -197,7 +200,6 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
   for (int i = 0; i < n; ++i) {
     total = total - row[i] - column[i];
   }
-  const auto non_finite = greater(largest, bits_of(R(std::numeric_limits<T>::max())));
   return {total, select(non_finite, R(std::numeric_limits<T>::quiet_NaN()), R(T(-0.0)))};
 }
 

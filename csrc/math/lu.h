@@ -223,10 +223,7 @@ class Determinant {
       plain_ = a[0];
     } else if constexpr (N == 2) {
       plain_ = difference_of_products(a[0], a[3], a[1], a[2]);
-    }
-    if constexpr (N <= 2 && !kIsComplex<V>) {
-      is_plain_ = all_normal(abs(plain_), abs(plain_));
-    } else if constexpr (N > 2) {
+    } else {
       sign_ = factor_lu<N, false>(a, static_cast<IntegerOf<V>*>(nullptr));
       is_plain_ = plain_product<N>(a, sign_, plain_);
     }
@@ -235,7 +232,7 @@ class Determinant {
   TORCHDET_LANE V plain() const { return plain_; }
   TORCHDET_LANE Scaled<V> scaled() const {
     if constexpr (!kIsComplex<V>) {
-      if (is_plain_) {
+      if (N <= 2 ? all_normal(abs(plain_), abs(plain_)) : is_plain_) {
         return normalise_normal(plain_);
       }
     }
