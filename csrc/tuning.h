@@ -168,6 +168,24 @@ constexpr RowGroups row_groups(int vector_bytes, int packs, bool is_complex) {
   }
 }
 
+// Rows of more than eight packs, whose number is not known at compile time. With 32 registers
+// gradients take four steps to a pass, by strips of columns; with 16, four rows together share what
+// is loaded of a step. ns for cofactors on an EPYC, without / with it:
+//   AVX-512 float64   n = 65: 11700 / 10570   n = 96: 30950 / 27230   n = 128: 63180 / 58180
+//   AVX2 float64      n = 48: 7410 / 6770     n = 56: 11260 / 10230   n = 64: 17360 / 14210
+//   AVX2 float32      n = 65: 9760 / 9530     n = 80: 15750 / 14900   n = 96: 24140 / 23510
+//   16 bytes float32  n = 24: 2060 / 2010     n = 32: 3990 / 3740     n = 64: 26180 / 23920
+// The other way around, AVX-512 n = 128: 75640, AVX2 n = 64: 15770. Shorter rows lose by either
+// (AVX-512 float32 n = 96 by strips: 14350 / 15400, float64 n = 40: 3030 / 3260; AVX2 float32 n =
+// 48, together: 4330 / 4480), complex numbers gain nothing.
+struct LongRows {
+  bool by_strips;
+  int together;
+};
+constexpr LongRows long_rows(int vector_bytes, int most_packs) {
+  return {most_packs > 8 && vector_bytes == 64, most_packs > 8 && vector_bytes < 64 ? 4 : 1};
+}
+
 // --- Blocked elimination: cpu/row_product.h, cpu/panel.h, cpu/blocked_lu.h ---
 
 // The tile of a product that stays in registers, where there are 32 of them and where there are 16:

@@ -19,32 +19,17 @@
 // zero. So an exactly singular matrix takes the same path and the same time as any other.
 //
 // Two steps share one pass over the rows, which halves the loads and stores that limit it; each
-// entry gets the same operations as in two passes. And as the search for a pivot is a chain of
-// dependent operations some 40 cycles long, kGroup matrices advance side by side.
+// entry gets the same operations as in two passes. Where rows are long, four rows share the loads
+// of l, or four steps a pass (strip_pass.h). And as the search for a pivot is a chain of dependent
+// operations some 40 cycles long, kGroup matrices advance side by side.
 #pragma once
 
+#include "column_bits.h"
 #include "row_io.h"
+#include "strip_pass.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
-
-// One bit per column, in one word to order 64.
-constexpr int kOrderOfWord = 64;
-template <int kOrder>
-using ColumnBits = std::conditional_t<(kOrder > kOrderOfWord), unsigned __int128, uint64_t>;
-TORCHDET_LANE int lowest_bit(uint64_t bits) {
-  return __builtin_ctzll(bits);
-}
-TORCHDET_LANE int lowest_bit(unsigned __int128 bits) {
-  const auto low = static_cast<uint64_t>(bits);
-  return low != 0 ? __builtin_ctzll(low) : 64 + __builtin_ctzll(static_cast<uint64_t>(bits >> 64));
-}
-TORCHDET_LANE bool is_odd(uint64_t bits) {
-  return __builtin_parityll(bits);
-}
-TORCHDET_LANE bool is_odd(unsigned __int128 bits) {
-  return __builtin_parityll(static_cast<uint64_t>(bits) ^ static_cast<uint64_t>(bits >> 64));
-}
 
 // kPacks: packs per row where known at compile time, else 0, and at most kMaxPacks.
 template <typename P, int kPacks, int kMaxPacks, int kGroup>
@@ -58,6 +43,8 @@ class Sweep {
   static constexpr int W = LaneTraits<P>::kWidth, kParts = kIsComplex<P> ? 2 : 1;
   static constexpr int kMaxOrder = kMaxPacks * W;
   using Bits = ColumnBits<kMaxOrder>;
+  static constexpr LongRows kLongRows =
+      long_rows(kVectorBytes, kPacks == 0 && kGroup == 1 && !kIsComplex<P> ? kMaxPacks : 0);
 
   // What is known of one matrix beside its entries.
   struct Facts {
@@ -103,6 +90,12 @@ class Sweep {
       start(facts[m]);
     }
     for (int k = 0; k < n;) {
+      if constexpr (kInverse && kLongRows.by_strips) {
+        if (k + Strips::kSteps < n) [[likely]] {
+          k += advance_by_strips(k);
+          continue;
+        }
+      }
       k += advance<kInverse>(k);
     }
   }
@@ -147,6 +140,10 @@ class Sweep {
   }
 
  private:
+  using Strips = StripPass<P, kMaxPacks>;
+  template <int kValue>
+  using Constant = std::integral_constant<int, kValue>;
+
   const int runtime_packs_;
   P* const z_;
 
@@ -197,12 +194,12 @@ class Sweep {
       }
     }
     if (!second) [[unlikely]] {
-      const auto update = [&](int i) {
+      const auto update = [&](int i, auto) {
         for (int m = 0; m < kGroup; ++m) {
           subtract(row(i, m), broadcast_at(row(i, 0), offset[m]), l[m]);
         }
       };
-      for_others<kInverse>(k, k + 2, update);
+      for_others<kInverse, 1>(k, k + 2, update);
       for (int m = 0; m < kGroup && kInverse; ++m) {
         store_pivot_row(k, m, l[m]);
       }
@@ -214,17 +211,23 @@ class Sweep {
       offset2[m] = m * packs() * W * kParts + q;
       link[m] = broadcast_at(l[m], q);
     }
-    const auto update = [&](int i) {
+    const auto update = [&]<int kRows>(int i, Constant<kRows>) {
       for (int m = 0; m < kGroup; ++m) {
-        const P f = broadcast_at(row(i, 0), offset[m]);
-        const P g = fnma(f, link[m], broadcast_at(row(i, 0), offset2[m]));
-        P* x = row(i, m);
+        P f[kRows], g[kRows];
+        for (int r = 0; r < kRows; ++r) {
+          f[r] = broadcast_at(row(i + r, 0), offset[m]);
+          g[r] = fnma(f[r], link[m], broadcast_at(row(i + r, 0), offset2[m]));
+        }
         for (int v = 0; v < packs(); ++v) {
-          x[v] = fnma(g, l2[m][v], fnma(f, l[m][v], x[v]));
+          const P source = l[m][v], source2 = l2[m][v];
+          for (int r = 0; r < kRows; ++r) {
+            P& x = row(i + r, m)[v];
+            x = fnma(g[r], source2, fnma(f[r], source, x));
+          }
         }
       }
     };
-    for_others<kInverse>(k, k + 2, update);
+    for_others<kInverse, kLongRows.together>(k, k + 2, update);
     for (int m = 0; m < kGroup && kInverse; ++m) {
       store_pivot_row(k, m, l[m]);
       subtract(row(k, m), broadcast_at(row(k, 0), offset2[m]), l2[m]);
@@ -233,15 +236,60 @@ class Sweep {
     return 2;
   }
 
-  // The rows that a pass updates. Those to come first: the search for the next pivot then runs
-  // beside the rest of the pass.
-  template <bool kInverse, typename Update>
-  TORCHDET_LANE void for_others(int done, int next, Update update) const {
-    for (int i = next; i < n; ++i) {
-      update(i);
+  // Steps k .. k + 3 of the inverse in one pass, or those before the first that finds no pivot;
+  // returns how many.
+  TORCHDET_LANE int advance_by_strips(int k) {
+    Strips strips;
+    int32_t p[Strips::kSteps] = {};
+    const auto step = [&](int i, int s) {
+      subtract(row(i, 0), broadcast<P>(get_number(row(i, 0), p[s])), strips.l[s]);
+    };
+    int taken = 0, updated = k + Strips::kSteps;
+    for (; taken < Strips::kSteps; ++taken) {
+      const int next = k + taken;
+      for (int s = 0; s < taken; ++s) {
+        step(next, s);
+      }
+      if (!take_pivot(next, 0, strips.l[taken])) [[unlikely]] {
+        give_back_pivot(next, 0);
+        updated = next + 1;
+        break;
+      }
+      p[taken] = facts[0].lane[next];
     }
-    for (int i = 0; kInverse && i < done; ++i) {
-      update(i);
+    if (taken == 0) [[unlikely]] {
+      return advance<true>(k);
+    }
+    for (int s = taken; s < Strips::kSteps; ++s) {  // steps that change nothing
+      std::fill_n(strips.l[s], packs(), zero<P>());
+    }
+    strips.solve(matrix(0), p);
+    strips.update(matrix(0), updated, n);
+    strips.update(matrix(0), 0, k);
+    for (int s = 0; s < taken; ++s) {
+      for (int e = 0; e < s; ++e) {
+        step(k + e, s);
+      }
+      store_pivot_row(k + s, 0, strips.l[s]);
+    }
+    return taken;
+  }
+
+  // The rows that a pass updates, some of them together. Those to come first: the search for the
+  // next pivot then runs beside the rest of the pass.
+  template <bool kInverse, int kTogether, typename Update>
+  TORCHDET_LANE void for_others(int done, int next, Update update) const {
+    const auto update_range = [&](int i, int end) {
+      for (; i + kTogether <= end; i += kTogether) {
+        update(i, Constant<kTogether>());
+      }
+      for (; i < end; ++i) {
+        update(i, Constant<1>());
+      }
+    };
+    update_range(next, n);
+    if (kInverse) {
+      update_range(0, done);
     }
   }
 

@@ -1,0 +1,79 @@
+// Four steps of an elimination in one pass over rows, by strips of columns.
+//
+// With l_e the scaled pivot row of step e and p_e its column, the four steps take
+//     b_i - f_1 l_1 - .. - f_4 l_4,   f_s = (b_i - f_1 l_1 - .. - f_(s-1) l_(s-1))_(p_s),
+// from a row, whose factors depend on a few of its entries only. So all factors come first, with
+// rows in the lanes; then strip after strip, whose parts of l stay in registers, goes over the
+// rows. Where a matrix does not fit the L1 cache, that is half the traffic of two passes of two
+// steps. Each entry gets the same operations as from one step after the other.
+#pragma once
+
+#include "row_matrix.h"
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+template <typename P, int kMaxPacks>
+class StripPass {
+ public:
+  static constexpr int kSteps = 4;
+  P l[kSteps][kMaxPacks];
+
+  // The factors of all rows; p: the columns of the steps.
+  TORCHDET_LANE void solve(const RowMatrix<P>& B, const int32_t* p) {
+    for (int64_t i = 0; i < B.n; ++i) {
+      for (int s = 0; s < kSteps; ++s) {
+        set_number(factor_[s], i, B.get(i, p[s]));
+      }
+    }
+    for (int s = 1; s < kSteps; ++s) {
+      for (int e = 0; e < s; ++e) {
+        const P link = broadcast<P>(get_number(l[e], p[s]));
+        for (int64_t v = 0; v < B.packs; ++v) {
+          factor_[s][v] = fnma(factor_[e][v], link, factor_[s][v]);
+        }
+      }
+    }
+  }
+  // Rows begin .. end - 1.
+  TORCHDET_LANE void update(const RowMatrix<P>& B, int begin, int end) const {
+    int64_t v = 0;
+    for (; v + kWidth <= B.packs; v += kWidth) {
+      update_strip<kWidth>(B, v, begin, end);
+    }
+    for (; v < B.packs; ++v) {
+      update_strip<1>(B, v, begin, end);
+    }
+  }
+
+ private:
+  static constexpr int kWidth = 4;  // 16 sources and 4 factors in 32 registers
+  P factor_[kSteps][kMaxPacks];
+
+  template <int kColumns>
+  TORCHDET_LANE void update_strip(const RowMatrix<P>& B, int64_t v, int begin, int end) const {
+    P source[kSteps][kColumns];
+    for (int s = 0; s < kSteps; ++s) {
+      for (int c = 0; c < kColumns; ++c) {
+        source[s][c] = l[s][v + c];
+      }
+    }
+    for (int i = begin; i < end; ++i) {
+      P f[kSteps];
+      for (int s = 0; s < kSteps; ++s) {
+        f[s] = broadcast<P>(get_number(factor_[s], i));
+      }
+      for (int c = 0; c < kColumns; ++c) {
+        P& x = B.row(i)[v + c];
+        P y = x;
+        for (int s = 0; s < kSteps; ++s) {
+          y = fnma(f[s], source[s][c], y);
+        }
+        x = y;
+      }
+    }
+  }
+};
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet
