@@ -10,6 +10,7 @@ from torch import Tensor
 
 OPS = ("det forward", "det forward+backward", "slogdet forward", "slogdet forward+backward")
 FORWARD = OPS[::2]
+RECORDED = "det forward, recorded"  # of an A that requires a gradient, which nobody asks for
 HVP = "det hvp"  # the derivative of det's gradient in a direction Z
 JVP = "det jvp"  # the derivative of det in a direction Z, in forward mode
 PER_SAMPLE = "det vmap(grad)"

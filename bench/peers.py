@@ -15,7 +15,7 @@ import torch.utils.dlpack
 from torch import Tensor
 
 import torchdet
-from bench.cases import COMPILED, FORWARD, JVP, OPS, PER_SAMPLE, Case
+from bench.cases import COMPILED, FORWARD, JVP, OPS, PER_SAMPLE, RECORDED, Case
 from bench.clocks import Call
 
 REGULAR = "torchdet, regular matrices"
@@ -73,9 +73,11 @@ class TorchPeer:
             function = torch.compile(function, fullgraph=True)
         if case.hvp and self.hvp is not None:
             return functools.partial(self.hvp, A, Z)
-        if not (case.backward or case.hvp):
+        if case.op in FORWARD:
             return lambda: function(A)
         leaf = A.detach().requires_grad_()
+        if case.op == RECORDED:
+            return lambda: function(leaf)
         ones = A.new_ones(A.shape[:-2], dtype=A.dtype.to_real() if case.slogdet else None)
         if Z is None:
             return lambda: torch.autograd.grad(function(leaf), leaf, ones)[0]

@@ -6,7 +6,7 @@ import random
 
 import torch
 
-from bench.cases import HVP, LAYOUTS, OPS, Case
+from bench.cases import HVP, LAYOUTS, OPS, RECORDED, Case
 
 SEED = 1
 DRAWS = 300
@@ -29,7 +29,7 @@ def scan_cases(draws: int, largest_n: int) -> list[Case]:
     cases: list[Case] = []
     while len(cases) < draws:
         n, dtype = _log_uniform(source, LARGEST_N), source.choice(_DTYPES)
-        op = source.choice((*OPS, HVP))
+        op = source.choice((*OPS, RECORDED, HVP))
         # The logarithm of a zero determinant has no derivative, and is itself infinite.
         singular = not op.startswith("slogdet") and source.random() < 0.3
         case = Case("scan", op, n, dtype, 1, source.choice(LAYOUTS), singular)

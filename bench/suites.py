@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from bench.cases import HVP, OPS, TRANSFORMS, Case
+from bench.cases import HVP, OPS, RECORDED, TRANSFORMS, Case
 from bench.scan import DRAWS, LARGEST_N, scan_cases
 
 SMALL = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
@@ -42,7 +42,7 @@ AGAINST_N = ("small", "dram", "medium", "large", "hvp", "gpu-small", "gpu-large"
 DEFAULT_SUITES = {"cpu": ("small", "dram", "latency"), "cuda": SUITES["cuda"]}
 
 _IMPORTANCE_OF_DTYPE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
-_IMPORTANCE_OF_OP = (OPS[0], OPS[1], HVP, *TRANSFORMS, OPS[2], OPS[3])
+_IMPORTANCE_OF_OP = (OPS[0], OPS[1], RECORDED, HVP, *TRANSFORMS, OPS[2], OPS[3])
 
 
 def _chosen(available: Iterable[int], sizes: list[int] | None, quick: bool) -> list[int]:
