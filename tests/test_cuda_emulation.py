@@ -111,12 +111,12 @@ def outcomes(fault: str) -> set[bytes]:
     return seen
 
 
-@pytest.mark.parametrize("fault", ("no barrier", "no warp barrier", "uninitialised"))
+@pytest.mark.parametrize("fault", ("no barrier", "no warp barrier", "half warps", "uninitialised"))
 def test_a_race_or_uninitialised_memory_shows_in_the_result(fault):
     assert len(outcomes(fault)) > 1
 
 
-@pytest.mark.parametrize("sound", ("barrier", "warp barrier"))
+@pytest.mark.parametrize("sound", ("barrier", "warp barrier", "whole warp"))
 def test_with_its_barrier_the_same_kernel_always_gives_one_result(sound):
     assert len(outcomes(sound)) == 1
 
@@ -127,12 +127,38 @@ def test_with_its_barrier_the_same_kernel_always_gives_one_result(sound):
         ("exited lane", "0..19 at shuffle 20..31 at the end"),
         ("diverged", "0..0 at shuffle_xor 1..1 at any_in_warp"),
         ("skipped barrier", "0..31 at sync_block 32..63 at the end"),
+        ("other lanes", "0..15 at sync_warp 16..31 at the end"),
     ),
 )
 def test_threads_that_do_not_meet_at_a_collective_are_named(fault, where):
     with pytest.raises(RuntimeError, match="do not meet") as error:
         emulated.fault(fault)
     assert where in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    (
+        ("foreign lane", "shuffles from lane 20, which does not take part in 0x0000ffff"),
+        ("unnamed caller", "calls any_in_warp of 0xfffeffff, which does not name it"),
+    ),
+)
+def test_a_thread_that_does_what_its_lanes_forbid_is_named(fault, what):
+    for order in emulated.ORDERS:
+        emulated.schedule(order, 1)
+        with pytest.raises(RuntimeError, match=rf"block 0: thread \d+ {what}"):
+            emulated.fault(fault)
+
+
+def test_lanes_of_a_warp_may_meet_on_their_own():
+    def warp(first: int) -> list[int]:
+        sums = [4 * first + 10 - lane for lane in range(5)]
+        exchanged = [first + lane for lane in range(15, 7, -1)]
+        return [*sums, *(1,) * 3, *exchanged, *(first + 119,) * 16]
+
+    for order in emulated.ORDERS:
+        emulated.schedule(order, 1)
+        assert emulated.fault("lanes apart").tolist() == warp(0) + warp(32)
 
 
 def sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:

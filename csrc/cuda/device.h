@@ -7,15 +7,20 @@
 //
 // Every header of csrc/cuda includes it before those of math/, whose names it marks as the GPU's.
 //
-// Every collective (sync_warp, shuffle, ..) involves all 32 threads of a warp: kernels whose
-// matrices are owned by fewer threads, or run out of matrices, keep all of them on the same path
-// and predicate memory accesses only.
+// A collective (sync_warp, shuffle, ..) names the lanes that take part, as CUDA's do: each of them
+// calls it, with the same lanes. All 32 are named everywhere in csrc/cuda: kernels whose matrices
+// are owned by fewer threads, or run out of matrices, keep a warp on the same path and predicate
+// memory accesses only.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "kernels.h"
+
+namespace torchdet {
+constexpr uint32_t kAllLanes = 0xffffffffu;
+}
 
 #ifdef __CUDACC__
 
@@ -26,8 +31,6 @@
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
-
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 // 64-bit throughout: a batch may have more matrices than an int can count.
 TORCHDET_DEVICE int64_t block_index() {
@@ -42,19 +45,19 @@ TORCHDET_DEVICE int thread_index() {
 TORCHDET_DEVICE void sync_block() {
   __syncthreads();
 }
-TORCHDET_DEVICE void sync_warp() {
-  __syncwarp();
+TORCHDET_DEVICE void sync_warp(uint32_t lanes = kAllLanes) {
+  __syncwarp(lanes);
 }
 template <typename T>
-TORCHDET_DEVICE T shuffle(T x, int lane) {
-  return __shfl_sync(kAllLanes, x, lane);
+TORCHDET_DEVICE T shuffle(T x, int lane, uint32_t lanes = kAllLanes) {
+  return __shfl_sync(lanes, x, lane);
 }
 template <typename T>
-TORCHDET_DEVICE T shuffle_xor(T x, int mask) {
-  return __shfl_xor_sync(kAllLanes, x, mask);
+TORCHDET_DEVICE T shuffle_xor(T x, int mask, uint32_t lanes = kAllLanes) {
+  return __shfl_xor_sync(lanes, x, mask);
 }
-TORCHDET_DEVICE bool any_in_warp(bool x) {
-  return __any_sync(kAllLanes, x) != 0;
+TORCHDET_DEVICE bool any_in_warp(bool x, uint32_t lanes = kAllLanes) {
+  return __any_sync(lanes, x) != 0;
 }
 // 1 / x to some twenty bits, where x and 1 / x are normal numbers: one instruction, where a
 // division is a dozen and a call for the cases that cannot occur.
@@ -68,16 +71,17 @@ TORCHDET_DEVICE double approximate_reciprocal(double x) {
   asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
   return y;
 }
-// The largest x of a warp, in all of its lanes.
-TORCHDET_DEVICE int32_t reduce_maximum_in_warp(int32_t x) {
+// The largest x of the lanes, in all of them.
+TORCHDET_DEVICE int32_t reduce_maximum_in_warp(int32_t x, uint32_t lanes = kAllLanes) {
 #if __CUDA_ARCH__ >= 800
-  return __reduce_max_sync(kAllLanes, x);
+  return __reduce_max_sync(lanes, x);
 #else
-  for (int mask = 16; mask > 0; mask /= 2) {
-    const int32_t other = shuffle_xor(x, mask);
-    x = x > other ? x : other;
+  int32_t largest = x;
+  for (uint32_t rest = lanes; rest != 0; rest &= rest - 1) {
+    const int32_t other = shuffle(x, __ffs(rest) - 1, lanes);
+    largest = largest > other ? largest : other;
   }
-  return x;
+  return largest;
 #endif
 }
 // The block's dynamic shared memory.

@@ -106,6 +106,7 @@ struct Thread {
   void* sanitizer_stack = nullptr;
   bool finished = false;
   Collective waits_at = Collective::kNone;
+  uint32_t lanes = 0;       // that it waits for, or with which it passed the last collective
   unsigned generation = 0;  // collectives passed; payloads alternate, so that a fast thread does
                             // not overwrite what a slow one has yet to read
   unsigned char payload[2][kLargestPayload];
@@ -116,6 +117,7 @@ struct Block {
   const Problem* problem = nullptr;
   int64_t index = 0, count = 0;
   int threads = 0, current = 0;
+  bool failed = false;  // a thread did what it must not
   void* shared = nullptr;
   Context scheduler;
   const void* scheduler_stack = nullptr;
@@ -160,34 +162,76 @@ void thread_main() {
   std::abort();  // a finished thread is never entered again
 }
 
-// Releases the threads of [begin, end) where all of them wait at the same collective.
-bool release(int begin, int end, bool block_barrier) {
-  const Collective collective = pool[begin].waits_at;
-  if (collective == Collective::kNone || (collective == Collective::kSyncBlock) != block_barrier) {
-    return false;
-  }
-  for (int t = begin; t < end; ++t) {
-    if (pool[t].finished || pool[t].waits_at != collective) {
+// Whether those threads of [begin, begin + count) that `lanes` names, a bit for each (beyond 32
+// all), wait at the same collective for the same lanes. If so they go on; in random order some
+// other time, so that a warp, or a part of one, may be ahead of the others by any number of
+// collectives.
+bool meet(int begin, int count, uint32_t lanes, Collective collective, std::mt19937_64& random) {
+  const auto is_named = [&](int t) { return t >= kWarp || (lanes >> t & 1) != 0; };
+  for (int t = 0; t < count; ++t) {
+    const Thread& thread = pool[begin + t];
+    if (is_named(t) &&
+        (thread.finished || thread.waits_at != collective || thread.lanes != lanes)) {
       return false;
     }
   }
-  for (int t = begin; t < end; ++t) {
-    pool[t].waits_at = Collective::kNone;
-    ++pool[t].generation;
+  if (schedule.order == Order::kRandom && random() % 2 == 0) {
+    return true;
+  }
+  for (int t = 0; t < count; ++t) {
+    if (is_named(t)) {
+      pool[begin + t].waits_at = Collective::kNone;
+      ++pool[begin + t].generation;
+    }
   }
   return true;
 }
+// False where no thread can ever go on.
+bool release(std::mt19937_64& random) {
+  bool progress = meet(0, block.threads, kAllLanes, Collective::kSyncBlock, random);
+  for (int t = 0; t < block.threads; ++t) {
+    const Collective collective = pool[t].waits_at;
+    const uint32_t lanes = pool[t].lanes;
+    const bool is_first = t % kWarp == std::countr_zero(lanes);
+    if (is_first && collective != Collective::kNone && collective != Collective::kSyncBlock) {
+      progress = meet(t / kWarp * kWarp, kWarp, lanes, collective, random) || progress;
+    }
+  }
+  return progress;
+}
 
+std::string name_of(uint32_t lanes) {
+  char text[16];
+  std::snprintf(text, sizeof(text), "%#010x", lanes);
+  return text;
+}
+
+std::string where_is(const Thread& thread) {
+  return thread.finished ? "the end"
+         : thread.lanes == kAllLanes
+             ? name_of(thread.waits_at)
+             : std::string(name_of(thread.waits_at)) + " of " + name_of(thread.lanes);
+}
+
+void describe(const std::string& fault) {
+  message = "emulated kernel: block " + std::to_string(block.index) + ": " + fault;
+}
 void describe_deadlock() {
-  message = "emulated kernel: block " + std::to_string(block.index) +
-            ": threads do not meet at a collective:";
+  describe("threads do not meet at a collective:");
   for (int begin = 0, t = 0; t < block.threads; ++t) {
-    const auto state = [](const Thread& x) { return x.finished ? "the end" : name_of(x.waits_at); };
-    if (t + 1 == block.threads || std::strcmp(state(pool[t]), state(pool[t + 1])) != 0) {
-      message += " " + std::to_string(begin) + ".." + std::to_string(t) + " at " + state(pool[t]);
+    if (t + 1 == block.threads || where_is(pool[t]) != where_is(pool[t + 1])) {
+      message +=
+          " " + std::to_string(begin) + ".." + std::to_string(t) + " at " + where_is(pool[t]);
       begin = t + 1;
     }
   }
+}
+// The running thread goes no further, nor does its block.
+[[noreturn]] void fail(const std::string& fault) {
+  describe("thread " + std::to_string(block.current) + fault);
+  block.failed = true;
+  leave(pool[block.current]);
+  std::abort();  // it is never entered again
 }
 
 bool run_block(std::mt19937_64& random) {
@@ -211,17 +255,16 @@ bool run_block(std::mt19937_64& random) {
       if (!pool[t].finished && pool[t].waits_at == Collective::kNone) {
         block.current = t;
         enter(pool[t]);
+        if (block.failed) {
+          return false;
+        }
       }
     }
     const auto is_done = [](const Thread& thread) { return thread.finished; };
     if (std::all_of(pool.begin(), pool.begin() + block.threads, is_done)) {
       return true;
     }
-    bool progress = release(0, block.threads, true);
-    for (int t = 0; t < block.threads; t += kWarp) {
-      progress = release(t, t + kWarp, false) || progress;
-    }
-    if (!progress) {
+    if (!release(random)) {
       describe_deadlock();
       return false;
     }
@@ -243,18 +286,29 @@ void* shared_memory() {
   return block.shared;
 }
 
-void arrive(Collective collective, const void* payload, size_t bytes) {
+void arrive(Collective collective, uint32_t lanes, const void* payload, size_t bytes) {
   Thread& thread = pool[block.current];
+  if ((lanes >> block.current % kWarp & 1) == 0) {
+    fail(std::string(" calls ") + name_of(collective) + " of " + name_of(lanes) +
+         ", which does not name it");
+  }
   if (bytes > 0) {
     std::memcpy(thread.payload[thread.generation % 2], payload, bytes);
   }
   thread.waits_at = collective;
+  thread.lanes = lanes;
   leave(thread);
 }
 
 const void* received(int lane) {
   const Thread& self = pool[block.current];
-  return pool[block.current / kWarp * kWarp + lane].payload[(self.generation - 1) % 2];
+  if ((self.lanes >> lane & 1) == 0) {
+    fail(" shuffles from lane " + std::to_string(lane) + ", which does not take part in " +
+         name_of(self.lanes));
+  }
+  // Its own generation: other lanes may have met more often. It has not been released since.
+  const Thread& other = pool[block.current / kWarp * kWarp + lane];
+  return other.payload[(other.generation - 1) % 2];
 }
 
 const char* run(void (*body)(const Problem&), const Problem& problem, int64_t blocks, int threads,
@@ -273,6 +327,7 @@ const char* run(void (*body)(const Problem&), const Problem& problem, int64_t bl
     block.count = blocks;
     block.threads = threads;
     block.shared = shared.get();
+    block.failed = false;
     if (!run_block(random)) {
       return message.c_str();
     }

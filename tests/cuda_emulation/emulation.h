@@ -1,17 +1,20 @@
 // The CUDA execution model on the host, as far as csrc/cuda/device.h asks for it.
 //
 // Every CUDA thread is a fiber. The threads of a block run one after the other, each to its next
-// collective; blocks follow one another. The order within a round is a choice of the caller
-// (forward, reverse, random): a result that changes with it means that a barrier is missing. Shared
-// memory is a heap block of exactly the launched size, filled with a pattern: bytes 0xff are NaN
-// and -1. A collective at which the threads of a warp do not all meet, and a block barrier that
-// some threads never reach, end the run with a message.
+// collective; blocks follow one another. The order is a choice of the caller (forward, reverse,
+// random, where warps also overtake each other): a result that changes with it means that a barrier
+// is missing. Shared memory is a heap block of exactly the launched size, filled with a pattern:
+// bytes 0xff are NaN and -1. These end the run with a message: a collective at which the lanes that
+// it names do not all meet, or do not name the same lanes; a thread that calls one without being
+// named; a shuffle from a lane that does not take part; a block barrier that some threads never
+// reach.
 //
 // What it cannot see: a race between threads that a shuffle happens to order, rounding of
 // instructions without a host equivalent, bank conflicts, alignment beyond what the sanitizers
 // check.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -41,9 +44,9 @@ int64_t block_index();
 int64_t block_count();
 int thread_index();
 void* shared_memory();
-// Waits until every thread that takes part has arrived; the payload of each can be read with
-// received() until the next collective but one.
-void arrive(Collective collective, const void* payload, size_t bytes);
+// Waits until every thread that takes part has arrived, of a warp the lanes given; the payload of
+// each can be read with received() until the next collective.
+void arrive(Collective collective, uint32_t lanes, const void* payload, size_t bytes);
 const void* received(int lane);
 
 // Runs body(problem) in all threads; null, or a message that stays valid until the next launch.
@@ -64,10 +67,10 @@ inline int thread_index() {
   return emulation::thread_index();
 }
 inline void sync_block() {
-  emulation::arrive(emulation::Collective::kSyncBlock, nullptr, 0);
+  emulation::arrive(emulation::Collective::kSyncBlock, kAllLanes, nullptr, 0);
 }
-inline void sync_warp() {
-  emulation::arrive(emulation::Collective::kSyncWarp, nullptr, 0);
+inline void sync_warp(uint32_t lanes = kAllLanes) {
+  emulation::arrive(emulation::Collective::kSyncWarp, lanes, nullptr, 0);
 }
 template <typename T>
 T received_from(int lane) {
@@ -77,22 +80,22 @@ T received_from(int lane) {
 }
 // Plain numbers only, as on the device.
 template <typename T>
-T shuffle(T x, int lane) {
+T shuffle(T x, int lane, uint32_t lanes = kAllLanes) {
   static_assert(sizeof(T) <= emulation::kLargestPayload);
-  emulation::arrive(emulation::Collective::kShuffle, &x, sizeof(T));
+  emulation::arrive(emulation::Collective::kShuffle, lanes, &x, sizeof(T));
   return received_from<T>(lane & (emulation::kWarp - 1));
 }
 template <typename T>
-T shuffle_xor(T x, int mask) {
+T shuffle_xor(T x, int mask, uint32_t lanes = kAllLanes) {
   static_assert(sizeof(T) <= emulation::kLargestPayload);
-  emulation::arrive(emulation::Collective::kShuffleXor, &x, sizeof(T));
+  emulation::arrive(emulation::Collective::kShuffleXor, lanes, &x, sizeof(T));
   return received_from<T>((emulation::thread_index() ^ mask) & (emulation::kWarp - 1));
 }
-inline bool any_in_warp(bool x) {
-  emulation::arrive(emulation::Collective::kAny, &x, sizeof(x));
+inline bool any_in_warp(bool x, uint32_t lanes = kAllLanes) {
+  emulation::arrive(emulation::Collective::kAny, lanes, &x, sizeof(x));
   bool any = false;
-  for (int lane = 0; lane < emulation::kWarp; ++lane) {
-    any = any || received_from<bool>(lane);
+  for (uint32_t rest = lanes; rest != 0; rest &= rest - 1) {
+    any = any || received_from<bool>(std::countr_zero(rest));
   }
   return any;
 }
@@ -101,10 +104,10 @@ template <typename T>
 T approximate_reciprocal(T x) {
   return (1 / x) * (1 + T(sizeof(T) == 4 ? 0x1p-22 : 0x1p-20));
 }
-inline int32_t reduce_maximum_in_warp(int32_t x) {
-  emulation::arrive(emulation::Collective::kMaximum, &x, sizeof(x));
-  for (int lane = 0; lane < emulation::kWarp; ++lane) {
-    const int32_t other = received_from<int32_t>(lane);
+inline int32_t reduce_maximum_in_warp(int32_t x, uint32_t lanes = kAllLanes) {
+  emulation::arrive(emulation::Collective::kMaximum, lanes, &x, sizeof(x));
+  for (uint32_t rest = lanes; rest != 0; rest &= rest - 1) {
+    const int32_t other = received_from<int32_t>(std::countr_zero(rest));
     x = x > other ? x : other;
   }
   return x;

@@ -41,6 +41,67 @@ struct WarpNeighbour : Faulty {
   }
 };
 
+// Halves of a warp meet on their own; what a lane reads was written by the other half.
+template <bool kWhole>
+struct HalfWarps : Faulty {
+  static void run(const Problem& p) {
+    float* shared = shared_memory<float>();
+    const int t = thread_index();
+    const uint32_t half = t % 32 < 16 ? 0x0000ffffu : 0xffff0000u;
+    const uint32_t lanes = kWhole ? kAllLanes : half;
+    sync_warp(half);
+    shared[t] = static_cast<float>(t);
+    sync_warp(lanes);
+    static_cast<float*>(p.out)[t] = shared[t ^ 16];
+  }
+};
+
+// Collectives of lanes that meet each other any number of times.
+struct LanesApart : Faulty {
+  static void run(const Problem& p) {
+    const int t = thread_index(), lane = t % 32;
+    float x = 0;
+    if (lane < 5) {  // the sum of the others, one after the other
+      for (int k = 1; k < 5; ++k) {
+        x += shuffle(static_cast<float>(t), (lane + k) % 5, 0x1fu);
+      }
+    } else if (lane < 8) {
+      x = any_in_warp(lane == 6, 0xe0u) && !any_in_warp(false, 0xe0u) ? 1 : 2;
+    } else if (lane < 16) {
+      x = shuffle_xor(static_cast<float>(t), 7, 0xff00u);
+    } else {
+      x = static_cast<float>(reduce_maximum_in_warp(lane < 20 ? 100 + t : -t, 0xffff0000u));
+    }
+    static_cast<float*>(p.out)[t] = x;
+  }
+};
+
+struct ForeignLane : Faulty {
+  static void run(const Problem& p) {
+    const int t = thread_index();
+    if (t % 32 < 16) {
+      static_cast<float*>(p.out)[t] = shuffle(static_cast<float>(t), 20, 0xffffu);
+    } else {
+      sync_warp(0xffff0000u);
+    }
+  }
+};
+
+struct UnnamedCaller : Faulty {
+  static void run(const Problem& p) {
+    const int t = thread_index();
+    static_cast<float*>(p.out)[t] = any_in_warp(true, 0xfffeffffu);
+  }
+};
+
+struct OtherLanes : Faulty {
+  static void run(const Problem& p) {
+    const int t = thread_index();
+    sync_warp(t % 32 < 16 ? kAllLanes : 0xffff0000u);
+    static_cast<float*>(p.out)[t] = 0;
+  }
+};
+
 struct Uninitialised : Faulty {
   static void run(const Problem& p) {
     static_cast<float*>(p.out)[thread_index()] = shared_memory<float>()[thread_index()];
@@ -97,6 +158,12 @@ extern "C" const char* emulated_fault(const char* name, float* out) {
          : is("no barrier")      ? run(Neighbour<false>())
          : is("warp barrier")    ? run(WarpNeighbour<true>())
          : is("no warp barrier") ? run(WarpNeighbour<false>())
+         : is("whole warp")      ? run(HalfWarps<true>())
+         : is("half warps")      ? run(HalfWarps<false>())
+         : is("lanes apart")     ? run(LanesApart())
+         : is("foreign lane")    ? run(ForeignLane())
+         : is("unnamed caller")  ? run(UnnamedCaller())
+         : is("other lanes")     ? run(OtherLanes())
          : is("uninitialised")   ? run(Uninitialised())
          : is("exited lane")     ? run(ExitedLane())
          : is("diverged")        ? run(DivergedCollectives())

@@ -1,7 +1,6 @@
 // The emulated kernels behind a C interface (emulated.py calls it).
-#include "../../csrc/cuda/kernels.h"
 #include "../emulation/view_of.h"
-#include "emulation.h"
+#include "device.h"
 
 using namespace torchdet;
 
