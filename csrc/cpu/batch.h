@@ -24,8 +24,9 @@ inline void for_runs_not_kept(const Problem& p, int64_t begin, int64_t end, Kern
   }
 }
 
-// Matrices per unit of work: whole packs of matrices, whatever the width, and whole groups.
-constexpr int64_t kLaneUnit = 16, kRowsUnit = 4;
+// Matrices per unit of work where they lie in lanes: whole packs, whatever the width. Elsewhere parts
+// of equal size count for more than whole groups of matrices that advance side by side.
+constexpr int64_t kLaneUnit = 16;
 
 // threads: how many parallel_parts has at hand.
 inline void run_batch(const Problem& problem, Dtype dtype, int64_t threads) {
@@ -42,9 +43,11 @@ inline void run_batch(const Problem& problem, Dtype dtype, int64_t threads) {
     for_runs_not_kept(problem, begin, end, kernel);
   };
   const int64_t n = problem.n, batch = problem.batch;
-  const int64_t unit = n <= kLargestLane ? kLaneUnit : n <= kLargestRows ? kRowsUnit : 1;
+  const bool in_lanes = n <= table.largest_lane[static_cast<int>(dtype)].select(problem.op);
+  const int64_t unit = in_lanes ? kLaneUnit : 1;
   const bool only_multiplies = has_kept && n <= table.largest_rows[static_cast<int>(dtype)];
-  const int64_t unit_operations = unit * n * n * (only_multiplies ? 8 : n + 8);
+  const int64_t parts = dtype == Dtype::kFloat || dtype == Dtype::kDouble ? 1 : 4;
+  const int64_t unit_operations = parts * unit * n * n * (only_multiplies ? 8 : n + 8);
   const int64_t grain = std::max<int64_t>(1, kGrainOfBatch / unit_operations);
   const bool share_matrices = n >= kLeastShared && batch < threads;
   if (batch <= grain * unit || share_matrices) {

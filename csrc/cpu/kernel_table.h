@@ -92,6 +92,7 @@ struct KernelsOf {
     }
     set_all_rows(kernels);
     set_lane<kLane.determinants>(kernels);
+    table.largest_lane[static_cast<int>(dtype)] = {kLane.determinants, kLane.cofactors, kLane.hvp};
     table.largest_rows[static_cast<int>(dtype)] = kRows.cofactors;
     table.blocked[static_cast<int>(dtype)] = {B::determinants, B::cofactor_matrices,
                                               RankRevealing<V>::det_hvp};

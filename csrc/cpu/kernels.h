@@ -19,7 +19,8 @@ using Kernels = KernelsByOperator<Kernel>;
 struct KernelTable {
   const char* name;
   Kernels small[kDtypes][kLargestRows + 1], blocked[kDtypes];
-  int64_t largest_rows[kDtypes];  // to which gradients are kept
+  KernelsByOperator<int> largest_lane[kDtypes];  // orders of which matrices lie in lanes
+  int64_t largest_rows[kDtypes];                 // to which gradients are kept
   Kernel multiply_kept[kDtypes], keep_factors[kDtypes], from_factors[kDtypes];
 
   Kernel select(Dtype dtype, Op op, int64_t n) const {
