@@ -24,8 +24,8 @@ inline void for_runs_not_kept(const Problem& p, int64_t begin, int64_t end, Kern
   }
 }
 
-// Matrices per unit of work where they lie in lanes: whole packs, whatever the width. Elsewhere parts
-// of equal size count for more than whole groups of matrices that advance side by side.
+// Matrices per unit of work where they lie in lanes: whole packs, whatever the width. Elsewhere
+// parts of equal size count for more than whole groups of matrices that advance side by side.
 constexpr int64_t kLaneUnit = 16;
 
 // threads: how many parallel_parts has at hand.
