@@ -38,10 +38,12 @@ constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 // From this order on, a forward pass on the CPU that will have a backward pass keeps what helps it:
 // the gradient itself in the classes "lane" and "rows", computed along with the determinant, so
 // that backward only multiplies; and the factors in the class "blocked" (cpu/kept.h). The first
-// saves a factorisation, but moves a matrix twice more through the memory and takes 2 to 3
-// microseconds a call. Microseconds for forward and backward of 1 MB of float32, without / with it,
-// on an EPYC: n = 5: 198 / 199, n = 6: 199 / 191, n = 8: 236 / 224, which is not worth a forward
-// pass of twice the time where no backward pass follows.
+// saves a factorisation, but moves a matrix twice more through the memory and takes 4 to 5
+// microseconds a call, so that it pays where all matrices together have some 2^21 / n bytes; but
+// bits must not depend on the batch. Microseconds for forward and backward of 1 MB of float32,
+// without / with it, on an EPYC: n = 5: 198 / 199, n = 6: 199 / 191, n = 8: 236 / 224, which is not
+// worth a forward pass of twice the time where no backward pass follows; n = 11: 249 / 236, n = 13:
+// 284 / 259, n = 15: 364 / 316. Of 16 matrices, n = 11: 24.2 / 29.5, n = 20: 34.3 / 38.4.
 constexpr int64_t kLeastKept = 11;
 
 // How many integers are kept of a matrix, beside n x n numbers: an exponent, or from the order on

@@ -1,5 +1,7 @@
 // Fibers and their scheduler; see emulation.h.
 #include <algorithm>
+#include <bit>
+#include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <numeric>
