@@ -62,6 +62,7 @@ pybind11::dict build_info() {
   info["torch_abi"] = "stable, torch >= 2.10";
   info["size_classes"] = classes;
   info["least_kept"] = torchdet::kLeastKept;
+  info["largest_gradient"] = torchdet::kLargestGradient;
   info["least_factors"] = torchdet::kLeastFactors;
   return info;
 }

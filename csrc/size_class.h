@@ -44,13 +44,13 @@ constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 // without / with it, on an EPYC: n = 5: 198 / 199, n = 6: 199 / 191, n = 8: 236 / 224, which is not
 // worth a forward pass of twice the time where no backward pass follows; n = 11: 249 / 236, n = 13:
 // 284 / 259, n = 15: 364 / 316. Of 16 matrices, n = 11: 24.2 / 29.5, n = 20: 34.3 / 38.4.
-constexpr int64_t kLeastKept = 11;
+constexpr int64_t kLeastKept = 11, kLargestGradient = 32;
 
-// How many integers are kept of a matrix, beside n x n numbers: an exponent, or from the order on
-// at which some kernels keep factors, what belongs to those.
+// How many integers are kept of a matrix, beside n x n numbers; more from the order on at which
+// some kernels keep factors.
 constexpr int64_t kLeastFactors = 65;
 constexpr int64_t kept_integers(int64_t n) {
-  return n < kLeastFactors ? 1 : 3 * n + 2;
+  return n <= kLargestGradient ? 1 : n < kLeastFactors ? n + 1 : 3 * n + 2;
 }
 
 }  // namespace torchdet

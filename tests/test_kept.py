@@ -1,8 +1,9 @@
-"""What the forward pass keeps, gradients or factors: backward from it is as good as from A, at
-every matrix and grad, whoever looks at the saved tensors; and only where a backward pass may come.
+"""What the forward pass keeps, gradients, half an elimination or factors: backward from it is as
+good as from A, at every matrix and grad, whoever looks at the saved tensors; and only where a
+backward pass may come.
 
 Only the CPU has kernels that keep something. Elsewhere the operators that do are the reference's,
-and no function of torchdet calls them there unless it was traced for a CPU.
+which keep nothing, and no function of torchdet calls them there unless it was traced for a CPU.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ ORDERS = {
 }
 INTEGER_FAMILIES = ("integer_rank_n-1", "integer_rank_n-2", "shift", "wilkinson_growth")
 # The reference is one algorithm, and slower.
-BATCH_ORDERS = (11, 15, 16, 17, 32, 48, 64, 65, 100, 130) if KERNELS else (11, 17)
+BATCH_ORDERS = (11, 15, 16, 17, 32, 33, 48, 64, 65, 100, 130) if KERNELS else (11, 17)
+LARGEST_GRADIENT = 32  # csrc/size_class.h; half an elimination above, and factors from 129 on
 
-on_kernels = pytest.mark.skipif(not KERNELS, reason="the reference keeps no factors")
+on_kernels = pytest.mark.skipif(not KERNELS, reason="the reference keeps nothing")
 on_extension = pytest.mark.skipif(
     not cases.EXTENSION, reason="without the extension nothing is kept unasked"
 )
@@ -46,11 +48,6 @@ on_extension = pytest.mark.skipif(
 
 def has_kernels(device: str) -> bool:
     return KERNELS and device == "cpu"
-
-
-def largest_gradient(device: str) -> float:
-    """To this order gradients are kept; factors from 129 on, between it depends on the kernel."""
-    return 64 if has_kernels(device) else math.inf
 
 
 def from_A(operator: str, device: str) -> Callable[..., Tensor]:
@@ -72,7 +69,8 @@ def test_a_gradient_from_what_is_kept_is_within_one_unit(family, n, dtype, devic
 
 
 @pytest.mark.parametrize(
-    ("family", "n", "dtype"), grid({torch.float32: (33, 64, 65, 129)}, INTEGER_FAMILIES)
+    ("family", "n", "dtype"),
+    grid({torch.float32: (32, 33, 64, 65, 129), torch.complex128: (33,)}, INTEGER_FAMILIES),
 )
 def test_what_is_kept_at_the_size_classes_edges_gives_gradients_within_one_unit(
     family, n, dtype, device
@@ -112,29 +110,53 @@ def test_backward_from_a_kept_gradient_is_backward_from_A(family, n, dtype, devi
             assert (agree | both_beyond).all(), (name, size)
 
 
-@on_kernels
-@pytest.mark.parametrize("n", (129, 160))
-@pytest.mark.parametrize(
-    "family", ("normal", "graded_both", "diagonal_huge_and_tiny", "integer_rank_n-1")
-)
-def test_backward_from_kept_factors_has_the_bits_of_backward_from_A(family, n, dtype):
-    A = cases.matrices(family, n, dtype)
+def assert_bits_of_backward_from_A(A: Tensor, is_kept: bool | None = None) -> None:
     for name in ("det", "slogdet"):
         *_, numbers, integers = getattr(OPS, f"_{name}_keep")(A)
-        assert (integers[..., 0] != NOT_KEPT).all()
+        assert is_kept is None or ((integers[..., 0] != NOT_KEPT) == is_kept).all()
         for size in (1.5, 2.0**-100, 2.0**100):
-            grad = torch.full(A.shape[:1], size, dtype=dtype)
+            grad = torch.full(A.shape[:1], size, dtype=A.dtype)
             got = getattr(OPS, f"_{name}_backward_kept")(grad, A, numbers, integers)
             assert same_bits(got, getattr(OPS, f"{name}_backward")(grad, A)), (name, size)
 
 
 @on_kernels
-@pytest.mark.parametrize("index", (-1, 130, 2**30))
-def test_indices_that_lead_out_of_the_matrix_are_not_followed(index):
-    A = cases.matrices("normal", 130, torch.float64)
+@pytest.mark.parametrize("n", (33, 34, 35, 36, 49, 64, 65, 66, 67, 80, 96, 127, 128, 129, 160))
+@pytest.mark.parametrize(
+    "family",
+    ("normal", "graded_both", "denormal", "diagonal_huge_and_tiny", "near_singular",
+     "integer_rank_n-1", "wilkinson_growth"),
+)  # fmt: skip
+def test_backward_from_what_is_no_gradient_has_the_bits_of_backward_from_A(family, n, dtype):
+    assert_bits_of_backward_from_A(cases.matrices(family, n, dtype), is_kept=True)
+
+
+@on_kernels
+@pytest.mark.parametrize("n", (33, 40, 64, 80, 128))
+@pytest.mark.parametrize("row", (0, 1, 17, -2, -1))
+def test_half_an_elimination_is_not_kept_where_a_pivot_before_the_last_is_zero(n, row, dtype):
+    """Rank n - 1, but backward from A has to exchange rows. Factors are kept all the same."""
+    A = torch.randn(5, n, n, dtype=dtype)
+    A[:, row] = 0
+    assert_bits_of_backward_from_A(A, is_kept=None if n > 64 else row == -1)
+
+
+@on_kernels
+def test_exponents_that_have_no_room_are_not_kept():
+    """The last column is 2^-2074 of the other entries of its rows."""
+    A = torch.eye(40, dtype=torch.float64).repeat(5, 1, 1) * 2.0**1000
+    A[:, :, -1], A[:, -1, 0] = 2.0**-1074, 2.0**1000
+    assert_bits_of_backward_from_A(A, is_kept=False)
+
+
+@on_kernels
+@pytest.mark.parametrize("index", (-1, 130, 2**30 + 200))
+@pytest.mark.parametrize("n", (40, 130))
+def test_indices_that_lead_out_of_the_matrix_are_not_followed(n, index):
+    A = cases.matrices("normal", n, torch.float64)
     numbers, integers = kept(A)
     grad = torch.ones(len(A), dtype=A.dtype)
-    for place in (1, 2, 131):  # the exchanged column, the first and the last row
+    for place in (1, 2, n):  # of a column, or of the exchanged column and rows
         wrong = integers.clone()
         wrong[..., place] = index
         got = OPS._det_backward_kept(grad, A, numbers, wrong)
@@ -142,9 +164,22 @@ def test_indices_that_lead_out_of_the_matrix_are_not_followed(index):
 
 
 @on_kernels
-def test_of_a_rank_below_n_minus_1_nothing_is_kept_and_the_gradient_is_zero(dtype):
-    A = cases.matrices("normal", 130, dtype)
-    A[..., 3] = A[..., 129] = 0
+def test_a_column_named_twice_harms_no_other_matrix():
+    A = torch.randn(5, 40, 40)
+    numbers, integers = kept(A)
+    grad = torch.ones(5)
+    wrong = integers.clone()
+    wrong[2, 1:] = integers[2, 7]
+    got = OPS._det_backward_kept(grad, A, numbers, wrong)
+    others = [0, 1, 3, 4]
+    assert same_bits(got[others], OPS.det_backward(grad, A)[others])
+
+
+@on_kernels
+@pytest.mark.parametrize("n", (40, 130))
+def test_of_a_rank_below_n_minus_1_nothing_is_kept_and_the_gradient_is_zero(n, dtype):
+    A = cases.matrices("normal", n, dtype)
+    A[..., 3] = A[..., n - 1] = 0
     numbers, integers = kept(A)
     assert (integers[..., 0] == NOT_KEPT).all()
     grad = torch.ones(len(A), dtype=dtype)
@@ -157,7 +192,8 @@ def test_a_gradient_that_does_not_fit_one_exponent_is_computed_from_A(n, device)
     A = torch.eye(n, device=device)
     A[0, 0], A[1, 1] = 2.0**126, 2.0**-140
     numbers, integers = kept(A)
-    assert (integers[..., 0].item() == NOT_KEPT) == (n <= largest_gradient(device))
+    is_kept = has_kernels(device) and n > LARGEST_GRADIENT
+    assert (integers[..., 0].item() != NOT_KEPT) == is_kept
     for power in (-5, 0, 1):
         got = OPS._det_backward_kept(torch.tensor(2.0**power, device=device), A, numbers, integers)
         expected = torch.full((n,), 2.0 ** (power - 14))
@@ -170,7 +206,7 @@ def test_a_gradient_beyond_the_range_is_kept_for_a_grad_that_brings_it_back(n, d
     """C = 2^(20 (n-1)) I is beyond float32, but not so its product with 2^-120 where n = 12."""
     A = torch.eye(n, device=device) * 2.0**20
     numbers, integers = kept(A)
-    if n <= largest_gradient(device):
+    if has_kernels(device) and n <= LARGEST_GRADIENT:
         mantissa, own = math.frexp(numbers[0, 0].item())
         assert (mantissa, own - 1 + integers.item()) == (0.5, 20 * (n - 1))
     got = OPS._det_backward_kept(torch.tensor(2.0**-120, device=device), A, numbers, integers)
@@ -213,7 +249,7 @@ def test_matrices_that_are_not_kept_and_wild_gradients_leave_their_neighbours_al
     grad = torch.full((70,), 0.7, dtype=dtype, device=device)
     grad[20], grad[21], grad[60] = torch.finfo(dtype).tiny, torch.finfo(dtype).max / 2, 0
     keep = OPS._det_keep(A)[1:]
-    assert n > largest_gradient(device) or (keep[1][special] == NOT_KEPT).all()
+    assert n > LARGEST_GRADIENT or (keep[1][special] == NOT_KEPT).all()
     together = OPS._det_backward_kept(grad, A, *keep)
     for i in range(70):
         alone = OPS._det_backward_kept(*(x[i : i + 1] for x in (grad, A, *keep)))
@@ -224,7 +260,7 @@ def test_matrices_that_are_not_kept_and_wild_gradients_leave_their_neighbours_al
 
 
 @pytest.mark.parametrize("f", (torchdet.det, logabsdet), ids=("det", "slogdet"))
-@pytest.mark.parametrize("n", (11, 33, 70, 130))
+@pytest.mark.parametrize("n", (11, 32, 33, 70, 130))
 def test_a_graph_that_is_retained_gives_the_same_gradient_twice(f, n, dtype, device):
     A = draw(5, n, dtype, device).requires_grad_()
     out = f(A)
@@ -332,7 +368,7 @@ def test_nothing_is_kept_unasked_where_no_kernel_does(n, device):
 
 
 @on_extension
-@pytest.mark.parametrize("n", (16, 70, 130))
+@pytest.mark.parametrize("n", (16, 40, 70, 130))
 def test_the_gradient_takes_no_memory_beside_what_is_kept(n):
     A = torch.randn(3, n, n, requires_grad=True)
     out = torchdet.det(A)
@@ -343,7 +379,7 @@ def test_the_gradient_takes_no_memory_beside_what_is_kept(n):
     assert A.grad.data_ptr() == place
 
 
-@pytest.mark.parametrize("n", (12, 70, 130))
+@pytest.mark.parametrize("n", (12, 40, 70, 130))
 def test_arguments_that_do_not_fit_are_named(n):
     A = torch.randn(2, n, n)
     numbers, integers = kept(A)

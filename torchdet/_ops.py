@@ -239,6 +239,7 @@ if HAS_EXTENSION:
 
     _BUILD = _C.build_info()
     _LEAST_KEPT: int = _BUILD["least_kept"]
+    _LARGEST_GRADIENT: int = _BUILD["largest_gradient"]
     _LEAST_FACTORS: int = _BUILD["least_factors"]
 
     def keeps(A: Tensor) -> bool:
@@ -258,7 +259,9 @@ if HAS_EXTENSION:
     def kept_integers(A: Tensor) -> int:
         """How many integers are kept of a matrix, as csrc/size_class.h has it."""
         n = A.shape[-1]
-        return 3 * n + 2 if A.device.type == "cpu" and n >= _LEAST_FACTORS else 1
+        if A.device.type != "cpu" or n <= _LARGEST_GRADIENT:
+            return 1
+        return n + 1 if n < _LEAST_FACTORS else 3 * n + 2
 else:
 
     def keeps(A: Tensor) -> bool:
@@ -266,5 +269,5 @@ else:
         return False
 
     def kept_integers(A: Tensor) -> int:
-        """One, the exponent of a gradient."""
+        """One, which says that nothing is kept."""
         return 1

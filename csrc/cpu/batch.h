@@ -9,21 +9,6 @@
 
 namespace torchdet {
 
-// The kernel on matrices of [begin, end) of which nothing has been kept, as many as possible at a
-// time.
-inline void for_runs_not_kept(const Problem& p, int64_t begin, int64_t end, Kernel kernel) {
-  const int64_t stride = kept_integers(p.n);
-  while (begin < end) {
-    int64_t last = begin;
-    for (; last < end && p.integers[last * stride] == kNotKept; ++last) {
-    }
-    if (last > begin) {
-      kernel(p, begin, last);
-    }
-    begin = last + 1;
-  }
-}
-
 // Matrices per unit of work where they lie in lanes: whole packs, whatever the width. Elsewhere
 // parts of equal size count for more than whole groups of matrices that advance side by side.
 constexpr int64_t kLaneUnit = 16;
@@ -31,31 +16,21 @@ constexpr int64_t kLaneUnit = 16;
 // threads: how many parallel_parts has at hand.
 inline void run_batch(const Problem& problem, Dtype dtype, int64_t threads) {
   const KernelTable& table = active_kernels();
-  const Kernel kernel = table.select(dtype, problem.op, problem.n);
-  const Kernel kernel_for_kept = table.select_for_kept(dtype, problem.n);
-  const bool has_kept = problem.kept != nullptr;
-  const auto run_range = [&](int64_t begin, int64_t end) {
-    if (!has_kept) {
-      kernel(problem, begin, end);
-      return;
-    }
-    kernel_for_kept(problem, begin, end);
-    for_runs_not_kept(problem, begin, end, kernel);
-  };
+  const Kernel kernel = table.select(problem, dtype);
   const int64_t n = problem.n, batch = problem.batch;
   const bool in_lanes = n <= table.largest_lane[static_cast<int>(dtype)].select(problem.op);
   const int64_t unit = in_lanes ? kLaneUnit : 1;
-  const bool only_multiplies = has_kept && n <= table.largest_rows[static_cast<int>(dtype)];
+  const bool only_multiplies = problem.kept != nullptr && n <= kLargestGradient;
   const int64_t parts = dtype == Dtype::kFloat || dtype == Dtype::kDouble ? 1 : 4;
   const int64_t unit_operations = parts * unit * n * n * (only_multiplies ? 8 : n + 8);
   const int64_t grain = std::max<int64_t>(1, kGrainOfBatch / unit_operations);
   const bool share_matrices = n >= kLeastShared && batch < threads;
   if (batch <= grain * unit || share_matrices) {
-    run_range(0, batch);
+    kernel(problem, 0, batch);
     return;
   }
   auto run_units = [&](int64_t begin, int64_t end) {
-    run_range(begin * unit, std::min(end * unit, batch));
+    kernel(problem, begin * unit, std::min(end * unit, batch));
   };
   parallel_parts((batch + unit - 1) / unit, grain, &run_units,
                  [](void* context, int64_t begin, int64_t end) {

@@ -73,7 +73,7 @@ struct BlockedKernels {
   }
 
   // Determinants whose factors are kept.
-  static void keep_factors(const Problem& p, int64_t begin, int64_t end) {
+  static void keep(const Problem& p, int64_t begin, int64_t end) {
     Space s = thread_space<Space>(p.n);
     for (int64_t b = begin; b < end; ++b) {
       read(p.A, b, s);
@@ -81,9 +81,10 @@ struct BlockedKernels {
       write_determinant(p, b,
                         has_cofactors ? s.lu.product() : Scaled<Number>{zero<Number>(), Integer(0)},
                         s.frame);
-      const KeptFactors kept(p, b);
-      keep_exponent(p, b, kNotKept);
-      if (has_cofactors) {
+      if (!has_cofactors) {
+        keep_nothing<P>(p, b);
+      } else {
+        const KeptFactors kept(p, b);
         Number* const to = result_matrix<P>(p, b);
         s.lu.read_factors([&](int64_t k, const P* row) {
           for (int64_t v = 0; v < s.X.packs; ++v) {
@@ -99,14 +100,11 @@ struct BlockedKernels {
     }
   }
 
-  // Gradients from the factors, for the matrices whose factors have been kept.
-  static void from_factors(const Problem& p, int64_t begin, int64_t end) {
+  // Gradients from the factors that have been kept.
+  static void from_kept(const Problem& p, int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       const KeptFactors kept(p, b);
-      if (kept.sign() == kNotKept) {
-        continue;
-      }
-      if (!kept.are_in_range()) {
+      if (!kept.is_usable()) {
         cofactor_matrices(p, b, b + 1);
         continue;
       }

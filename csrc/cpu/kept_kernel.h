@@ -1,6 +1,7 @@
 // The backward pass with the gradients that the forward pass has kept (kept.h).
 #pragma once
 
+#include "kernels.h"
 #include "pack.h"
 #include "results.h"
 #include "row_io.h"
@@ -9,7 +10,7 @@ namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
 template <typename P>
-struct KeptKernel {
+struct KeptGradient {
   using T = ScalarOf<P>;
   using R = RealOf<P>;
   using I = IntegerOf<P>;
@@ -17,6 +18,23 @@ struct KeptKernel {
   using Integer = typename Format<T>::Integer;
   static constexpr int W = LaneTraits<P>::kWidth;
 
+  // kDetBackward and kSlogdetBackward. kFromA: the kernel for the matrices of which nothing is
+  // kept, as many as possible at a time.
+  template <Kernel kFromA>
+  static void from_kept(const Problem& p, int64_t begin, int64_t end) {
+    multiply(p, begin, end);
+    while (begin < end) {
+      int64_t last = begin;
+      for (; last < end && kept_exponent(p, last) == kNotKept; ++last) {
+      }
+      if (last > begin) {
+        kFromA(p, begin, last);
+      }
+      begin = last + 1;
+    }
+  }
+
+ private:
   // out = grad * kept * 2^integer, for the matrices that have been kept.
   static void multiply(const Problem& p, int64_t begin, int64_t end) {
     for (int64_t first = begin; first < end; first += W) {
@@ -46,7 +64,6 @@ struct KeptKernel {
     }
   }
 
- private:
   // Powers of two below 2^kReach and above 2^-kReach are numbers.
   static constexpr int kReach = Format<T>::kMaxExponent;
 

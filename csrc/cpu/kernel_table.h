@@ -26,6 +26,7 @@ struct KernelsOf {
   static constexpr LaneOrders kLane = lane_orders(kVectorBytes, sizeof(ScalarOf<V>), kIsComplex<V>);
   static constexpr RowOrders kRows = row_orders(kVectorBytes, sizeof(ScalarOf<V>), kIsComplex<V>);
   static_assert(kRows.determinants <= kLargestRows && kRows.cofactors <= kLargestRows);
+  static_assert(kLane.cofactors <= kLargestGradient, "lanes keep gradients");
   static_assert(kRows.cofactors + 1 >= kLeastFactors, "no room for the factors that are kept");
 
   template <int N>
@@ -33,7 +34,10 @@ struct KernelsOf {
     using K = LaneKernels<V, N>;
     kernels[N].determinants = K::determinants;
     if constexpr (N <= kLane.cofactors) {
-      kernels[N].cofactors = K::cofactor_matrices;
+      kernels[N].cofactors = kernels[N].keep = K::cofactor_matrices;
+      if constexpr (N >= kLeastKept) {
+        kernels[N].from_kept = KeptGradient<V>::template from_kept<K::cofactor_matrices>;
+      }
     }
     if constexpr (N <= kLane.hvp) {
       kernels[N].hvp = LaneHvp<V, N>::det_hvp;
@@ -53,9 +57,19 @@ struct KernelsOf {
       }
     }
     if constexpr (kEnd > kLane.cofactors) {
+      using K = SweepKernel<V, kPacks, kEnd / W, kGroup.cofactors>;
       for (int n = kBegin; n <= std::min(kEnd, kRows.cofactors); ++n) {
-        kernels[n].cofactors =
-            SweepKernel<V, kPacks, kEnd / W, kGroup.cofactors>::cofactor_matrices;
+        kernels[n].cofactors = K::cofactor_matrices;
+        if constexpr (kBegin <= kLargestGradient) {
+          kernels[n].keep = K::cofactor_matrices;
+          kernels[n].from_kept = KeptGradient<V>::template from_kept<K::cofactor_matrices>;
+        }
+        if constexpr (kEnd > kLargestGradient) {
+          if (n > kLargestGradient) {
+            kernels[n].keep = K::determinants;
+            kernels[n].from_kept = K::from_kept;
+          }
+        }
       }
     }
     if constexpr (kEnd > kLane.hvp) {
@@ -87,18 +101,13 @@ struct KernelsOf {
   static void set(KernelTable& table, Dtype dtype) {
     Kernels(&kernels)[kLargestRows + 1] = table.small[static_cast<int>(dtype)];
     using B = BlockedKernels<V>;
-    for (int n = 1; n <= kLargestRows; ++n) {
-      kernels[n] = {B::determinants, B::cofactor_matrices, RankRevealing<V>::det_hvp};
-    }
+    const Kernels blocked = {
+        {B::determinants, B::cofactor_matrices, RankRevealing<V>::det_hvp}, B::keep, B::from_kept};
+    table.blocked[static_cast<int>(dtype)] = blocked;
+    std::fill(kernels, kernels + kLargestRows + 1, blocked);
     set_all_rows(kernels);
     set_lane<kLane.determinants>(kernels);
     table.largest_lane[static_cast<int>(dtype)] = {kLane.determinants, kLane.cofactors, kLane.hvp};
-    table.largest_rows[static_cast<int>(dtype)] = kRows.cofactors;
-    table.blocked[static_cast<int>(dtype)] = {B::determinants, B::cofactor_matrices,
-                                              RankRevealing<V>::det_hvp};
-    table.multiply_kept[static_cast<int>(dtype)] = KeptKernel<V>::multiply;
-    table.keep_factors[static_cast<int>(dtype)] = B::keep_factors;
-    table.from_factors[static_cast<int>(dtype)] = B::from_factors;
   }
 };
 

@@ -12,28 +12,23 @@ namespace torchdet {
 // Computes matrices [begin, end) of the batch.
 using Kernel = void (*)(const Problem&, int64_t begin, int64_t end);
 
-using Kernels = KernelsByOperator<Kernel>;
+struct Kernels : KernelsByOperator<Kernel> {
+  // Determinants with what helps the backward pass, and that pass (kept.h); none below kLeastKept.
+  Kernel keep, from_kept;
+};
 
-// small[n] for the orders of the first two size classes, blocked for those above. What forward
-// keeps is a gradient in the first two, which backward multiplies, and factors above (kept.h).
+// small[n] for the orders of the first two size classes, blocked for those above.
 struct KernelTable {
   const char* name;
   Kernels small[kDtypes][kLargestRows + 1], blocked[kDtypes];
   KernelsByOperator<int> largest_lane[kDtypes];  // orders of which matrices lie in lanes
-  int64_t largest_rows[kDtypes];                 // to which gradients are kept
-  Kernel multiply_kept[kDtypes], keep_factors[kDtypes], from_factors[kDtypes];
 
-  Kernel select(Dtype dtype, Op op, int64_t n) const {
+  Kernel select(const Problem& p, Dtype dtype) const {
     const int d = static_cast<int>(dtype);
-    if (keeps(op) && n > largest_rows[d]) {
-      return keep_factors[d];
-    }
-    return (n <= kLargestRows ? small[d][n] : blocked[d]).select(op);
-  }
-  // Backward for the matrices of which something is kept.
-  Kernel select_for_kept(Dtype dtype, int64_t n) const {
-    const int d = static_cast<int>(dtype);
-    return (n <= largest_rows[d] ? multiply_kept : from_factors)[d];
+    const Kernels& kernels = p.n <= kLargestRows ? small[d][p.n] : blocked[d];
+    return p.kept != nullptr ? kernels.from_kept
+           : keeps(p.op)     ? kernels.keep
+                             : kernels.select(p.op);
   }
 };
 

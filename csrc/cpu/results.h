@@ -77,5 +77,15 @@ template <typename P>
   }
 }
 
+// Leaves nothing for the backward pass, and nothing unwritten.
+template <typename P>
+[[gnu::noinline]] void keep_nothing(const Problem& p, int64_t b) {
+  NumberOf<P>* const out = result_matrix<P>(p, b);
+  std::fill(out, out + p.n * p.n, zero<NumberOf<P>>());
+  int32_t* const integers = integers_of(p, b);
+  std::fill(integers, integers + kept_integers(p.n), 0);
+  *integers = kNotKept;
+}
+
 }  // namespace TORCHDET_CAPABILITY
 }  // namespace torchdet

@@ -19,9 +19,10 @@ class StripPass {
   static constexpr int kSteps = 4;
   P l[kSteps][kMaxPacks];
 
-  // The factors of all rows; p: the columns of the steps.
-  TORCHDET_LANE void solve(const RowMatrix<P>& B, const int32_t* p) {
-    for (int64_t i = 0; i < B.n; ++i) {
+  // The factors of rows begin .. end - 1; p: the columns of the steps.
+  TORCHDET_LANE void solve(const RowMatrix<P>& B, const int32_t* p, int begin, int end) {
+    constexpr int W = LaneTraits<P>::kWidth;
+    for (int64_t i = begin; i < end; ++i) {
       for (int s = 0; s < kSteps; ++s) {
         set_number(factor_[s], i, B.get(i, p[s]));
       }
@@ -29,7 +30,7 @@ class StripPass {
     for (int s = 1; s < kSteps; ++s) {
       for (int e = 0; e < s; ++e) {
         const P link = broadcast<P>(get_number(l[e], p[s]));
-        for (int64_t v = 0; v < B.packs; ++v) {
+        for (int v = begin / W; v * W < end; ++v) {
           factor_[s][v] = fnma(factor_[e][v], link, factor_[s][v]);
         }
       }

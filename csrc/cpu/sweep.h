@@ -24,55 +24,19 @@
 // operations some 40 cycles long, kGroup matrices advance side by side.
 #pragma once
 
-#include "column_bits.h"
-#include "row_io.h"
-#include "strip_pass.h"
+#include "sweep_state.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// kPacks: packs per row where known at compile time, else 0, and at most kMaxPacks.
 template <typename P, int kPacks, int kMaxPacks, int kGroup>
-class Sweep {
+class Sweep : public SweepState<P, kPacks, kMaxPacks, kGroup> {
  public:
-  using T = ScalarOf<P>;
-  using R = RealOf<P>;
-  using I = IntegerOf<P>;
-  using Number = NumberOf<P>;
-  using Integer = typename Format<T>::Integer;
-  static constexpr int W = LaneTraits<P>::kWidth, kParts = kIsComplex<P> ? 2 : 1;
-  static constexpr int kMaxOrder = kMaxPacks * W;
-  using Bits = ColumnBits<kMaxOrder>;
-  static constexpr LongRows kLongRows =
-      long_rows(kVectorBytes, kPacks == 0 && kGroup == 1 && !kIsComplex<P> ? kMaxPacks : 0);
-
-  // What is known of one matrix beside its entries.
-  struct Facts {
-    P pivot[kMaxPacks];         // d_k in lane k, and ones after d_n
-    I row_exponent[kMaxPacks];  // in the order of `row`
-    I column_exponent[kMaxPacks];
-    Frame<P> frame;
-    int32_t row[kMaxOrder];   // index of the row now at position k
-    int32_t lane[kMaxOrder];  // p_k
-    Bits unused;
-    bool odd;           // sign of the permutation
-    bool no_cofactors;  // rank <= n - 2
-  };
-  const int n;
-  Facts facts[kGroup];
-
-  // storage: kGroup * n * packs_for(n) packs.
-  Sweep(int order, P* storage)
-      : n(order), runtime_packs_(static_cast<int>(RowMatrix<P>::packs_for(order))), z_(storage) {
-    for (Facts& f : facts) {
-      f.frame.row_exponent = f.row_exponent;
-      f.frame.column_exponent = f.column_exponent;
-    }
-  }
-
-  TORCHDET_LANE int packs() const { return kPacks > 0 ? kPacks : runtime_packs_; }
-  TORCHDET_LANE P* row(int i, int m) const { return z_ + (i * kGroup + m) * packs(); }
-  TORCHDET_LANE RowMatrix<P> matrix(int m) const { return {row(0, m), n, kGroup * packs()}; }
+  using State = SweepState<P, kPacks, kMaxPacks, kGroup>;
+  using State::facts, State::is_column, State::kLongRows, State::kParts, State::matrix, State::n,
+      State::packs, State::row, State::State, State::W;
+  using typename State::Bits, typename State::Facts, typename State::I, typename State::Integer,
+      typename State::Number, typename State::R, typename State::T;
 
   // Reads matrices first .. of the batch, equilibrated.
   TORCHDET_LANE void read(const BatchView& view, int64_t first) {
@@ -83,16 +47,19 @@ class Sweep {
     }
   }
 
-  // Eliminates them. kInverse: Z before its last step; otherwise only the pivots.
+  // Eliminates them. kInverse: Z before its last step; otherwise only the pivots, and, where `kept`
+  // is given, what jordan.h finds Z from: n x n numbers for each matrix.
   template <bool kInverse>
-  [[gnu::noinline]] void run() {
+  [[gnu::noinline]] void run(Number* kept = nullptr) {
+    kept_ = kept;
     for (int m = 0; m < kGroup; ++m) {
       start(facts[m]);
     }
+    const bool by_strips = kLongRows.by_strips && (kInverse || kept != nullptr);
     for (int k = 0; k < n;) {
-      if constexpr (kInverse && kLongRows.by_strips) {
-        if (k + Strips::kSteps < n) [[likely]] {
-          k += advance_by_strips(k);
+      if constexpr (kLongRows.by_strips) {
+        if (by_strips && k + Strips::kSteps < n) [[likely]] {
+          k += advance_by_strips<kInverse>(k);
           continue;
         }
       }
@@ -100,65 +67,16 @@ class Sweep {
     }
   }
 
-  // Z of (2).
-  TORCHDET_LANE void last_step(int m) const {
-    const int k = n - 1;
-    const P S = broadcast<P>(last_pivot(m));
-    const int p = facts[m].lane[k];
-    P l[kMaxPacks], scale[kMaxPacks];
-    for (int v = 0; v < packs(); ++v) {
-      l[v] = select(is_column(p, v), zero<P>(), row(k, m)[v]);
-      scale[v] = select(is_column(p, v), one<P>(), S);
-    }
-    for (int i = 0; i < k; ++i) {
-      const P f = broadcast<P>(get_number(row(i, m), p));
-      for (int v = 0; v < packs(); ++v) {
-        row(i, m)[v] = fnma(f, l[v], row(i, m)[v] * scale[v]);
-      }
-    }
-    store_pivot_row(k, m, l);
-  }
-
-  // sgn d_1 .. d_n of matrix m, or without d_n.
-  TORCHDET_LANE Scaled<Number> product(int m, bool with_last) const {
-    const Facts& f = facts[m];
-    const auto is_last = mask_of_bits(with_last ? 0 : uint64_t(1) << (n - 1) % W, I());
-    Scaled<P> d = scaled_one<P>();
-    for (int v = 0; v < packs(); ++v) {
-      d = d * (v + 1 == packs() ? select(is_last, one<P>(), f.pivot[v]) : f.pivot[v]);
-    }
-    const P mantissa = fold_lanes(d.mantissa, [](P a, P b) { return a * b; });
-    const I exponent = fold_lanes(d.exponent, [](I a, I b) { return a + b; });
-    const Number x = first_lane(mantissa);
-    return normalise(f.odd ? -x : x, Integer(exponent[0]));
-  }
-  TORCHDET_LANE Number last_pivot(int m) const { return get_number(facts[m].pivot, n - 1); }
-
-  // The mask of column p in pack v of a row.
-  TORCHDET_LANE static auto is_column(int p, int v) {
-    return mask_of_bits(static_cast<uint64_t>((Bits(1) << p) >> (v * W)), I());
-  }
-
  private:
-  using Strips = StripPass<P, kMaxPacks>;
+  using typename State::Strips;
   template <int kValue>
-  using Constant = std::integral_constant<int, kValue>;
-
-  const int runtime_packs_;
-  P* const z_;
-
-  TORCHDET_LANE static P broadcast_at(const P* row, int64_t offset) {
-    return broadcast<P>(number_at<P>(reinterpret_cast<const T*>(row) + offset));
-  }
-  TORCHDET_LANE void subtract(P* x, P factor, const P* l) const {
-    for (int v = 0; v < packs(); ++v) {
-      x[v] = fnma(factor, l[v], x[v]);
-    }
-  }
+  using Constant = typename State::template Constant<kValue>;
+  using State::broadcast_at, State::store_pivot_row, State::subtract;
+  Number* kept_ = nullptr;
 
   TORCHDET_LANE void start(Facts& f) const {
     f.unused = ~Bits(0) >> (8 * static_cast<int>(sizeof(Bits)) - n);
-    f.odd = f.no_cofactors = false;
+    f.odd = f.no_cofactors = f.zero_pivot = false;
     for (int k = 0; k < n; ++k) {
       f.row[k] = k;
     }
@@ -178,6 +96,9 @@ class Sweep {
       }
     }
     if (k + 1 == n) {
+      for (int m = 0; m < kGroup && !kInverse; ++m) {
+        keep_row(k, m, row(k, m));
+      }
       return 1;
     }
     for (int m = 0; m < kGroup; ++m) {
@@ -200,8 +121,8 @@ class Sweep {
         }
       };
       for_others<kInverse, 1>(k, k + 2, update);
-      for (int m = 0; m < kGroup && kInverse; ++m) {
-        store_pivot_row(k, m, l[m]);
+      for (int m = 0; m < kGroup; ++m) {
+        finish_row<kInverse>(k, m, l[m]);
       }
       return 1;
     }
@@ -228,16 +149,19 @@ class Sweep {
       }
     };
     for_others<kInverse, kLongRows.together>(k, k + 2, update);
-    for (int m = 0; m < kGroup && kInverse; ++m) {
-      store_pivot_row(k, m, l[m]);
-      subtract(row(k, m), broadcast_at(row(k, 0), offset2[m]), l2[m]);
-      store_pivot_row(k + 1, m, l2[m]);
+    for (int m = 0; m < kGroup; ++m) {
+      finish_row<kInverse>(k, m, l[m]);
+      if constexpr (kInverse) {
+        subtract(row(k, m), broadcast_at(row(k, 0), offset2[m]), l2[m]);
+      }
+      finish_row<kInverse>(k + 1, m, l2[m]);
     }
     return 2;
   }
 
-  // Steps k .. k + 3 of the inverse in one pass, or those before the first that finds no pivot;
+  // Steps k .. k + 3 in one pass, those of the inverse before the first that finds no pivot;
   // returns how many.
+  template <bool kInverse>
   TORCHDET_LANE int advance_by_strips(int k) {
     Strips strips;
     int32_t p[Strips::kSteps] = {};
@@ -250,7 +174,7 @@ class Sweep {
       for (int s = 0; s < taken; ++s) {
         step(next, s);
       }
-      if (!take_pivot(next, 0, strips.l[taken])) [[unlikely]] {
+      if (!take_pivot(next, 0, strips.l[taken]) && kInverse) [[unlikely]] {
         give_back_pivot(next, 0);
         updated = next + 1;
         break;
@@ -258,45 +182,55 @@ class Sweep {
       p[taken] = facts[0].lane[next];
     }
     if (taken == 0) [[unlikely]] {
-      return advance<true>(k);
+      return advance<kInverse>(k);
     }
     for (int s = taken; s < Strips::kSteps; ++s) {  // steps that change nothing
       std::fill_n(strips.l[s], packs(), zero<P>());
     }
-    strips.solve(matrix(0), p);
+    strips.solve(matrix(0), p, kInverse ? 0 : updated, n);
     strips.update(matrix(0), updated, n);
-    strips.update(matrix(0), 0, k);
+    if constexpr (kInverse) {
+      strips.update(matrix(0), 0, k);
+    }
     for (int s = 0; s < taken; ++s) {
-      for (int e = 0; e < s; ++e) {
+      for (int e = 0; e < s && kInverse; ++e) {
         step(k + e, s);
       }
-      store_pivot_row(k + s, 0, strips.l[s]);
+      finish_row<kInverse>(k + s, 0, strips.l[s]);
     }
     return taken;
   }
 
-  // The rows that a pass updates, some of them together. Those to come first: the search for the
-  // next pivot then runs beside the rest of the pass.
+  // The rows that a pass updates. Those to come first: the search for the next pivot then runs
+  // beside the rest of the pass.
   template <bool kInverse, int kTogether, typename Update>
   TORCHDET_LANE void for_others(int done, int next, Update update) const {
-    const auto update_range = [&](int i, int end) {
-      for (; i + kTogether <= end; i += kTogether) {
-        update(i, Constant<kTogether>());
-      }
-      for (; i < end; ++i) {
-        update(i, Constant<1>());
-      }
-    };
-    update_range(next, n);
-    if (kInverse) {
-      update_range(0, done);
+    State::template for_rows<kTogether>(next, n, update);
+    if constexpr (kInverse) {
+      State::template for_rows<kTogether>(0, done, update);
     }
   }
 
-  TORCHDET_LANE void store_pivot_row(int k, int m, const P* l) const {
-    for (int v = 0; v < packs(); ++v) {
-      row(k, m)[v] = select(is_column(facts[m].lane[k], v), -one<P>(), l[v]);
+  // Row k, when its step is done.
+  template <bool kInverse>
+  TORCHDET_LANE void finish_row(int k, int m, const P* l) const {
+    if constexpr (kInverse) {
+      store_pivot_row(k, m, l);
+    } else {
+      keep_row(k, m, l);
     }
+  }
+  // l, with the pivot in its place.
+  TORCHDET_LANE void keep_row(int k, int m, const P* l) const {
+    if (kept_ == nullptr) {
+      return;
+    }
+    Number* const to = kept_ + (int64_t(m) * n + k) * n;
+    for (int v = 0; v < packs(); ++v) {
+      store_numbers(reinterpret_cast<T*>(to + v * W), l[v], n - v * W);
+    }
+    const int p = facts[m].lane[k];
+    to[p] = get_number(row(k, m), p);
   }
 
   // Chooses p_k and computes l, with l_p = 0. False if row k is zero in the unused columns: then l
@@ -325,6 +259,7 @@ class Sweep {
     const Number pivot = get_number(x, p);
     set_number(f.pivot, k, pivot);
     if (largest[0] == 0) [[unlikely]] {
+      f.zero_pivot = f.zero_pivot || k + 1 < n;
       for (int v = 0; v < packs(); ++v) {
         l[v] = zero<P>();
       }

@@ -2,6 +2,7 @@
 // written.
 #pragma once
 
+#include "jordan.h"
 #include "rank_revealing.h"
 #include "sweep.h"
 
@@ -22,15 +23,22 @@ struct SweepKernel {
   // bits in any group.
   using Alone = SweepKernel<P, 0, std::max(kMaxPacks, kOrderOfWord / W), 1>;
 
-  // kDet and kSlogdet.
+  // kDet and kSlogdet; kDetKeep and kSlogdetKeep where they keep the first half of an elimination.
   static void determinants(const Problem& p, int64_t begin, int64_t end) {
     S sweep(static_cast<int>(p.n), storage(p.n));
     int64_t first = begin;
     for (; first + kGroup <= end; first += kGroup) {
       sweep.read(p.A, first);
-      sweep.template run<false>();
+      sweep.template run<false>(keeps(p.op) ? result_matrix<P>(p, first) : nullptr);
       for (int m = 0; m < kGroup; ++m) {
-        write_determinant(p, first + m, sweep.product(m, true), sweep.facts[m].frame);
+        const auto& f = sweep.facts[m];
+        write_determinant(p, first + m, sweep.product(m, true), f.frame);
+        if (keeps(p.op)) {
+          const bool is_useful = f.frame.finite && !f.zero_pivot;
+          if (!is_useful || !KeptGauss<P>(p, first + m).write(f.odd, f.lane, f.frame)) {
+            keep_nothing<P>(p, first + m);
+          }
+        }
       }
     }
     if (kGroup > 1 && first < end) {
@@ -38,7 +46,7 @@ struct SweepKernel {
     }
   }
 
-  // All operators that need the inverse.
+  // All operators that need the inverse; kDetKeep and kSlogdetKeep where they keep gradients.
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     S sweep(static_cast<int>(p.n), storage(p.n));
     int64_t first = begin;
@@ -69,6 +77,21 @@ struct SweepKernel {
     }
   }
 
+  // kDetBackward and kSlogdetBackward from the first half, with the bits of cofactor_matrices.
+  static void from_kept(const Problem& p, int64_t begin, int64_t end) {
+    Jordan<P, kPacks, kMaxPacks> jordan(static_cast<int>(p.n), storage(p.n));
+    for (int64_t b = begin; b < end; ++b) {
+      if (!jordan.read(p, b)) [[unlikely]] {
+        Alone::cofactor_matrices(p, b, b + 1);
+        continue;
+      }
+      jordan.run();
+      if (!write(p, b, jordan, 0)) [[unlikely]] {
+        RankRevealing<P>::cofactor_matrix(p, b);
+      }
+    }
+  }
+
  private:
   static P* storage(int64_t n) {
     const size_t bytes = sizeof(P) * kGroup * n * RowMatrix<P>::packs_for(n);
@@ -78,7 +101,8 @@ struct SweepKernel {
 
   // Writes the result of matrix b from (1) and (2) of sweep.h; false where an entry of Z left the
   // range.
-  TORCHDET_LANE static bool write(const Problem& p, int64_t b, const S& sweep, int m) {
+  template <typename State>
+  TORCHDET_LANE static bool write(const Problem& p, int64_t b, const State& sweep, int m) {
     const auto& f = sweep.facts[m];
     const int n = sweep.n;
     sweep.last_step(m);
@@ -93,7 +117,7 @@ struct SweepKernel {
       factor[v] = -(broadcast<P>(common.mantissa) * reciprocal(d.mantissa));
       row_exponent[v] = I(common.exponent) + f.row_exponent[v] - d.exponent;
     }
-    int32_t step_of[S::kMaxOrder];
+    int32_t step_of[S::kMaxOrder] = {};  // in the matrix, whatever the integers kept
     for (int k = 0; k < n; ++k) {
       step_of[f.lane[k]] = k;
     }
