@@ -91,7 +91,8 @@ inline Tensor in_float32(const Tensor& X) {
 // A Backend has
 //   static Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like);
 //   static void run(Problem& problem, Dtype dtype, const Tensor& A);
-// the second for n > 0 and at least one matrix.
+// the second for n > 0 and at least one matrix; and where it registers the operators that keep,
+//   static bool keeps(Dtype dtype, int64_t n);
 template <typename Backend>
 struct Operators {
   static Tensor det(const Tensor& A) {
@@ -151,7 +152,7 @@ struct Operators {
   }
 
   // The determinant, and what helps *_backward_kept to its gradient: numbers and integers. Nothing
-  // is kept of half types and below kLeastKept.
+  // is kept of half types and where Backend::keeps says so.
   static std::tuple<Tensor, Tensor, Tensor> det_keep(const Tensor& A) {
     check_matrices("det", "A", A);
     auto [kept, integers] = room_to_keep(A);
@@ -230,7 +231,7 @@ struct Operators {
   }
 
   static bool keeps_anything(const Tensor& A) {
-    return order(A) >= kLeastKept && !is_half(A.scalar_type());
+    return !is_half(A.scalar_type()) && Backend::keeps(kernel_dtype(A), order(A));
   }
   static std::tuple<Tensor, Tensor> room_to_keep(const Tensor& A) {
     Tensor kept = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);

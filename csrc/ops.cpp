@@ -6,6 +6,8 @@
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
 
+#include <utility>
+
 #include "cpu/kernels.h"
 #include "size_class.h"
 
@@ -42,6 +44,13 @@ void add_classes(pybind11::list& classes, const char* device,
   }
 }
 
+constexpr std::pair<const char*, torchdet::Dtype> kDtypeNames[] = {
+    {"float32", torchdet::Dtype::kFloat},
+    {"float64", torchdet::Dtype::kDouble},
+    {"complex64", torchdet::Dtype::kComplexFloat},
+    {"complex128", torchdet::Dtype::kComplexDouble},
+};
+
 pybind11::dict build_info() {
   namespace py = pybind11;
   py::dict info;
@@ -61,7 +70,11 @@ pybind11::dict build_info() {
   info["cuda_architectures"] = architectures;
   info["torch_abi"] = "stable, torch >= 2.10";
   info["size_classes"] = classes;
-  info["least_kept"] = torchdet::kLeastKept;
+  py::dict least_kept;
+  for (const auto& [name, dtype] : kDtypeNames) {
+    least_kept[name] = torchdet::active_kernels().least_kept(dtype);
+  }
+  info["least_kept"] = least_kept;
   info["largest_gradient"] = torchdet::kLargestGradient;
   info["least_factors"] = torchdet::kLeastFactors;
   return info;

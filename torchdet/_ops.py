@@ -238,7 +238,9 @@ if HAS_EXTENSION:
     from . import _C
 
     _BUILD = _C.build_info()
-    _LEAST_KEPT: int = _BUILD["least_kept"]
+    _LEAST_KEPT: dict[torch.dtype, int] = {
+        getattr(torch, name): n for name, n in _BUILD["least_kept"].items()
+    }
     _LARGEST_GRADIENT: int = _BUILD["largest_gradient"]
     _LEAST_FACTORS: int = _BUILD["least_factors"]
 
@@ -251,9 +253,9 @@ if HAS_EXTENSION:
             A.requires_grad
             and torch.is_grad_enabled()
             and A.dim() >= 2
-            and A.shape[-1] >= _LEAST_KEPT
             and A.device.type == "cpu"
-            and A.dtype not in (torch.float16, torch.bfloat16)
+            and A.dtype in _LEAST_KEPT
+            and A.shape[-1] >= _LEAST_KEPT[A.dtype]
         )
 
     def kept_integers(A: Tensor) -> int:

@@ -1,7 +1,7 @@
 """Plain PyTorch implementation of the operators that keep something for the backward pass.
 
-No function of torchdet calls it; a graph that was traced for the CPU's kernels may. Nothing is kept,
-which the one integer of each matrix says, and backward starts from A.
+No function of torchdet calls it; a graph that was traced for the CPU's kernels may. Nothing is
+kept, which the one integer of each matrix says, and backward starts from A.
 """
 
 import torch

@@ -26,7 +26,6 @@ struct KernelsOf {
   static constexpr LaneOrders kLane = lane_orders(kVectorBytes, sizeof(ScalarOf<V>), kIsComplex<V>);
   static constexpr RowOrders kRows = row_orders(kVectorBytes, sizeof(ScalarOf<V>), kIsComplex<V>);
   static_assert(kRows.determinants <= kLargestRows && kRows.cofactors <= kLargestRows);
-  static_assert(kLane.cofactors <= kLargestGradient, "lanes keep gradients");
   static_assert(kRows.cofactors + 1 >= kLeastFactors, "no room for the factors that are kept");
 
   template <int N>
@@ -34,10 +33,7 @@ struct KernelsOf {
     using K = LaneKernels<V, N>;
     kernels[N].determinants = K::determinants;
     if constexpr (N <= kLane.cofactors) {
-      kernels[N].cofactors = kernels[N].keep = K::cofactor_matrices;
-      if constexpr (N >= kLeastKept) {
-        kernels[N].from_kept = KeptGradient<V>::template from_kept<K::cofactor_matrices>;
-      }
+      kernels[N].cofactors = K::cofactor_matrices;
     }
     if constexpr (N <= kLane.hvp) {
       kernels[N].hvp = LaneHvp<V, N>::det_hvp;

@@ -1,6 +1,7 @@
 // The CPU kernels of the operators, by dtype and order, and the choice of the instruction set.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <vector>
 
@@ -13,7 +14,8 @@ namespace torchdet {
 using Kernel = void (*)(const Problem&, int64_t begin, int64_t end);
 
 struct Kernels : KernelsByOperator<Kernel> {
-  // Determinants with what helps the backward pass, and that pass (kept.h); none below kLeastKept.
+  // Determinants with what helps the backward pass, and that pass (kept.h): not for cofactors in
+  // lanes.
   Kernel keep, from_kept;
 };
 
@@ -29,6 +31,10 @@ struct KernelTable {
     return p.kept != nullptr ? kernels.from_kept
            : keeps(p.op)     ? kernels.keep
                              : kernels.select(p.op);
+  }
+  // The least order of which a forward pass keeps something.
+  int64_t least_kept(Dtype dtype) const {
+    return std::max<int64_t>(kLeastKept, largest_lane[static_cast<int>(dtype)].cofactors + 1);
   }
 };
 

@@ -6,7 +6,7 @@
 
 #include "../math/cofactor.h"
 #include "../math/logarithm.h"
-#include "kept.h"
+#include "../problem.h"
 #include "pack.h"
 
 namespace torchdet {
@@ -86,8 +86,7 @@ struct LaneKernels {
   }
 
   // kCofactor: C(A). kDetBackward: grad conj(C(A)). kSlogdetBackward: grad conj(A^-T), with A^-T =
-  // C(A) / det(A). kDetKeep and kSlogdetKeep: the determinants, and those gradients without grad
-  // and without the exponent that all entries share.
+  // C(A) / det(A).
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     constexpr int n = N, s = tile_stride(N);
     // Whether rows find their places in registers or on their way to memory.
@@ -101,25 +100,21 @@ struct LaneKernels {
       Tile<V>::expect_whole(p.out, first + W, n);
       const Equilibration<V> eq =
           equilibrate<N, kCofactorCentral<N, T>>(a, n, row_exponent, column);
-      const bool keep = N >= kLeastKept && keeps(p.op);  // costs nothing below
-      const bool is_inverse = p.op == (keep ? Op::kSlogdetKeep : Op::kSlogdetBackward);
-      const auto [d, has_exponents] =
-          cofactors<N>(a, x, row_index, column_exponent, is_inverse || keep);
+      const bool is_inverse = p.op == Op::kSlogdetBackward;
+      const auto [d, has_exponents] = cofactors<N>(a, x, row_index, column_exponent, is_inverse);
       if constexpr (kRestored) {
         restore_rows<N>(row_index, x, a);
       }
       // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and conj(grad),
       // since grad conj(C) = conj(conj(grad) C).
       Scaled<V> factor = {one<V>(), eq.total};
-      if (p.op != Op::kCofactor && !keep) {
+      if (p.op != Op::kCofactor) {
         factor = normalise(conj(Tile<V>::read_numbers(p.other, first, lanes)), eq.total);
       }
       if (is_inverse) {
         factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
         factor.exponent = factor.exponent - d.exponent - eq.total;
       }
-      const I common = keep ? factor.exponent : I(0);
-      factor.exponent = factor.exponent - common;
       factor.mantissa = add_poison(factor.mantissa, eq.poison);
       const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
       const auto finish = [&](int i, int j, auto scale) TORCHDET_LANE_LAMBDA {
@@ -152,27 +147,6 @@ struct LaneKernels {
       } else {
         Steps::write_rows(p.out, first, lanes, n, a, row_index);
       }
-      if (keep) {
-        Steps::write_determinants(p, first, lanes, d, eq);
-        write_integers(p, first, lanes, x, a, common);
-      }
-    }
-  }
-
- private:
-  // The exponent that goes with the numbers kept, y from x. Out of line, as only few calls need it.
-  [[gnu::noinline]] static void write_integers(const Problem& p, int64_t first, int lanes,
-                                               const V* x, const V* y, const I& common) {
-    constexpr int s = tile_stride(N);
-    KeptRange<V> range;
-    for (int i = 0; i < N; ++i) {
-      for (int j = 0; j < N; ++j) {
-        range.look(x[i * s + j], y[i * s + j]);
-      }
-    }
-    const I integers = select(range.left(), I(kNotKept), common);
-    for (int lane = 0; lane < lanes; ++lane) {
-      keep_exponent(p, first + lane, integers[lane]);
     }
   }
 };

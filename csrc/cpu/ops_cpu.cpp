@@ -47,6 +47,8 @@ struct CpuBackend {
     return out;
   }
 
+  static bool keeps(Dtype dtype, int64_t n) { return n >= active_kernels().least_kept(dtype); }
+
   static void run(Problem& problem, Dtype dtype, const Tensor&) {
     run_batch(problem, dtype, torch::stable::get_num_threads());
   }
