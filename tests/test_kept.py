@@ -28,8 +28,8 @@ from torchdet import _reference
 OPS = torch.ops.torchdet
 NOT_KEPT = torch.iinfo(torch.int32).min
 KERNELS = cases.EXTENSION or cases.EMULATION == "arm"
-# Smaller ones keep nothing (csrc/size_class.h), nor do those of which cofactors lie in lanes: to 14,
-# or on some processors 9 to 12 (csrc/tuning.h).
+# Smaller ones keep nothing (csrc/size_class.h), nor do those of which cofactors lie in lanes
+# (csrc/tuning.h): to n = 14, or on some processors 9 to 12.
 ORDERS = {
     torch.float32: (11, 15, 16),
     torch.float64: (11, 13),
