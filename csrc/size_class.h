@@ -35,15 +35,21 @@ constexpr int64_t kLargestRows = kCpuSizeClasses[1].largest_n;
 constexpr int64_t kLargestThread = kCudaSizeClasses[0].largest_n;
 constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 
-// From this order on, a forward pass on the CPU that will have a backward pass keeps what helps it:
-// the gradient itself in the classes "lane" and "rows", computed along with the determinant, so
-// that backward only multiplies; and the factors in the class "blocked" (cpu/kept.h). The first
-// saves a factorisation, but moves a matrix twice more through the memory and takes 4 to 5
-// microseconds a call, so that it pays where all matrices together have some 2^21 / n bytes; but
-// bits must not depend on the batch. Microseconds for forward and backward of 1 MB of float32,
-// without / with it, on an EPYC: n = 5: 198 / 199, n = 6: 199 / 191, n = 8: 236 / 224, which is not
-// worth a forward pass of twice the time where no backward pass follows; n = 11: 249 / 236, n = 13:
-// 284 / 259, n = 15: 364 / 316. Of 16 matrices, n = 11: 24.2 / 29.5, n = 20: 34.3 / 38.4.
+// From this order on, where cofactors do not lie in lanes, a forward pass on the CPU that will have a
+// backward pass keeps what helps it (cpu/kept.h): to kLargestGradient the gradient itself, computed
+// along with the determinant, so that backward only multiplies; above, in the class "rows", the first
+// half of its elimination; and in the class "blocked" the factors. That saves a factorisation, but
+// moves a matrix twice more through the memory and takes 4 to 5 microseconds a call; and bits must
+// not depend on the batch. On an EPYC with AVX-512, for nothing / a gradient:
+//   1 MB, both passes, ns per matrix: float32 n = 11: 111 / 102, n = 14: 208 / 184; float64 n = 12:
+//       269 / 240; complex128 n = 12: 746 / 636
+//   one matrix, both passes, microseconds: float32 n = 14: 23.2 / 25.3; complex64 n = 12: 25.1 /
+//       26.9; and forward alone, where torch takes 9.2 and 9.6: 6.7 / 10.3 and 7.2 / 12.5
+// and for a gradient / the first half, 1 MB, ns per matrix:
+//   both passes: float32 n = 17: 456 / 543, n = 32: 995 / 1139, n = 40: 2030 / 2120, n = 64: 5510 /
+//       5700; float64 n = 20: 776 / 809, n = 64: 10700 / 11500; complex64 n = 64: 16500 / 15600
+//   forward alone: float64 n = 64: 9660 / 5780, n = 128: 60000 / 33800 (torch 63600); with AVX2
+//       complex128 n = 64: 43500 / 23800 (torch 37400)
 constexpr int64_t kLeastKept = 11, kLargestGradient = 32;
 
 // How many integers are kept of a matrix, beside n x n numbers; more from the order on at which

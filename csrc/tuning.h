@@ -123,7 +123,7 @@ constexpr int kLuColumns = 8, kComplexLuColumns = 4;
 //   cofactor float64     n = 72: 26510 / 27970    n = 80: 36980 / 35640
 //   cofactor complex64   n = 72: 32220 / 42660    n = 96: 70050 / 88620
 //   cofactor complex128  n = 72: 80000 / 81710    n = 80: 106700 / 107100
-// where what little rows gain in double precision is not worth a gradient in the forward pass.
+// where rows gain little in double precision.
 struct RowOrders {
   int determinants, cofactors, own_packs;
 };
