@@ -28,8 +28,7 @@ enum class Op {
 TORCHDET_ANYWHERE constexpr bool multiplies_grad(Op op) {
   return op == Op::kDetBackward || op == Op::kSlogdetBackward;
 }
-// A determinant and what helps a backward pass to come: conj(C(A)) or conj(A^-T), or the factors of
-// A.
+// A determinant and what helps a backward pass to come (cpu/kept.h).
 TORCHDET_ANYWHERE constexpr bool keeps(Op op) {
   return op == Op::kDetKeep || op == Op::kSlogdetKeep;
 }
