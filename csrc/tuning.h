@@ -107,8 +107,8 @@ constexpr int kLuColumns = 8, kComplexLuColumns = 4;
 
 // --- Rows in packs: cpu/sweep_kernels.h ---
 
-// The largest orders of the class, of determinants and of cofactors; and the most packs per row for
-// which each number has kernels of its own. ns per matrix on an EPYC with AVX-512, rows / blocked:
+// The largest orders of the class, of determinants and of cofactors. ns per matrix on an EPYC with
+// AVX-512, rows / blocked:
 //   det float32   n = 65: 3170 / 6400     n = 96: 7250 / 9880      n = 128: 16700 / 18050
 //   det float64   n = 65: 9060 / 8540
 //   det complex64 n = 65: 8780 / 11360    n = 96: 19570 / 20170
@@ -124,6 +124,17 @@ constexpr int kLuColumns = 8, kComplexLuColumns = 4;
 //   cofactor complex64   n = 72: 32220 / 42660    n = 96: 70050 / 88620
 //   cofactor complex128  n = 72: 80000 / 81710    n = 80: 106700 / 107100
 // where rows gain little in double precision.
+//
+// And the most packs per row for which each number has kernels of its own; with packs of 16 bytes
+// they would cost much to compile. ns for det and cofactors, packs known at run time / at compile
+// time, with AVX-512 and then with AVX2:
+//   float64 n = 33: 1240 / 1060, 2480 / 2000    n = 48: 2470 / 2300, 4850 / 4290
+//           n = 64: 5130 / 4950, 9790 / 9770
+//   complex64 n = 80: 12740 / 14630, 24800 / 29030
+//   float32 n = 33: 1140 / 870, 2110 / 1810     n = 48: 2170 / 1830, 4380 / 3860
+//           n = 64: 4000 / 4100, 8040 / 8580
+//   float64 n = 24: 920 / 740, 1500 / 1280      n = 32: 1580 / 1510, 2730 / 2690
+//   complex64 n = 48: 5710 / 5540, 10800 / 10520
 struct RowOrders {
   int determinants, cofactors, own_packs;
 };
@@ -131,12 +142,22 @@ constexpr RowOrders row_orders(int vector_bytes, int number_bytes, bool is_compl
   const bool is_single = number_bytes == 4;
   if (vector_bytes == 64) {
     return is_complex ? RowOrders{is_single ? 96 : 72, is_single ? 128 : 96, 4}
-                      : RowOrders{is_single ? 128 : 64, 128, is_single ? 8 : 4};
+                      : RowOrders{is_single ? 128 : 64, 128, 8};
   }
   if (vector_bytes == 32) {
-    return {64, is_single ? 96 : 64, 4};
+    return {64, is_single ? 96 : 64, is_complex ? 4 : is_single ? 7 : 8};
   }
   return {64, 64, 0};
+}
+
+// The packs that the rows of a determinant shrink to when that few columns are left, or 0. A third
+// of its operations would be in columns that are used up; moving the others together takes an
+// instruction that AVX-512 has. ns for det there, without / with it:
+//   float32   n = 65: 3450 / 3140    n = 96: 7850 / 7160    n = 128: 16930 / 14920
+//   float64   n = 40: 1380 / 1470    n = 56: 3440 / 3340    n = 64: 4720 / 4620
+constexpr int fewer_packs(int vector_bytes, int packs, int number_bytes, bool is_complex) {
+  const int least = number_bytes == 4 ? 5 : 7;
+  return vector_bytes == 64 && !is_complex && packs >= least ? 4 : 0;
 }
 
 // The largest (2) of cpu/sweep_hvp.h with which a sweep serves for Hessian-vector products. Of 6000

@@ -21,7 +21,9 @@
 // Two steps share one pass over the rows, which halves the loads and stores that limit it; each
 // entry gets the same operations as in two passes. Where rows are long, four rows share the loads
 // of l, or four steps a pass (strip_pass.h). And as the search for a pivot is a chain of dependent
-// operations some 40 cycles long, kGroup matrices advance side by side.
+// operations some 40 cycles long, kGroup matrices advance side by side. A determinant needs no used
+// column again: where few packs would hold the others, they move together, in their order, and the
+// elimination goes on in a matrix of that order.
 #pragma once
 
 #include "sweep_state.h"
@@ -57,6 +59,12 @@ class Sweep : public SweepState<P, kPacks, kMaxPacks, kGroup> {
     }
     const bool by_strips = kLongRows.by_strips && (kInverse || kept != nullptr);
     for (int k = 0; k < n;) {
+      if constexpr (!kInverse && kFewerPacks > 0) {
+        if (kept == nullptr && n - k <= kFewerPacks * W) {
+          go_on_with_fewer_packs(k);
+          return;
+        }
+      }
       if constexpr (kLongRows.by_strips) {
         if (by_strips && k + Strips::kSteps < n) [[likely]] {
           k += advance_by_strips<kInverse>(k);
@@ -72,6 +80,7 @@ class Sweep : public SweepState<P, kPacks, kMaxPacks, kGroup> {
   template <int kValue>
   using Constant = typename State::template Constant<kValue>;
   using State::broadcast_at, State::store_pivot_row, State::subtract;
+  static constexpr int kFewerPacks = fewer_packs(kVectorBytes, kPacks, sizeof(T), kIsComplex<P>);
   Number* kept_ = nullptr;
 
   TORCHDET_LANE void start(Facts& f) const {
@@ -82,6 +91,35 @@ class Sweep : public SweepState<P, kPacks, kMaxPacks, kGroup> {
     }
     for (int v = 0; v < packs(); ++v) {
       f.pivot[v] = one<P>();
+    }
+  }
+
+  // Steps k .. n - 1 of a determinant, with unused columns only.
+  [[gnu::noinline]] void go_on_with_fewer_packs(int k) {
+    // In place: step k > 0, so a row moves to where only rows before it were.
+    Sweep<P, kFewerPacks, kFewerPacks, kGroup> rest(n - k, row(0, 0));
+    int first[kGroup][kMaxPacks];  // unused columns before pack v
+    for (int m = 0; m < kGroup; ++m) {
+      for (int v = 0; v < packs(); ++v) {
+        const Bits before = (Bits(1) << (v * W)) - 1;
+        first[m][v] = number_of(facts[m].unused & before);
+      }
+    }
+    for (int i = k; i < n; ++i) {
+      for (int m = 0; m < kGroup; ++m) {
+        T* const to = reinterpret_cast<T*>(rest.row(i - k, m));
+        for (int v = 0; v < packs(); ++v) {  // zeros behind them, as padding
+          const auto unused = static_cast<uint64_t>(facts[m].unused >> (v * W));
+          store_chosen(to + first[m][v], row(i, m)[v], unused);
+        }
+      }
+    }
+    rest.template run<false>();
+    for (int m = 0; m < kGroup; ++m) {
+      for (int j = 0; j < n - k; ++j) {
+        set_number(facts[m].pivot, k + j, get_number(rest.facts[m].pivot, j));
+      }
+      facts[m].odd ^= rest.facts[m].odd;
     }
   }
 
