@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -128,6 +129,8 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     clock: Clock = CpuClock(arguments.threads)
     minutes, where = arguments.minutes or math.inf, f"{arguments.threads}t"
+    if forced := os.environ.get("TORCHDET_CPU_CAPABILITY"):
+        where += f"-{forced}"
     if arguments.device == "cuda":
         clock = CudaClock(torch.device("cuda", torch.cuda.current_device()))
         minutes = arguments.minutes or CUDA_MINUTES

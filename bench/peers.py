@@ -17,6 +17,7 @@ from torch import Tensor
 import torchdet
 from bench.cases import COMPILED, FORWARD, JVP, OPS, PER_SAMPLE, RECORDED, Case
 from bench.clocks import Call
+from bench.suites import AGAINST_TORCH
 
 REGULAR = "torchdet, regular matrices"
 
@@ -49,7 +50,7 @@ def _every(case: Case) -> bool:
 
 def _compared_widely(case: Case) -> bool:
     """Not in the suites that ask a question about torchdet and torch.linalg alone."""
-    return case.suite not in ("transforms", "memory", "batch", "scan")
+    return case.suite not in AGAINST_TORCH
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.cases import HVP, LAYOUTS, OPS
-from bench.suites import AGAINST_N
+from bench.suites import AGAINST_N, WORST_FIRST
 from bench.timing import graph_of
 
 WIDE = 280  # columns, where there is no terminal to ask
@@ -78,11 +78,12 @@ def _peak(case: dict[str, Any], peer: str) -> str:
 
 
 def _rows(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """The cases, those of a scan by their ratio, the worst first."""
+    """The cases, those of some suites by their ratio, the worst first."""
     reference = run["peers"][1]
-    scanned = [case for case in run["cases"] if case["suite"] == "scan"]
-    scanned.sort(key=lambda case: case["ratio"].get(reference, {}).get("median", math.inf))
-    return [case for case in run["cases"] if case["suite"] != "scan"] + scanned
+    listed = [case for case in run["cases"] if case["suite"] not in WORST_FIRST]
+    sorted_ = [case for case in run["cases"] if case["suite"] in WORST_FIRST]
+    sorted_.sort(key=lambda case: case["ratio"].get(reference, {}).get("median", math.inf))
+    return listed + sorted_
 
 
 def has_gpu(run: dict[str, Any]) -> bool:

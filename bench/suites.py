@@ -17,7 +17,9 @@ CPU_TRANSFORMS = (3, 8, 32, 128)
 CPU_BATCH = (3, 8, 32)
 CPU_BATCHES = (1, 10, 100, 1_000, 10_000, 100_000)
 CPU_MEMORY = (3, 32, 128, 512)
-# torch.linalg on several threads hangs or answers wrongly above.
+CPU_ORDERS = (*range(1, 37), 40, 44, 48, 56, 64, 65, 72, 80, 96, 97, 112, 128)
+CPU_SINGLE = (64, 128, 256, 512, 1024, 2048)
+# torch.linalg on several threads hangs or answers wrongly above, given more than one matrix.
 LARGEST_N_OF_THREADS = 128
 IN_CACHE = 1 << 20
 IN_DRAM = 256 << 20
@@ -33,12 +35,15 @@ GPU_MEMORY = 8 << 30  # for the inputs and the results of a case
 SUITES = {
     "cpu": (
         *("small", "dram", "latency", "medium", "large", "hvp"),
-        *("transforms", "memory", "batch", "scan"),
+        *("transforms", "memory", "batch", "single", "orders", "scan"),
     ),
     "cuda": ("gpu-small", "gpu-large", "gpu-batch"),
 }
 # One case for each order and operation.
 AGAINST_N = ("small", "dram", "medium", "large", "hvp", "gpu-small", "gpu-large")
+# What they ask is about torchdet and torch.linalg alone, and that it is nowhere slower.
+AGAINST_TORCH = ("transforms", "memory", "batch", "single", "orders", "scan")
+WORST_FIRST = ("orders", "scan")
 DEFAULT_SUITES = {"cpu": ("small", "dram", "latency"), "cuda": SUITES["cuda"]}
 
 _IMPORTANCE_OF_DTYPE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
@@ -55,6 +60,8 @@ def cpu_cases(
 ) -> list[Case]:
     """The cases of one of the CPU's suites; the suite "scan" draws dtypes and orders itself."""
     largest_n = LARGEST_N if threads == 1 else LARGEST_N_OF_THREADS
+    if suite == "single":
+        largest_n = max(CPU_SINGLE)
     if suite == "scan":
         return scan_cases(DRAWS // (64 if quick else 1), 8 if quick else largest_n)
     available, ops, size = {
@@ -67,13 +74,16 @@ def cpu_cases(
         "transforms": (CPU_TRANSFORMS, TRANSFORMS, IN_CACHE),
         "memory": (CPU_MEMORY, (*OPS, HVP), FOR_MEMORY),
         "batch": (CPU_BATCH, OPS[:2], None),
+        "single": (CPU_SINGLE, OPS[:2], None),
+        "orders": (CPU_ORDERS, (RECORDED, OPS[1]), IN_CACHE),
     }[suite]
 
     def batches(n: int, dtype: torch.dtype) -> list[int | None]:
         if suite == "batch":
             return [batch for batch in CPU_BATCHES if batch * n * n <= FOR_MEMORY]
         shrink = 64 if quick else 1
-        return [max(2, size // shrink // (n * n * dtype.itemsize)) if size else None]
+        many = max(2, size // shrink // (n * n * dtype.itemsize)) if size else None
+        return [None, many] if suite == "orders" else [many]
 
     return [
         Case(suite, op, n, dtype, batch)

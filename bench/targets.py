@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from bench.cases import Case
-from bench.suites import GPU_LEAST_BATCH, SUITES
+from bench.suites import AGAINST_TORCH, GPU_LEAST_BATCH, SUITES
 
 _NOT_SLOWER = 1.0
 
@@ -50,7 +50,7 @@ def must(case: Case) -> float:
 def _must_on_cpu(case: Case) -> float:
     if case.suite == "latency":
         return _CPU_LATENCY[case.backward]
-    if case.directional or case.suite in ("transforms", "memory", "batch", "scan"):
+    if case.directional or case.suite in AGAINST_TORCH:
         return _NOT_SLOWER
     if case.suite == "dram":
         least = _CPU_DRAM[case.backward]
