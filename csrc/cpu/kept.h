@@ -21,7 +21,7 @@ namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
 inline int32_t* integers_of(const Problem& p, int64_t b) {
-  return p.integers + b * kept_integers(p.n);
+  return p.integers + (b - p.first_of_integers) * kept_integers(p.n);
 }
 
 // The one integer that goes with a gradient.
