@@ -75,7 +75,6 @@ pybind11::dict build_info() {
     least_kept[name] = torchdet::active_kernels().least_kept(dtype);
   }
   info["least_kept"] = least_kept;
-  info["least_bytes_kept"] = torchdet::kLeastBytesKept;
   info["largest_gradient"] = torchdet::kLargestGradient;
   info["least_factors"] = torchdet::kLeastFactors;
   return info;

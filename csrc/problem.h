@@ -100,7 +100,6 @@ struct Problem {
   // CPU only: what forward keeps of a matrix are n x n numbers, in `out`, and integers
   // (cpu/kept.h); backward reads the numbers in `kept`, where there are any.
   int32_t* integers = nullptr;
-  int64_t first_of_integers = 0;  // the matrix with which they begin
   const void* kept = nullptr;
   LargeBuffers large = {};  // CUDA, class "large" only
 };

@@ -39,8 +39,8 @@ constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 // a backward pass keeps what helps it (cpu/kept.h): to kLargestGradient the gradient itself,
 // computed along with the determinant, so that backward only multiplies; above, in the class
 // "rows", the first half of its elimination; and in the class "blocked" the factors. That saves a
-// factorisation, but moves a matrix twice more through the memory. On an EPYC with AVX-512, for
-// nothing / a gradient:
+// factorisation, but moves a matrix twice more through the memory and takes 4 to 5 microseconds a
+// call; and bits must not depend on the batch. On an EPYC with AVX-512, for nothing / a gradient:
 //   1 MB, both passes, ns per matrix: float32 n = 11: 111 / 102, n = 14: 208 / 184; float64 n = 12:
 //       269 / 240; complex128 n = 12: 746 / 636
 //   one matrix, both passes, microseconds: float32 n = 14: 23.2 / 25.3; complex64 n = 12: 25.1 /
@@ -51,13 +51,6 @@ constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 //   forward alone: float64 n = 64: 9660 / 5780, n = 128: 60000 / 33800 (torch 63600); with AVX2
 //       complex128 n = 64: 43500 / 23800 (torch 37400)
 constexpr int64_t kLeastKept = 11, kLargestGradient = 32;
-
-// It takes 4 to 5 microseconds a call, too, so nothing is kept of a smaller A than this, all its
-// matrices together; the gradient has the same bits. Both passes there, microseconds a call, for
-// nothing / what is kept: float32 n = 24: 7 matrices 28.7 / 28.4, 28 of them 46.3 / 41.2; float64 n
-// = 32: 2 matrices 25.0 / 26.3, 8 of them 40.4 / 37.3; complex128 n = 16: 8 matrices 30.8 / 30.6;
-// and forward alone 9.1 / 13.8, 14.1 / 25.3; 7.8 / 11.6, 12.4 / 20.8; 8.9 / 15.4.
-constexpr int64_t kLeastBytesKept = 32 << 10;
 
 // How many integers are kept of a matrix, beside n x n numbers; more from the order on at which
 // some kernels keep factors.

@@ -88,6 +88,29 @@ def check_gradient(family: str, n: int, dtype: torch.dtype, device: str) -> None
     units.assert_within(C, [oracles.cofactor(a) for a in A], A, 1, what="gradient")
 
 
+@pytest.mark.parametrize(
+    ("family", "n", "dtype"),
+    grid(dict.fromkeys(cases.DTYPES, (11, 16, 20)), ("normal", "graded_both", "denormal",
+         "diagonal_huge_and_tiny", "near_singular", "integer_rank_n-1")),
+)  # fmt: skip
+def test_backward_from_a_kept_gradient_is_backward_from_A(family, n, dtype, device):
+    """The same algorithm with its factors in another order: at most three products on either side
+    round differently, each within sqrt(5) eps / 2 (complex numbers; Higham, section 3.6), 6.7 eps
+    in all. Below the normal range a rounding is one granule, tiny * eps.
+    """
+    A = cases.matrices(family, n, dtype).to(device)
+    eps, tiny = torch.finfo(dtype).eps, torch.finfo(dtype).tiny
+    for name in ("det", "slogdet"):
+        *_, numbers, integers = getattr(OPS, f"_{name}_keep")(A)
+        for size in (1.5, 2.0**-100, 2.0**100):
+            grad = torch.full(A.shape[:1], size, dtype=dtype, device=device)
+            got = getattr(OPS, f"_{name}_backward_kept")(grad, A, numbers, integers)
+            expected = from_A(f"{name}_backward", device)(grad, A)
+            agree = torch.isclose(got, expected, rtol=8 * eps, atol=8 * eps * tiny, equal_nan=True)
+            both_beyond = ~(torch.isfinite(got) | torch.isfinite(expected))
+            assert (agree | both_beyond).all(), (name, size)
+
+
 def assert_bits_of_backward_from_A(A: Tensor, is_kept: bool | None = None) -> None:
     for name in ("det", "slogdet"):
         *_, numbers, integers = getattr(OPS, f"_{name}_keep")(A)
@@ -99,29 +122,14 @@ def assert_bits_of_backward_from_A(A: Tensor, is_kept: bool | None = None) -> No
 
 
 @on_kernels
-@pytest.mark.parametrize(
-    "n",
-    (11, 13, 16, 20, 31, 32, 33, 34, 35, 36, 49, 64, 65, 66, 67, 80, 96, 127, 128, 129, 160),
-)
+@pytest.mark.parametrize("n", (33, 34, 35, 36, 49, 64, 65, 66, 67, 80, 96, 127, 128, 129, 160))
 @pytest.mark.parametrize(
     "family",
     ("normal", "graded_both", "denormal", "diagonal_huge_and_tiny", "near_singular",
      "integer_rank_n-1", "wilkinson_growth"),
 )  # fmt: skip
-def test_backward_from_what_is_kept_has_the_bits_of_backward_from_A(family, n, dtype):
-    is_kept = True if n > LARGEST_GRADIENT else None
-    assert_bits_of_backward_from_A(cases.matrices(family, n, dtype), is_kept)
-
-
-@on_kernels
-@pytest.mark.parametrize("n", (11, 16, 23, 32))
-def test_gradients_that_are_not_kept_among_others_have_the_bits_of_backward_from_A(n, dtype):
-    """Infinite, singular and badly scaled matrices, more of them than go together."""
-    A = draw(70, n, dtype, "cpu")
-    A[7, 1] *= torch.finfo(dtype).tiny / 2**10
-    A[20:40, :, 2] = A[20:40, :, 3]
-    A[41], A[42, 0, 0], A[69, :2] = 0, torch.inf, 0
-    assert_bits_of_backward_from_A(A)
+def test_backward_from_what_is_no_gradient_has_the_bits_of_backward_from_A(family, n, dtype):
+    assert_bits_of_backward_from_A(cases.matrices(family, n, dtype), is_kept=True)
 
 
 @on_kernels
@@ -254,7 +262,7 @@ def test_matrices_that_are_not_kept_and_wild_gradients_leave_their_neighbours_al
 @pytest.mark.parametrize("f", (torchdet.det, logabsdet), ids=("det", "slogdet"))
 @pytest.mark.parametrize("n", (11, 16, 32, 33, 70, 130))
 def test_a_graph_that_is_retained_gives_the_same_gradient_twice(f, n, dtype, device):
-    A = draw(70, n, dtype, device).requires_grad_()
+    A = draw(5, n, dtype, device).requires_grad_()
     out = f(A)
     weights = [torch.full_like(out, x) for x in (0.3, 0.7)]
     first = [torch.autograd.grad(out, A, w, retain_graph=True)[0] for w in weights]
@@ -271,7 +279,7 @@ def test_what_a_hook_has_seen_is_not_overwritten(f, dtype, device):
         seen.append(x)
         return x
 
-    A = torch.randn(40, 16, 16, dtype=dtype, device=device, requires_grad=True)
+    A = torch.randn(4, 16, 16, dtype=dtype, device=device, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         out = f(A)
     before = [x.detach().clone() for x in seen]
@@ -284,7 +292,7 @@ def test_what_a_hook_has_seen_is_not_overwritten(f, dtype, device):
 
 @pytest.mark.parametrize("f", (torchdet.det, logabsdet), ids=("det", "slogdet"))
 def test_gradients_of_a_sum_of_uses_add_up(f, device):
-    A = torch.randn(40, 16, 16, dtype=torch.float64, device=device, requires_grad=True)
+    A = torch.randn(3, 16, 16, dtype=torch.float64, device=device, requires_grad=True)
     (both,) = torch.autograd.grad((f(A) * 2 + f(A) * 3).sum(), A)
     (one,) = torch.autograd.grad(f(A).sum(), A)
     # Two products and their sum on the left, one product on the right: eps / 2 each.
@@ -296,7 +304,7 @@ def test_gradients_of_a_sum_of_uses_add_up(f, device):
 
 
 def test_what_the_operator_has_returned_is_not_overwritten(device):
-    A = torch.randn(40, 16, 16, dtype=torch.float64, device=device, requires_grad=True)
+    A = torch.randn(3, 16, 16, dtype=torch.float64, device=device, requires_grad=True)
     det, numbers, _ = OPS._det_keep(A)
     before = numbers.clone()
     det.sum().mul(3).backward()
@@ -307,7 +315,7 @@ def test_what_the_operator_has_returned_is_not_overwritten(device):
 
 
 def test_checkpointing_gives_the_same_gradient(device):
-    A = torch.randn(40, 16, 16, dtype=torch.float64, device=device, requires_grad=True)
+    A = torch.randn(3, 16, 16, dtype=torch.float64, device=device, requires_grad=True)
     (expected,) = torch.autograd.grad(torchdet.det(A).sum(), A)
     d = torch.utils.checkpoint.checkpoint(torchdet.det, A, use_reentrant=False)
     assert torch.equal(torch.autograd.grad(d.sum(), A)[0], expected)
@@ -334,14 +342,13 @@ def called(f, *args) -> list[str]:
 
 @on_extension
 def test_something_is_kept_where_a_backward_pass_may_come_and_only_there():
-    A = torch.randn(32, 16, 16)
+    A = torch.randn(2, 16, 16)
     leaf = A.clone().requires_grad_()
     assert called(torchdet.det, A) == ["det"]
     assert called(torchdet.slogdet, A) == ["slogdet"]
     with torch.no_grad():
         assert called(torchdet.det, leaf) == ["det"]
     assert called(torchdet.det, leaf[:, :10, :10]) == ["det"]  # below the least order
-    assert called(torchdet.det, leaf[:31]) == ["det"]  # below the least size
     assert called(torchdet.det, leaf.half()) == ["det"]
     assert called(torchdet.det, leaf) == ["_det_keep"]
     assert called(torchdet.slogdet, leaf) == ["_slogdet_keep"]
@@ -363,7 +370,7 @@ def test_nothing_is_kept_unasked_where_no_kernel_does(n, device):
 @on_extension
 @pytest.mark.parametrize("n", (16, 40, 70, 130))
 def test_the_gradient_takes_no_memory_beside_what_is_kept(n):
-    A = torch.randn(40, n, n, requires_grad=True)
+    A = torch.randn(3, n, n, requires_grad=True)
     out = torchdet.det(A)
     _, numbers, _ = out.grad_fn.saved_tensors
     place = numbers.data_ptr()

@@ -241,15 +241,13 @@ if HAS_EXTENSION:
     _LEAST_KEPT: dict[torch.dtype, int] = {
         getattr(torch, name): n for name, n in _BUILD["least_kept"].items()
     }
-    _LEAST_BYTES_KEPT: int = _BUILD["least_bytes_kept"]
     _LARGEST_GRADIENT: int = _BUILD["largest_gradient"]
     _LEAST_FACTORS: int = _BUILD["least_factors"]
 
     def keeps(A: Tensor) -> bool:
         """Whether a forward pass of A is to keep what helps its backward pass.
 
-        It does where kernels exist for that, and where they were measured to be faster. The
-        gradient has the same bits either way, so that no compiled graph need be bound to a batch.
+        It does where kernels exist for that, and where they were measured to be faster.
         """
         return (
             A.requires_grad
@@ -258,7 +256,6 @@ if HAS_EXTENSION:
             and A.device.type == "cpu"
             and A.dtype in _LEAST_KEPT
             and A.shape[-1] >= _LEAST_KEPT[A.dtype]
-            and (torch.compiler.is_compiling() or A.nbytes >= _LEAST_BYTES_KEPT)
         )
 
     def kept_integers(A: Tensor) -> int:

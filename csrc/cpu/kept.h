@@ -2,8 +2,7 @@
 //
 // To n = kLargestGradient it is the gradient, conj(C(A)) or conj(A^-T), without the power of two
 // that is the one integer. Backward multiplies it by grad. The product is as good as one computed
-// from A as long as no number has lost bits to the ends of the format. Where nothing is kept,
-// because A is small, backward does both, with the same bits.
+// from A as long as no number has lost bits to the ends of the format.
 //
 // Above, in the class "rows", it is the equilibrated matrix after the first half of a Gauss-Jordan
 // elimination (jordan.h), each pivot in its place, and the integers tell those places and the
@@ -22,7 +21,7 @@ namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
 inline int32_t* integers_of(const Problem& p, int64_t b) {
-  return p.integers + (b - p.first_of_integers) * kept_integers(p.n);
+  return p.integers + b * kept_integers(p.n);
 }
 
 // The one integer that goes with a gradient.

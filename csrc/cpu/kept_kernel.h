@@ -1,4 +1,4 @@
-// The backward pass with the gradients that the forward pass has kept (kept.h), and without.
+// The backward pass with the gradients that the forward pass has kept (kept.h).
 #pragma once
 
 #include "kernels.h"
@@ -17,29 +17,6 @@ struct KeptGradient {
   using Number = NumberOf<P>;
   using Integer = typename Format<T>::Integer;
   static constexpr int W = LaneTraits<P>::kWidth;
-
-  // Whatever kFromA computes. A gradient is what a forward pass would have kept, times grad, for
-  // the same bits as if it had.
-  template <Kernel kFromA>
-  static void from_matrices(const Problem& p, int64_t begin, int64_t end) {
-    if (!multiplies_grad(p.op)) {
-      kFromA(p, begin, end);
-      return;
-    }
-    constexpr int64_t kMatrices = 16;  // at a time: a few, that stay in the cache
-    int32_t integers[kMatrices];
-    for (int64_t first = begin; first < end; first += kMatrices) {
-      const int64_t last = std::min(first + kMatrices, end);
-      Problem part = p;
-      part.op = p.op == Op::kDetBackward ? Op::kDetKeep : Op::kSlogdetKeep;
-      part.integers = integers;
-      part.first_of_integers = first;
-      kFromA(part, first, last);
-      part.op = p.op;
-      part.kept = p.out;
-      from_kept<kFromA>(part, first, last);
-    }
-  }
 
   // kDetBackward and kSlogdetBackward. kFromA: the kernel for the matrices of which nothing is
   // kept, as many as possible at a time.

@@ -57,12 +57,8 @@ struct KernelsOf {
       for (int n = kBegin; n <= std::min(kEnd, kRows.cofactors); ++n) {
         kernels[n].cofactors = K::cofactor_matrices;
         if constexpr (kBegin <= kLargestGradient) {
-          if (n >= kLeastKept && n <= kLargestGradient) {
-            using Kept = KeptGradient<V>;
-            kernels[n].cofactors = Kept::template from_matrices<K::cofactor_matrices>;
-            kernels[n].keep = K::cofactor_matrices;
-            kernels[n].from_kept = Kept::template from_kept<K::cofactor_matrices>;
-          }
+          kernels[n].keep = K::cofactor_matrices;
+          kernels[n].from_kept = KeptGradient<V>::template from_kept<K::cofactor_matrices>;
         }
         if constexpr (kEnd > kLargestGradient) {
           if (n > kLargestGradient) {

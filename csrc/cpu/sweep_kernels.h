@@ -56,7 +56,7 @@ struct SweepKernel {
       bool left[kGroup];  // for RankRevealing, which takes the scratch of the whole group
       for (int m = 0; m < kGroup; ++m) {
         const auto& f = sweep.facts[m];
-        if (p.determinant != nullptr) {
+        if (keeps(p.op)) {
           const Scaled<Number> none = {zero<Number>(), Integer(0)};
           write_determinant(p, first + m, f.no_cofactors ? none : sweep.product(m, true), f.frame);
         }
