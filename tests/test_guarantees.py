@@ -19,8 +19,10 @@ from test_contract import all_outputs, same_bits
 # The kernels differ from order to order; the reference is one algorithm, and slower.
 SMALL_ORDERS = tuple(range(1, 41)) if cases.EXTENSION else (1, 2, 3, 4, 7, 16, 33)
 LARGE_ORDERS = (48, 64, 80, 128, 150, 160, 200) if cases.EXTENSION else (64,)
+RECORDED_ORDERS = (3, 9, *range(11, 37), 49, 64, 65, 72, 90, 128, 130) if cases.EXTENSION else (3, 11)
 TESTS = Path(__file__).parent
 OUTPUTS = ("det", "sign", "logabsdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp")
+RECORDED = ("det", "sign", "logabsdet", "det's gradient", "logabsdet's gradient")
 
 
 def draw(batch: int, n: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
@@ -131,6 +133,27 @@ for k in range(4):
     assert abs(det[k].abs().log() - expected) <= relative + 1e-12, k
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("n", RECORDED_ORDERS)
+def test_what_autograd_records_and_returns_does_not_depend_on_the_batch_size(n, dtype, device):
+    """A recorded determinant may come from another kernel than one of which nothing is kept; which
+    of the two it is must not depend on the batch, or its last bits would."""
+    cases.skip_complex_reference(dtype)
+
+    def recorded(A: Tensor) -> list[Tensor]:
+        leaf = A.clone().requires_grad_()
+        det, (sign, logabsdet) = torchdet.det(leaf), torchdet.slogdet(leaf)
+        out = [det, sign, logabsdet]
+        for x in (det, logabsdet):
+            out += torch.autograd.grad(x, leaf, torch.full_like(x, 0.7))
+        return [x.detach() for x in out]
+
+    A = draw(150 if n <= 40 else 40, n, dtype, device)
+    whole = recorded(A)
+    for select in (slice(1), slice(5), slice(17), slice(31, None)):
+        for name, got, expected in zip(RECORDED, recorded(A[select]), whole, strict=True):
+            assert same_bits(got, expected[select]), (name, select)
 
 
 @pytest.mark.parametrize("n", (1, 2, 3, 4, 5, 8, 16, 33, 64))
