@@ -19,7 +19,9 @@ from test_contract import all_outputs, same_bits
 # The kernels differ from order to order; the reference is one algorithm, and slower.
 SMALL_ORDERS = tuple(range(1, 41)) if cases.EXTENSION else (1, 2, 3, 4, 7, 16, 33)
 LARGE_ORDERS = (48, 64, 80, 128, 150, 160, 200) if cases.EXTENSION else (64,)
-RECORDED_ORDERS = (3, 9, *range(11, 37), 49, 64, 65, 72, 90, 128, 130) if cases.EXTENSION else (3, 11)
+RECORDED_ORDERS = (
+    (3, 9, *range(11, 37), 49, 64, 65, 72, 90, 128, 130) if cases.EXTENSION else (3, 11)
+)
 TESTS = Path(__file__).parent
 OUTPUTS = ("det", "sign", "logabsdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp")
 RECORDED = ("det", "sign", "logabsdet", "det's gradient", "logabsdet's gradient")
