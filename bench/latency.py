@@ -13,7 +13,7 @@ from torch.utils.benchmark import Timer
 
 import torchdet
 from bench.clocks import Call
-from torchdet._torch_internals import apply_function
+from torchdet._torch_internals import recorder
 
 ROUNDS = 25
 SECONDS = 0.01
@@ -37,6 +37,8 @@ class _Copy(torch.autograd.Function):
 
 class _Pair(torch.autograd.Function):
     """The same with two results, one of them not differentiable: the least that slogdet needs."""
+
+    results = None
 
     @staticmethod
     def forward(A: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +67,7 @@ def calls() -> dict[str, Call]:
     """On a 3 x 3 matrix in float32: torchdet's calls, torch's, and what they are made of."""
     A, one = torch.randn(3, 3), torch.ones(())
     leaf = A.clone().requires_grad_()
-    operators = torch.ops.torchdet
+    operators, pair = torch.ops.torchdet, recorder(_Pair)
     return {
         "torchdet.det(A)": lambda: torchdet.det(A),
         "torch.linalg.det(A)": lambda: torch.linalg.det(A),
@@ -84,7 +86,7 @@ def calls() -> dict[str, Call]:
             lambda: torch.linalg.slogdet(leaf).logabsdet, leaf, one
         ),
         "a Function with two results, called as torchdet's are, forward and backward": _both(
-            lambda: apply_function(_Pair, (leaf,))[1], leaf, one
+            lambda: pair((leaf,))[1], leaf, one
         ),
     }
 

@@ -148,3 +148,29 @@ def test_jacobians_of_an_unbatched_matrix_factor_it_for_many_directions(device):
     # C_00 does not depend on row 0 or column 0 (to rounding).
     own = torch.cat([rev[0, 0, 0], rev[0, 0, :, 0]]).abs().max()
     assert own <= 64 * torch.finfo(A.dtype).eps * rev.abs().max()
+
+
+@pytest.mark.parametrize("n", (4, 16))
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_tensor_that_has_left_its_transform_still_leads_to_its_leaf(name, n, device):
+    leaf = torch.randn(n, n, dtype=torch.float64, device=device, requires_grad=True)
+    left: list[Tensor] = []
+
+    def keep(X: Tensor) -> Tensor:
+        left.append(X)
+        return X.sum()
+
+    grad(keep)(leaf)
+    gradients = [torch.autograd.grad(FUNCTIONS[name](X).sum(), leaf)[0] for X in (left[0], leaf)]
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("n", (4, 16))
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_graph_is_recorded_through_vmap(name, n, device):
+    A = torch.randn(3, n, n, dtype=torch.float64, device=device, requires_grad=True)
+    f = FUNCTIONS[name]
+    weights = torch.randn_like(f(A[0]).detach())
+    (got,) = torch.autograd.grad((vmap(f)(A) * weights).sum(), A)
+    expected = torch.autograd.grad(sum((f(a) * weights).sum() for a in A), A)[0]
+    close(got, expected)

@@ -94,6 +94,7 @@ class DetKeep(Det):
 
     operator = "_det_keep"
     out_dims = (0, 0, 0)
+    results = 1
 
     @staticmethod
     def forward(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
@@ -277,6 +278,7 @@ class SlogdetKeep(Slogdet):
 
     operator = "_slogdet_keep"
     out_dims = (0, 0, 0, 0)
+    results = 2
 
     @staticmethod
     def forward(  # type: ignore[override]

@@ -42,13 +42,25 @@ class Operator(torch.autograd.Function):
 
     operator: str
     out_dims: int | tuple[int, ...] = 0
+    # How many of forward's outputs the caller needs, None for all; the others only are saved.
+    results: int | None = None
+    _record: Callable[[tuple[Tensor, ...]], Any]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._record = staticmethod(_torch_internals.recorder(cls))
 
     @classmethod
     def call(cls, *args: Tensor) -> Any:
-        """Apply the Function, with no more machinery than the derivatives being taken need."""
-        if _torch_internals.needs_no_derivative(args):
-            return cls.forward(*args)
-        return _torch_internals.apply_function(cls, args)
+        """Apply the Function, with no more machinery than the derivatives being taken need.
+
+        Where a graph is recorded, and nothing else, the first `results` of the outputs are enough.
+        """
+        if _torch_internals.has_transforms():
+            return _torch_internals.apply_function(cls, args)
+        if _torch_internals.is_recorded(args):
+            return cls._record(args)
+        return cls.forward(*args)
 
     @staticmethod
     def setup_context(ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
@@ -64,7 +76,8 @@ class Operator(torch.autograd.Function):
 
     @classmethod
     def vmap(cls, info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
-        return cls.call(*_ops.batch_first(info, in_dims, args)), cls.out_dims
+        args = tuple(_ops.batch_first(info, in_dims, args))
+        return _torch_internals.apply_function(cls, args), cls.out_dims
 
 
 def may_overwrite_saved(ctx: Context, *args: Tensor) -> bool:
@@ -76,7 +89,8 @@ def may_overwrite_saved(ctx: Context, *args: Tensor) -> bool:
     return (
         getattr(ctx, "may_overwrite", False)
         and _torch_internals.graph_is_freed()
-        and _torch_internals.needs_no_derivative(args)
+        and not _torch_internals.has_transforms()
+        and not _torch_internals.is_recorded(args)
     )
 
 

@@ -10,6 +10,7 @@ Gradients are registered in _autograd.py, where the formulas are.
 """
 
 import importlib
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -252,10 +253,9 @@ if HAS_EXTENSION:
         return (
             A.requires_grad
             and torch.is_grad_enabled()
+            and A.is_cpu
             and A.dim() >= 2
-            and A.device.type == "cpu"
-            and A.dtype in _LEAST_KEPT
-            and A.shape[-1] >= _LEAST_KEPT[A.dtype]
+            and A.shape[-1] >= _LEAST_KEPT.get(A.dtype, math.inf)
         )
 
     def kept_integers(A: Tensor) -> int:

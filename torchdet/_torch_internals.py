@@ -23,7 +23,9 @@ __all__ = [
     "handle_torch_function",
     "has_saved_tensors_hooks",
     "has_torch_function_unary",
-    "needs_no_derivative",
+    "has_transforms",
+    "is_recorded",
+    "recorder",
     "register_autograd",
     "without_tangent",
 ]
@@ -46,15 +48,20 @@ try:
         _get_current_graph_task_keep_graph,
         _top_saved_tensors_default_hooks,
     )
-    from torch._functorch.utils import enable_single_level_autograd_function, unwrap_dead_wrappers
+    from torch._C._functorch import unwrap_if_dead
+    from torch._functorch.utils import enable_single_level_autograd_function
     from torch.autograd.function import _SingleLevelFunction
 
     assert isinstance(forward_ad._current_level, int)
 except (ImportError, AttributeError, AssertionError):
 
-    def needs_no_derivative(args: tuple[Tensor, ...]) -> bool:
-        """Whether no derivative of any kind is being taken; False where torch does not tell."""
-        return False
+    def has_transforms() -> bool:
+        """Whether there are torch.func transforms or dual levels; True where torch hides it."""
+        return True
+
+    def is_recorded(args: tuple[Tensor, ...]) -> bool:
+        """Whether a graph is recorded; True where torch does not tell."""
+        return True
 
     def graph_is_freed() -> bool:
         """Whether the running backward pass frees its graph; False where torch does not tell."""
@@ -63,6 +70,10 @@ except (ImportError, AttributeError, AssertionError):
     def has_saved_tensors_hooks() -> bool:
         """Whether hooks see the tensors that are saved; True where torch does not tell."""
         return True
+
+    def recorder(cls: Any) -> Callable[[tuple[Tensor, ...]], Any]:
+        """cls.apply, called with a tuple."""
+        return lambda args: cls.apply(*args)
 
     def apply_function(cls: Any, args: tuple[Tensor, ...]) -> Any:
         """cls.apply(*args)."""
@@ -83,13 +94,13 @@ except (ImportError, AttributeError, AssertionError):
 
 else:
 
-    def needs_no_derivative(args: tuple[Tensor, ...]) -> bool:
-        """Whether no derivative is taken: no torch.func transform, no dual level, no graph."""
-        return not (
-            _are_functorch_transforms_active()
-            or forward_ad._current_level >= 0
-            or (torch.is_grad_enabled() and _any_requires_grad(*args))
-        )
+    def has_transforms() -> bool:
+        """Whether there is a torch.func transform or a level of forward mode."""
+        return _are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+    def is_recorded(args: tuple[Tensor, ...]) -> bool:
+        """Whether a graph is recorded."""
+        return torch.is_grad_enabled() and _any_requires_grad(*args)
 
     def graph_is_freed() -> bool:
         """Whether the running backward pass frees its graph, and nobody can run it again."""
@@ -99,6 +110,25 @@ else:
         """Whether hooks see the tensors that are saved: torch.autograd.graph."""
         return _top_saved_tensors_default_hooks(True) is not None
 
+    def recorder(cls: Any) -> Callable[[tuple[Tensor, ...]], Any]:
+        """cls.apply, called with a tuple, for where a graph is recorded and nothing else is done.
+
+        A Function whose forward takes ctx is the cheapest to call, but torch.func does not take it.
+        It can save what is no output: cls.results says how many of cls.forward's outputs are some.
+        """
+        kernel, setup_context, results = cls.forward, cls.setup_context, cls.results
+
+        def forward(ctx: Any, *args: Tensor) -> Any:
+            output = kernel(*args)
+            setup_context(ctx, args, output)
+            return output if results is None else output[:results]
+
+        members = {"forward": staticmethod(forward), "backward": staticmethod(cls.backward)}
+        function: Any = type(cls.__name__, (torch.autograd.Function,), members)
+        apply = super(torch.autograd.Function, function).apply
+
+        return lambda args: apply(*map(unwrap_if_dead, args))
+
     def apply_function(cls: Any, args: tuple[Tensor, ...]) -> Any:
         """cls.apply(*args) without the 30 microseconds it spends in inspect.signature.
 
@@ -106,7 +136,8 @@ else:
         then, where no torch.func transform is active, does what stands here.
         """
         if not _are_functorch_transforms_active():
-            return super(torch.autograd.Function, cls).apply(*unwrap_dead_wrappers(args))
+            args = tuple(map(unwrap_if_dead, args))
+            return super(torch.autograd.Function, cls).apply(*args)
         if _dispatch_tls_is_dispatch_key_excluded(DispatchKey.FuncTorchDynamicLayerFrontMode):
             # In the jvp of an operator torch is at one of its levels and takes operators only.
             return getattr(torch.ops.torchdet, cls.operator)(*args)
@@ -141,7 +172,7 @@ else:
         function: Any = type(f"{cls.__name__}Operator", (_SingleLevelFunction,), statics)
 
         def autograd_kernel(*args: Tensor) -> Any:
-            if needs_no_derivative(args):
+            if not (has_transforms() or is_recorded(args)):
                 return cls.forward(*args)
             with enable_single_level_autograd_function():
                 return function.apply(*args)
