@@ -110,7 +110,7 @@ constexpr int kLuColumns = 8, kComplexLuColumns = 4;
 // The largest orders of the class, of determinants and of cofactors. ns per matrix on an EPYC with
 // AVX-512, rows / blocked:
 //   det float32   n = 65: 3170 / 6400     n = 96: 7250 / 9880      n = 128: 16700 / 18050
-//   det float64   n = 65: 9060 / 8540
+//   det float64   n = 65: 6380 / 8970      n = 96: 13050 / 15850     n = 128: 26730 / 29150
 //   det complex64 n = 65: 8780 / 11360    n = 96: 19570 / 20170
 //   det complex128   n = 72: 17000 / 17320    n = 80: 22550 / 21930
 //   cofactor float32     n = 65: 6470 / 12830     n = 96: 14500 / 21730    n = 128: 33600 / 40700
@@ -142,7 +142,7 @@ constexpr RowOrders row_orders(int vector_bytes, int number_bytes, bool is_compl
   const bool is_single = number_bytes == 4;
   if (vector_bytes == 64) {
     return is_complex ? RowOrders{is_single ? 96 : 72, is_single ? 128 : 96, 4}
-                      : RowOrders{is_single ? 128 : 64, 128, 8};
+                      : RowOrders{128, 128, 8};
   }
   if (vector_bytes == 32) {
     return {64, is_single ? 96 : 64, is_complex ? 4 : is_single ? 7 : 8};
@@ -155,9 +155,14 @@ constexpr RowOrders row_orders(int vector_bytes, int number_bytes, bool is_compl
 // instruction that AVX-512 has. ns for det there, without / with it:
 //   float32   n = 65: 3450 / 3140    n = 96: 7850 / 7160    n = 128: 16930 / 14920
 //   float64   n = 40: 1380 / 1470    n = 56: 3440 / 3340    n = 64: 4720 / 4620
+// More than eight become eight, and then four: by way of twelve, float64 at n = 128 takes 28150 ns
+// instead of 28100, and at n = 98 16000 instead of 14900.
 constexpr int fewer_packs(int vector_bytes, int packs, int number_bytes, bool is_complex) {
+  if (vector_bytes < 64 || is_complex) {
+    return 0;
+  }
   const int least = number_bytes == 4 ? 5 : 7;
-  return vector_bytes == 64 && !is_complex && packs >= least ? 4 : 0;
+  return packs > 8 ? 8 : packs >= least ? 4 : 0;
 }
 
 // The largest (2) of cpu/sweep_hvp.h with which a sweep serves for Hessian-vector products. Of 6000
@@ -174,24 +179,14 @@ constexpr int kLargestSensitivity = 64;
 //   cofactor float32 n = 16: 350 / - / 222 / 229    n = 32: 1132 / 936 / 913 / 875
 //                    n = 48: 2737 / 2378            n = 64: 5416 / 4954
 //   cofactor float64 n = 64: 9629 / 10405           det float64 with AVX2 n = 28: 1161 / 1280
-struct RowGroups {
-  int determinants, cofactors;
-};
-constexpr RowGroups row_groups(int vector_bytes, int packs, bool is_complex) {
-  switch (packs) {
-    case 0:
-      return {vector_bytes == 64 && !is_complex ? 2 : 1, 1};
-    case 1:
-    case 2:
-      return {4, 4};
-    default:
-      return {2, 2};
-  }
+constexpr int row_group(int packs) {
+  return packs == 0 ? 1 : packs <= 2 ? 4 : 2;
 }
 
-// Rows of more than eight packs, whose number is not known at compile time. With 32 registers
-// gradients take four steps to a pass, by strips of columns; with 16, four rows together share what
-// is loaded of a step. ns for cofactors on an EPYC, without / with it:
+// Rows of more than eight packs, whose number is not known at compile time. With 32 registers four
+// steps share a pass, by strips of three to five packs; with 16, four rows together share what is
+// loaded of a step. ns for cofactors on an EPYC, without / with it (strips of four packs, and of
+// one for the rest; those of three to five then gained up to 6 %):
 //   AVX-512 float64   n = 65: 11700 / 10570   n = 96: 30950 / 27230   n = 128: 63180 / 58180
 //   AVX2 float64      n = 48: 7410 / 6770     n = 56: 11260 / 10230   n = 64: 17360 / 14210
 //   AVX2 float32      n = 65: 9760 / 9530     n = 80: 15750 / 14900   n = 96: 24140 / 23510

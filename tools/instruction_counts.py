@@ -84,6 +84,7 @@ CASES = tuple(
         ("det", "float64", 32, 2),
         ("det", "float64", 66, 1),
         ("det", "complex64", 8, 16),
+        ("det", "complex128", 73, 1),
         ("det_backward", "float32", 3, 256),
         ("det_backward", "float32", 8, 32),
         ("det_backward", "float32", 16, 4),

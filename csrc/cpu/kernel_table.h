@@ -45,15 +45,14 @@ struct KernelsOf {
   // The orders kBegin to kEnd: kPacks packs per row, or any number for 0.
   template <int kPacks, int kBegin, int kEnd>
   static void set_rows(Kernels (&kernels)[kLargestRows + 1]) {
-    constexpr RowGroups kGroup = row_groups(kVectorBytes, kPacks, kIsComplex<V>);
+    constexpr int kGroup = row_group(kPacks);
+    using K = SweepKernel<V, kPacks, kEnd / W, kGroup>;
     if constexpr (kEnd > kLane.determinants) {
       for (int n = kBegin; n <= std::min(kEnd, kRows.determinants); ++n) {
-        kernels[n].determinants =
-            SweepKernel<V, kPacks, kEnd / W, kGroup.determinants>::determinants;
+        kernels[n].determinants = K::determinants;
       }
     }
     if constexpr (kEnd > kLane.cofactors) {
-      using K = SweepKernel<V, kPacks, kEnd / W, kGroup.cofactors>;
       for (int n = kBegin; n <= std::min(kEnd, kRows.cofactors); ++n) {
         kernels[n].cofactors = K::cofactor_matrices;
         if constexpr (kBegin <= kLargestGradient) {
@@ -70,7 +69,7 @@ struct KernelsOf {
     }
     if constexpr (kEnd > kLane.hvp) {
       for (int n = kBegin; n <= std::min(kEnd, kRows.cofactors); ++n) {
-        kernels[n].hvp = SweepHvp<V, kPacks, kEnd / W, kGroup.cofactors>::det_hvp;
+        kernels[n].hvp = SweepHvp<V, kPacks, kEnd / W, kGroup>::det_hvp;
       }
     }
   }

@@ -38,17 +38,28 @@ class StripPass {
   }
   // Rows begin .. end - 1.
   TORCHDET_LANE void update(const RowMatrix<P>& B, int begin, int end) const {
-    int64_t v = 0;
-    for (; v + kWidth <= B.packs; v += kWidth) {
-      update_strip<kWidth>(B, v, begin, end);
-    }
-    for (; v < B.packs; ++v) {
-      update_strip<1>(B, v, begin, end);
+    // As few strips as hold all packs, of nearly equal width.
+    int64_t strips = (B.packs + kWidest - 1) / kWidest;
+    for (int64_t v = 0; strips > 0; --strips) {
+      const int64_t width = (B.packs - v + strips - 1) / strips;
+      switch (width) {
+        case kWidest:
+          update_strip<kWidest>(B, v, begin, end);
+          break;
+        case kWidest - 1:
+          update_strip<kWidest - 1>(B, v, begin, end);
+          break;
+        default:
+          update_strip<kWidest - 2>(B, v, begin, end);
+          break;
+      }
+      v += width;
     }
   }
 
  private:
-  static constexpr int kWidth = 4;  // 16 sources and 4 factors in 32 registers
+  // 20 sources and 4 factors in 32 registers. The least is 3 where rows take nine packs or more.
+  static constexpr int kWidest = 5;
   P factor_[kSteps][kMaxPacks];
 
   template <int kColumns>

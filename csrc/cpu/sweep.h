@@ -57,16 +57,15 @@ class Sweep : public SweepState<P, kPacks, kMaxPacks, kGroup> {
     for (int m = 0; m < kGroup; ++m) {
       start(facts[m]);
     }
-    const bool by_strips = kLongRows.by_strips && (kInverse || kept != nullptr);
     for (int k = 0; k < n;) {
       if constexpr (!kInverse && kFewerPacks > 0) {
-        if (kept == nullptr && n - k <= kFewerPacks * W) {
+        if (kept == nullptr && packs() > kFewerPacks && n - k <= kFewerPacks * W) {
           go_on_with_fewer_packs(k);
           return;
         }
       }
       if constexpr (kLongRows.by_strips) {
-        if (by_strips && k + Strips::kSteps < n) [[likely]] {
+        if (k + Strips::kSteps < n) [[likely]] {
           k += advance_by_strips<kInverse>(k);
           continue;
         }
@@ -80,7 +79,8 @@ class Sweep : public SweepState<P, kPacks, kMaxPacks, kGroup> {
   template <int kValue>
   using Constant = typename State::template Constant<kValue>;
   using State::broadcast_at, State::store_pivot_row, State::subtract;
-  static constexpr int kFewerPacks = fewer_packs(kVectorBytes, kPacks, sizeof(T), kIsComplex<P>);
+  static constexpr int kFewerPacks =
+      fewer_packs(kVectorBytes, kPacks > 0 ? kPacks : kMaxPacks, sizeof(T), kIsComplex<P>);
   Number* kept_ = nullptr;
 
   TORCHDET_LANE void start(Facts& f) const {
