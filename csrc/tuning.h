@@ -179,18 +179,24 @@ constexpr int kLargestSensitivity = 64;
 //   cofactor float32 n = 16: 350 / - / 222 / 229    n = 32: 1132 / 936 / 913 / 875
 //                    n = 48: 2737 / 2378            n = 64: 5416 / 4954
 //   cofactor float64 n = 64: 9629 / 10405           det float64 with AVX2 n = 28: 1161 / 1280
-constexpr int row_group(int packs) {
-  return packs == 0 ? 1 : packs <= 2 ? 4 : 2;
+// Where strips serve (below), a matrix goes alone.
+constexpr int row_group(int vector_bytes, int packs) {
+  const bool by_strips = vector_bytes == 64 && packs == 8;
+  return packs == 0 || by_strips ? 1 : packs <= 2 ? 4 : 2;
 }
 
-// Rows of more than eight packs, whose number is not known at compile time. With 32 registers four
-// steps share a pass, by strips of three to five packs; with 16, four rows together share what is
-// loaded of a step. ns for cofactors on an EPYC, without / with it (strips of four packs, and of
-// one for the rest; those of three to five then gained up to 6 %):
+// Long rows: more than eight packs, whose number is not known at compile time, and exactly eight.
+// With 32 registers four steps share a pass, by strips of three to five packs; with 16, where there
+// are more than eight, four rows together share what is loaded of a step. ns for cofactors on an
+// EPYC, without / with it (strips of four packs, and of one for the rest; those of three to five
+// then gained up to 6 %):
 //   AVX-512 float64   n = 65: 11700 / 10570   n = 96: 30950 / 27230   n = 128: 63180 / 58180
 //   AVX2 float64      n = 48: 7410 / 6770     n = 56: 11260 / 10230   n = 64: 17360 / 14210
 //   AVX2 float32      n = 65: 9760 / 9530     n = 80: 15750 / 14900   n = 96: 24140 / 23510
 //   16 bytes float32  n = 24: 2060 / 2010     n = 32: 3990 / 3740     n = 64: 26180 / 23920
+// and with eight packs, two matrices side by side / by strips, det and cofactors:
+//   float64 n = 57: 3880 / 4050, 7890 / 7630        n = 64: 4680 / 4680, 9840 / 8960
+//   float32 n = 113: 12200 / 12110, 26640 / 25550   n = 128: 15810 / 15210, 34260 / 32140
 // The other way around, AVX-512 n = 128: 75640, AVX2 n = 64: 15770. Shorter rows lose by either
 // (AVX-512 float32 n = 96 by strips: 14350 / 15400, float64 n = 40: 3030 / 3260; AVX2 float32 n =
 // 48, together: 4330 / 4480), complex numbers gain nothing.
@@ -198,8 +204,11 @@ struct LongRows {
   bool by_strips;
   int together;
 };
-constexpr LongRows long_rows(int vector_bytes, int most_packs) {
-  return {most_packs > 8 && vector_bytes == 64, most_packs > 8 && vector_bytes < 64 ? 4 : 1};
+// packs: 0 for any number of them, at most most_packs.
+constexpr LongRows long_rows(int vector_bytes, int packs, int most_packs) {
+  const bool are_more = packs == 0 && most_packs > 8;
+  return vector_bytes == 64 ? LongRows{are_more || packs == 8, 1}
+                            : LongRows{false, are_more ? 4 : 1};
 }
 
 // --- Blocked elimination: cpu/row_product.h, cpu/panel.h, cpu/blocked_lu.h ---

@@ -45,7 +45,7 @@ struct KernelsOf {
   // The orders kBegin to kEnd: kPacks packs per row, or any number for 0.
   template <int kPacks, int kBegin, int kEnd>
   static void set_rows(Kernels (&kernels)[kLargestRows + 1]) {
-    constexpr int kGroup = row_group(kPacks);
+    constexpr int kGroup = row_group(kVectorBytes, kPacks);
     using K = SweepKernel<V, kPacks, kEnd / W, kGroup>;
     if constexpr (kEnd > kLane.determinants) {
       for (int n = kBegin; n <= std::min(kEnd, kRows.determinants); ++n) {

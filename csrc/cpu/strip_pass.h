@@ -58,7 +58,7 @@ class StripPass {
   }
 
  private:
-  // 20 sources and 4 factors in 32 registers. The least is 3 where rows take nine packs or more.
+  // 20 sources and 4 factors in 32 registers. The least is 3 where rows take eight packs or more.
   static constexpr int kWidest = 5;
   P factor_[kSteps][kMaxPacks];
 

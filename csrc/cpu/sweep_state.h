@@ -24,8 +24,9 @@ class SweepState {
   static constexpr int W = LaneTraits<P>::kWidth, kParts = kIsComplex<P> ? 2 : 1;
   static constexpr int kMaxOrder = kMaxPacks * W;
   using Bits = ColumnBits<kMaxOrder>;
-  static constexpr LongRows kLongRows =
-      long_rows(kVectorBytes, kPacks == 0 && kGroup == 1 && !kIsComplex<P> ? kMaxPacks : 0);
+  static constexpr LongRows kLongRows = kGroup == 1 && !kIsComplex<P>
+                                            ? long_rows(kVectorBytes, kPacks, kMaxPacks)
+                                            : LongRows{false, 1};
 
   // What is known of one matrix beside its entries.
   struct Facts {
