@@ -39,8 +39,9 @@ constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 // a backward pass keeps what helps it (cpu/kept.h): to kLargestGradient the gradient itself,
 // computed along with the determinant, so that backward only multiplies; above, in the class
 // "rows", the first half of its elimination; and in the class "blocked" the factors. That saves a
-// factorisation, but moves a matrix twice more through the memory and takes 4 to 5 microseconds a
-// call; and bits must not depend on the batch. On an EPYC with AVX-512, for nothing / a gradient:
+// factorisation, but moves a matrix twice more through the memory and takes a call 2 to 3
+// microseconds (4 to 5 when one matrix was measured here); and bits must not depend on the batch.
+// On an EPYC with AVX-512, for nothing / a gradient:
 //   1 MB, both passes, ns per matrix: float32 n = 11: 111 / 102, n = 14: 208 / 184; float64 n = 12:
 //       269 / 240; complex128 n = 12: 746 / 636
 //   one matrix, both passes, microseconds: float32 n = 14: 23.2 / 25.3; complex64 n = 12: 25.1 /
