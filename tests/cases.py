@@ -273,6 +273,20 @@ def _triangular(d: Draw) -> list[np.ndarray]:
     return out if d.n <= 12 else out[1::2]
 
 
+@family("large_singular")
+def _large_singular(d: Draw) -> list[np.ndarray]:
+    """Six pivots of this size overflow in single precision, though nothing asks for scaling; then
+    comes a zero pivot, early, in the middle or last."""
+    out = []
+    for place in sorted({min(1, d.n - 1), d.n // 2, d.n - 1}):
+        A = np.eye(d.n)
+        A[[place - 1, place]] = A[place - 1] + A[place]
+        numbers = d.integers(d.n, d.n)
+        numbers[place - 1] = numbers[place]
+        out += [A, A.T, numbers / 4] if d.n > 1 else [0 * A]
+    return [2.0**22 * A for A in out]
+
+
 @family("fermi_like_envelope")
 def _fermi(d: Draw) -> list[np.ndarray]:
     """Orbitals with exponential envelopes at electrons near and far from the nucleus."""

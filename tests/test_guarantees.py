@@ -71,6 +71,19 @@ def test_a_result_does_not_depend_on_place_or_batch_size(n, dtype, device):
     assert_same_bits(all_outputs(A[order]), [x[order] for x in whole], "shuffled")
 
 
+@pytest.mark.parametrize("n", (1, 2, 3, 4, 5))
+def test_parts_below_the_normal_range_keep_their_bits_beside_a_huge_neighbour(n, device):
+    A = torch.randn(9, n, n, dtype=torch.complex128, device=device)
+    A.imag *= 2.0**-1060
+    alone = all_outputs(A)
+    for huge in range(9):
+        X = A.clone()
+        X[huge] *= 1e300
+        others = [i for i in range(9) if i != huge]
+        expected = [x[others] for x in alone]
+        assert_same_bits([x[others] for x in all_outputs(X)], expected, n, huge)
+
+
 @pytest.mark.parametrize("n", (1, 2, 3, 4, 8, 13, 21, 33))
 def test_every_batch_size_to_70_gives_the_same_bits(n, device):
     A = draw(70, n, torch.float32, device)

@@ -92,13 +92,15 @@ struct FactoredHvp {
   static void det_hvp(const Problem& p, int64_t begin, int64_t end) {
     constexpr int n = N;
     V a[tile_size(N)], w[tile_size(N)], k[tile_size(N)];
+    RealOf<V> row_weight[N], column_weight[N];
     I row_index[N], row_exponent[N], column_index[N], column_exponent[N];
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Io::read(p.A, first, lanes, n, a);
-      const Equilibration<V> eq = equilibrate<0>(a, n, row_exponent, column_exponent);
-      const RealOf<V> sign =
-          factor_ldu(a, n, {row_index, row_exponent}, {column_index, column_exponent});
+      const Equilibration<V> eq = equilibrate<0>(a, n, row_exponent, column_exponent, row_weight);
+      column_weights(a, n, row_weight, column_weight);
+      const RealOf<V> sign = factor_ldu(a, n, {row_index, row_exponent},
+                                        {column_index, column_exponent}, row_weight, column_weight);
       PermutedTile<V>::gather(p.other, first, lanes, n, row_index, column_index, w);
       DirectionScaling<V> scaling(w, n, row_exponent, column_exponent);
       const I exponent = cofactor_derivative(a, n, w, k) + eq.total;

@@ -71,14 +71,20 @@ struct LaneKernels {
   static void determinants(const Problem& p, int64_t begin, int64_t end) {
     constexpr int n = N;
     V a[tile_size(N)];
+    R weight[N];
     I row_exponent[N], column_exponent[N];
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Steps::read(p.A, first, lanes, n, a);
-      const Equilibration<V> eq = equilibrate<N>(a, n, row_exponent, column_exponent);
-      const Determinant<N, V> d(a);
+      const Equilibration<V> eq = equilibrate<N>(a, n, row_exponent, column_exponent, weight);
+      const Determinant<N, V> d(a, weight);
       if (d.is_plain() && eq.is_identity && p.logabsdet == nullptr) {
         Tile<V>::write_numbers(p.determinant, first, lanes, d.plain());
+      } else if (N <= 2 && p.logabsdet == nullptr) {
+        // As it is where this matrix is balanced: a mantissa and exponent would lose bits of a
+        // complex number that has a subnormal part.
+        Tile<V>::write_numbers(p.determinant, first, lanes,
+                               add_poison(scale_pow2(d.plain(), eq.total), eq.poison));
       } else {
         Steps::write_determinants(p, first, lanes, d.scaled(), eq);
       }
@@ -93,15 +99,17 @@ struct LaneKernels {
     constexpr bool kRestored = !kHasClosedForm<N, V> && N < kLeastRowsApart && !kIsComplex<V>;
     constexpr bool kInOrder = kHasClosedForm<N, V> || kRestored;
     V a[tile_size(N)], x[tile_size(N)];
+    R weight[N];
     I row_exponent[N], column[N], column_exponent[N], row_index[N];
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Steps::read(p.A, first, lanes, n, a);
       Tile<V>::expect_whole(p.out, first + W, n);
       const Equilibration<V> eq =
-          equilibrate<N, kCofactorCentral<N, T>>(a, n, row_exponent, column);
+          equilibrate<N, kCofactorCentral<N, T>>(a, n, row_exponent, column, weight);
       const bool is_inverse = p.op == Op::kSlogdetBackward;
-      const auto [d, has_exponents] = cofactors<N>(a, x, row_index, column_exponent, is_inverse);
+      const auto [d, has_exponents] =
+          cofactors<N>(a, weight, x, row_index, column_exponent, is_inverse);
       if constexpr (kRestored) {
         restore_rows<N>(row_index, x, a);
       }

@@ -42,9 +42,10 @@ struct ThreadDeterminants : ThreadKernel<V, N> {
       }
       if (any_in_warp(!is_plain)) {
         IntegerOf<V> row[N], column[N];
+        RealOf<V> weight[N];
         matrices.read_entries(p.A, b, a);
-        const Equilibration<V> eq = equilibrate<N>(a, N, row, column);
-        Scaled<V> d = Determinant<N, V>(a).scaled();
+        const Equilibration<V> eq = equilibrate<N>(a, N, row, column, weight);
+        Scaled<V> d = Determinant<N, V>(a, weight).scaled();
         d.mantissa = add_poison(d.mantissa, eq.poison);
         d.exponent = d.exponent + eq.total;
         if (matrices.writes() && !is_plain) {
@@ -92,14 +93,17 @@ struct ThreadCofactors : ThreadKernel<V, N> {
   TORCHDET_DEVICE static void general(const Problem& p, int64_t b, V* a, V* y, int* row_index) {
     using I = IntegerOf<V>;
     I row[N], column[N], column_exponent[N], index[N], row_exponent[N];
+    RealOf<V> weight[N];
     ThreadMatrices<V, N>::read_entries(p.A, b, a);
-    const Equilibration<V> eq = equilibrate<N, kCofactorCentral<N, ScalarOf<V>>>(a, N, row, column);
+    const Equilibration<V> eq =
+        equilibrate<N, kCofactorCentral<N, ScalarOf<V>>>(a, N, row, column, weight);
     const bool wants_determinant = p.op == Op::kSlogdetBackward;
     TORCHDET_UNROLL
     for (int k = 0; k < N; ++k) {
       index[k] = I(k);
     }
-    const Scaled<V> d = cofactors<N>(a, y, index, column_exponent, wants_determinant).determinant;
+    const Scaled<V> d =
+        cofactors<N>(a, weight, y, index, column_exponent, wants_determinant).determinant;
     permute_labels<N>(index, row, row_exponent);
     const Scaled<V> factor = gradient_factor(p, b, d, eq.total);
     TORCHDET_UNROLL

@@ -287,10 +287,10 @@ struct CofactorScale {
   bool has_exponents;     // column_exponent is not zero
 };
 
-// C(B) 2^-column_exponent for the equilibrated matrix B in a, which is overwritten: row k of x is
-// row row_index[k] of it; in order where kHasClosedForm.
+// C(B) 2^-column_exponent for the equilibrated matrix B in a, which is overwritten, as are the
+// weights of its rows: row k of x is row row_index[k] of it; in order where kHasClosedForm.
 template <int N, typename V>
-TORCHDET_LANE CofactorScale<V> cofactors(V* a, V* x, IntegerOf<V>* row_index,
+TORCHDET_LANE CofactorScale<V> cofactors(V* a, RealOf<V>* weight, V* x, IntegerOf<V>* row_index,
                                          IntegerOf<V>* column_exponent, bool wants_determinant) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
@@ -300,10 +300,10 @@ TORCHDET_LANE CofactorScale<V> cofactors(V* a, V* x, IntegerOf<V>* row_index,
   }
   if constexpr (kHasClosedForm<N, V>) {
     cofactor_closed<N>(a, x);
-    return {wants_determinant ? Determinant<N, V>(a).scaled() : scaled_one<V>(), false};
+    return {wants_determinant ? Determinant<N, V>(a, weight).scaled() : scaled_one<V>(), false};
   } else {
     constexpr int s = tile_stride(N);
-    const R sign = factor_lu<N, true>(a, row_index);
+    const R sign = factor_lu<N, true>(a, row_index, weight);
     moderate_cofactors<N>(a, sign, x);
     // Pivots are at most 2^N; with those before the last at least 2^-m, m = 2/3 E / (N - 1) and E
     // the largest exponent of the format, products of them stay above 2^-(2/3 E), and a term that

@@ -5,7 +5,9 @@
 // = C(B)_ij 2^(R - r_i - c_j). Every pivot and product of the algorithms that follow is then of
 // moderate size, and 1e-300 beside 1e300 costs nothing. Each entry is scaled once by the sum r_i +
 // c_j: scaling rows and columns one after the other would push entries through the subnormal range.
-// Most matrices are balanced as they come, and only looked at.
+// Most matrices are balanced as they come, and only looked at. Their pivots are chosen as if they
+// were scaled: an entry counts as much as it has weight beside the largest of its row. Powers of
+// two commute with every step of an elimination, so that is as good as scaling, and cheaper.
 #pragma once
 
 #include "lane.h"
@@ -139,8 +141,7 @@ TORCHDET_LANE I pattern_of_pow2(int e) {
 }
 
 // Matrices whose rows and columns all have their largest entries within 2^kBalance of each other,
-// and within 2^kWithin of 1, are as good as equilibrated and stay as they are: a pivot is then at
-// most 2^kBalance from the best. Closed forms (n <= 2) choose none.
+// and within 2^kWithin of 1, stay as they are. Closed forms (n <= 2) choose no pivot.
 constexpr int kCentral = 24;
 template <int N>
 constexpr int kBalance = N == 1 || N == 2 ? 2 * kCentral : 4;
@@ -150,11 +151,23 @@ template <int N, typename T>
 constexpr int kCofactorCentral =
     std::min(kCentral, Format<T>::kMaxExponent / 3 / std::max(N - 1, 1));
 
+// 2^-e for a normal number of exponent e, from its bit pattern.
+template <typename R>
+TORCHDET_LANE R weight_of(IntegerOf<R> bits) {
+  using F = Format<ScalarOf<R>>;
+  using I = IntegerOf<R>;
+  using Bits = ScalarOf<I>;
+  const I exponent = bits & I(Bits(2 * F::kMaxExponent + 1) << F::kFractionBits);
+  return from_bits(I(Bits(2 * F::kMaxExponent) << F::kFractionBits) - exponent);
+}
+
 // Scales a (n x n, row-major) in place, or leaves it where all matrices of the pack are balanced;
 // row and column receive the exponents -r and -c. N is n where it is known at compile time, or 0.
+// weight: where given, receives 2^-e for each row, e being the exponent of its largest entry: 1 in
+// matrices that have been scaled.
 template <int N, int kWithin = kCentral, typename V>
 TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* row,
-                                           IntegerOf<V>* column) {
+                                           IntegerOf<V>* column, RealOf<V>* weight = nullptr) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   using T = ScalarOf<V>;
@@ -178,6 +191,9 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
     largest = maximum(largest, largest_of_row);
     least = minimum(least, largest_of_row);
     row[i] = I(0);
+    if (weight != nullptr) {
+      weight[i] = weight_of<R>(largest_of_row);
+    }
   }
   TORCHDET_UNROLL
   for (int j = 0; j < n; ++j) {
@@ -195,6 +211,12 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
     return {I(0), R(T(-0.0)), true};
   }
   equilibrate_unbalanced(a, n, unbalanced, row, column);
+  if (weight != nullptr) {
+    TORCHDET_UNROLL
+    for (int i = 0; i < n; ++i) {
+      weight[i] = select(unbalanced, R(T(1)), weight[i]);
+    }
+  }
   I total = I(0);
   TORCHDET_UNROLL
   for (int i = 0; i < n; ++i) {

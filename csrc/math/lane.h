@@ -149,7 +149,7 @@ TORCHDET_LANE bool all_equal(T a, T b) {
 TORCHDET_LANE bool any(bool mask) {
   return mask;
 }
-// Of a number and NaN it may be either.
+// The second argument where the first is NaN; of a number and then NaN it may be either.
 template <Plain T>
 TORCHDET_LANE T maximum(T a, T b) {
 #ifdef __CUDA_ARCH__  // one instruction

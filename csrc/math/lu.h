@@ -1,5 +1,6 @@
 // LU with partial pivoting, P B = L U, and the determinant as mantissa and exponent.
 //
+// The pivot of a column is the entry that is largest beside the weight of its row (equilibrate.h).
 // Rows are exchanged by selection: the pivot row u of step k is collected from the rows by masks,
 // and the row it came from receives the old row k in the same pass that subtracts the multiples of
 // u. A column whose candidates are all exactly zero gets multipliers 0 and a pivot 0, wherever it
@@ -80,13 +81,13 @@ TORCHDET_LANE void exchange_and_update_range(V* a, int n, int k, int begin, int 
   }
 }
 
-template <typename T>
-TORCHDET_LANE void exchange(T* x, int n, int k, T pivot) {
+template <typename T, typename I>
+TORCHDET_LANE void exchange(T* x, int n, int k, I pivot) {
   const T old = x[k];
   T top = old;
   TORCHDET_UNROLL
   for (int i = k + 1; i < n; ++i) {
-    const auto chosen = equal(pivot, T(i));
+    const auto chosen = equal(pivot, I(i));
     top = select(chosen, x[i], top);
     x[i] = select(chosen, old, x[i]);
   }
@@ -112,9 +113,9 @@ using PivotDivision =
 
 // Factors a (N x N, row-major) in place: U on and above the diagonal, the multipliers of L below it
 // (in pivoted order only with kKeepL; then row_index receives the original row of every position).
-// Returns the sign of the permutation.
+// weight: of the rows, overwritten. Returns the sign of the permutation.
 template <int N, bool kKeepL, typename V>
-TORCHDET_LANE RealOf<V> factor_lu(V* a, IntegerOf<V>* row_index) {
+TORCHDET_LANE RealOf<V> factor_lu(V* a, IntegerOf<V>* row_index, RealOf<V>* weight) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   constexpr int s = tile_stride(N);
@@ -127,16 +128,19 @@ TORCHDET_LANE RealOf<V> factor_lu(V* a, IntegerOf<V>* row_index) {
   }
   for_steps<0, N - 1, kIsUnrolled<N, V>>([&](auto step) TORCHDET_LANE_LAMBDA {
     const int k = step;
-    R best = pivot_size(a[k * s + k]);
+    const auto size_of = [&](int i)
+                             TORCHDET_LANE_LAMBDA { return pivot_size(a[i * s + k]) * weight[i]; };
+    R best = size_of(k);
     I pivot = I(k);
     TORCHDET_UNROLL
     for (int i = k + 1; i < N; ++i) {
-      const R size = pivot_size(a[i * s + k]);
+      const R size = size_of(i);
       const auto larger = greater(size, best);
       best = select(larger, size, best);
       pivot = select(larger, I(i), pivot);
     }
     sign = select(equal(pivot, I(k)), sign, -sign);
+    exchange(weight, N, k, pivot);
     exchange_and_update<1, false>(a, N, k, k, pivot);
     const PivotDivision<V> quotient(a[k * s + k]);
     TORCHDET_UNROLL
@@ -168,6 +172,8 @@ TORCHDET_LANE Scaled<V> diagonal_product(const V* a, RealOf<V> sign) {
   return normalise(mantissa, exponent);
 }
 
+// Of the magnitudes of numbers, in all lanes. NaN passes, so it must not be among them, unless the
+// matrix has a NaN or an infinity, which makes its result NaN in any case.
 template <typename R>
 TORCHDET_LANE bool all_normal(R least, R most) {
   using Limits = std::numeric_limits<ScalarOf<R>>;
@@ -188,8 +194,10 @@ TORCHDET_LANE bool plain_product(const V* a, RealOf<V> sign, V& product) {
     TORCHDET_UNROLL
     for (int k = 1; k < N; ++k) {
       product = product * a[k * (tile_stride(N) + 1)];
-      least = minimum(least, abs(product));
-      most = maximum(most, abs(product));
+      // A partial product that has overflowed becomes NaN at a zero pivot. NaN as the first
+      // argument leaves the second one, the infinity seen before.
+      least = minimum(abs(product), least);
+      most = maximum(abs(product), most);
     }
     return all_normal(least, most);
   }
@@ -213,18 +221,19 @@ TORCHDET_LANE Complex<R> difference_of_products(Complex<R> a, Complex<R> b, Comp
               difference_of_products(-c.re, d.im, c.im, d.re)};
 }
 
-// det of the equilibrated matrix a, which is overwritten. For n <= 2 the expansion is accurate;
-// from n = 3 on it loses up to 1e9 units near singular matrices, and elimination does not.
+// det of the equilibrated matrix a, which is overwritten, and so are the weights of its rows. For n
+// <= 2 the expansion is accurate; from n = 3 on it loses up to 1e9 units near singular matrices,
+// and elimination does not.
 template <int N, typename V>
 class Determinant {
  public:
-  TORCHDET_LANE explicit Determinant(V* a) : a_(a) {
+  TORCHDET_LANE Determinant(V* a, RealOf<V>* weight) : a_(a) {
     if constexpr (N == 1) {
       plain_ = a[0];
     } else if constexpr (N == 2) {
       plain_ = difference_of_products(a[0], a[3], a[1], a[2]);
     } else {
-      sign_ = factor_lu<N, false>(a, static_cast<IntegerOf<V>*>(nullptr));
+      sign_ = factor_lu<N, false>(a, static_cast<IntegerOf<V>*>(nullptr), weight);
       is_plain_ = plain_product<N>(a, sign_, plain_);
     }
   }
