@@ -1,8 +1,10 @@
 """Builds the extension torchdet._C: the operators' schemas, their CPU and their CUDA kernels.
 
 TORCHDET_EXTENSION=0 builds the package without it (no compiler needed); torchdet then runs on
-plain PyTorch. CUDA kernels are built where torch has CUDA and nvcc is at hand; TORCHDET_CUDA=0 and
-TORCHDET_CUDA=1 decide otherwise. TORCH_CUDA_ARCH_LIST, e.g. "9.0", names the architectures.
+plain PyTorch. TORCHDET_INSTRUCTION_SETS, e.g. "avx2", names those that get kernels beside the
+portable ones, which takes a third of the time of all. CUDA kernels are built where torch has CUDA
+and nvcc is at hand; TORCHDET_CUDA=0 and TORCHDET_CUDA=1 decide otherwise. TORCH_CUDA_ARCH_LIST,
+e.g. "9.0", names the architectures.
 """
 
 import os
@@ -55,6 +57,18 @@ def sources(pattern: str) -> list[str]:
     return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(pattern))
 
 
+def left_out_instruction_sets() -> set[str]:
+    """What TORCHDET_INSTRUCTION_SETS does not name; portable kernels are always built."""
+    known = {"avx512", "avx2"}
+    named = os.environ.get("TORCHDET_INSTRUCTION_SETS", "avx512,avx2").split(",")
+    if unknown := set(named) - known - {"portable"}:
+        raise SystemExit(
+            "TORCHDET_INSTRUCTION_SETS: expected some of avx512, avx2 and portable, separated by "
+            f"commas, got {', '.join(sorted(unknown))}"
+        )
+    return known - set(named)
+
+
 def wants_cuda() -> bool:
     """Whether to build the CUDA kernels."""
     from torch.utils.cpp_extension import CUDA_HOME  # None also where torch is without CUDA
@@ -91,11 +105,18 @@ def extension_arguments() -> dict:
         # float32: n = 8: 0.88, n = 10: 0.90, others 0.96 to 1.03; float64: n = 7: 0.80, n = 10:
         # 0.88; with AVX2 n = 6: 0.81; complex64 n = 10, 12: 1.10.
         flags.append("-mtune=icelake-server")
+    left_out = left_out_instruction_sets()
+    flags += [f"-DTORCHDET_WITHOUT_{name.upper()}" for name in sorted(left_out)]
+    kernels = [
+        path
+        for path in sources("csrc/cpu/*.cpp")
+        if not any(f"kernels_{name}_" in path for name in left_out)
+    ]
     compiler = os.environ.get("CXX", "c++")
     flags.append(f'-DTORCHDET_COMPILER="{Path(compiler).name} " __VERSION__')
     extension = cpp_extension.CppExtension(
         "torchdet._C",
-        ["csrc/ops.cpp", *sources("csrc/cpu/*.cpp")],
+        ["csrc/ops.cpp", *kernels],
         include_dirs=[pybind11.get_include()],
         extra_compile_args={"cxx": flags, "nvcc": NVCC_FLAGS},
         py_limited_api=False,

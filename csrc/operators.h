@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "checks.h"
@@ -28,19 +29,26 @@ inline Tensor empty_tensor(const std::vector<int64_t>& sizes, ScalarType dtype, 
                            int32_t device_index) {
   std::vector<int64_t> strides(sizes.size());
   int64_t stride = 1;
+  bool beyond = false;
   for (size_t d = sizes.size(); d-- > 0;) {
     strides[d] = stride;
-    stride *= std::max<int64_t>(sizes[d], 1);
+    beyond |= __builtin_mul_overflow(stride, std::max<int64_t>(sizes[d], 1), &stride);
   }
+  check(!beyond, "torchdet: expected fewer batch dimensions, got ",
+        static_cast<int64_t>(sizes.size()),
+        " dimensions whose strides are beyond 64 bits; flatten or drop some");
   AtenTensorHandle handle;
-  check_torch("empty_strided",
-              aoti_torch_empty_strided(
-                  static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                  torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-                  device_type, device_index, &handle));
+  const int32_t error = aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
+      device_index, &handle);
+  check(error == 0, "torchdet: torch has no memory for a result of ", stride,
+        " numbers; free memory, or pass fewer matrices at a time");
   return Tensor(handle);
 }
 
+// Of a tensor that is not empty. The dimensions that remain have a size of 2 at least, and their
+// product is a number of 64 bits, so BatchView has room for them.
 inline BatchView batch_view(const Tensor& X, int64_t matrix_dims) {
   BatchView view;
   view.data = X.const_data_ptr();
@@ -92,7 +100,7 @@ inline Tensor in_float32(const Tensor& X) {
 //   static Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like);
 //   static void run(Problem& problem, Dtype dtype, const Tensor& A);
 // the second for n > 0 and at least one matrix; and where it registers the operators that keep,
-//   static bool keeps(Dtype dtype, int64_t n);
+//   static bool keeps(int64_t n);
 template <typename Backend>
 struct Operators {
   static Tensor det(const Tensor& A) {
@@ -193,24 +201,24 @@ struct Operators {
                                       const Tensor& integers) {
     return backward_kept("slogdet_backward", Op::kSlogdetBackward, grad, A, kept, integers);
   }
-  // The same, over the numbers kept.
-  static void backward_over_kept(Tensor kept, const Tensor& integers, const Tensor& grad,
-                                 const Tensor& A, bool of_slogdet) {
-    check_matrices("backward_kept_", "A", A);
-    const Op op = of_slogdet ? Op::kSlogdetBackward : Op::kDetBackward;
-    backward_kept_to("backward_kept_", op, grad, A, kept, integers, kept);
-  }
 
  private:
-  // problem: all but the matrices.
-  static void compute(const Tensor& A, Problem&& problem) {
+  // problem: all but the inputs, `other` being grad or Z with other_dims matrix dimensions, or
+  // nothing.
+  static void compute(const Tensor& A, const Tensor* other, int64_t other_dims, Problem&& problem) {
     if (order(A) == 0 || batch_size(A) == 0) {
       return;
     }
     problem.n = order(A);
     problem.batch = batch_size(A);
     problem.A = batch_view(A, 2);
+    if (other != nullptr) {
+      problem.other = batch_view(*other, other_dims);
+    }
     Backend::run(problem, kernel_dtype(A), A);
+  }
+  static void compute(const Tensor& A, Problem&& problem) {
+    compute(A, nullptr, 0, std::move(problem));
   }
 
   // The operators whose result has the shape of A. `other`: grad or Z, with other_dims matrix
@@ -224,19 +232,17 @@ struct Operators {
       return torch::stable::to(out, A.scalar_type());
     }
     Tensor out = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
-    compute(A, {.op = op,
-                .other = other ? batch_view(*other, other_dims) : BatchView{},
-                .out = out.mutable_data_ptr()});
+    compute(A, other, other_dims, {.op = op, .out = out.mutable_data_ptr()});
     return out;
   }
 
   static bool keeps_anything(const Tensor& A) {
-    return !is_half(A.scalar_type()) && Backend::keeps(kernel_dtype(A), order(A));
+    return !is_half(A.scalar_type()) && Backend::keeps(order(A));
   }
   static std::tuple<Tensor, Tensor> room_to_keep(const Tensor& A) {
     Tensor kept = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
     std::vector<int64_t> sizes = leading_sizes(A, 2);
-    sizes.push_back(kept_integers(order(A)));
+    sizes.push_back(count_of_kept_integers(order(A)));
     Tensor integers = Backend::empty(sizes, ScalarType::Int, A);
     if (!keeps_anything(A)) {
       torch::stable::fill_(kept, 0.0);
@@ -248,28 +254,23 @@ struct Operators {
   static Tensor backward_kept(const char* name, Op op, const Tensor& grad, const Tensor& A,
                               const Tensor& kept, const Tensor& integers) {
     check_matrices(name, "A", A);
-    if (!keeps_anything(A)) {
-      check_matches(name, "grad", grad, A, 2);
-      return matrix_operator(op, A, &grad, 0);
-    }
-    Tensor out = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
-    backward_kept_to(name, op, grad, A, torch::stable::contiguous(kept),
-                     torch::stable::contiguous(integers), out);
-    return out;
-  }
-
-  static void backward_kept_to(const char* name, Op op, const Tensor& grad, const Tensor& A,
-                               const Tensor& kept, const Tensor& integers, Tensor out) {
     check_matches(name, "grad", grad, A, 2);
     check_matches(name, "kept", kept, A, 0);
-    check_integers(name, "integers", integers, A, kept_integers(order(A)));
-    check(kept.is_contiguous() && integers.is_contiguous(), name,
-          ": expected contiguous kept and integers; call contiguous() first");
-    compute(A, {.op = op,
-                .other = batch_view(grad, 0),
-                .out = out.mutable_data_ptr(),
-                .integers = static_cast<int32_t*>(integers.mutable_data_ptr()),
-                .kept = kept.const_data_ptr()});
+    check_integers(name, "integers", integers, A, count_of_kept_integers(order(A)));
+    if (!keeps_anything(A)) {
+      return matrix_operator(op, A, &grad, 0);
+    }
+    const auto contiguous = [](const Tensor& X) {
+      return X.is_contiguous() ? X : torch::stable::contiguous(X);
+    };
+    const Tensor numbers = contiguous(kept), places = contiguous(integers);
+    Tensor out = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
+    compute(A, &grad, 0,
+            {.op = op,
+             .out = out.mutable_data_ptr(),
+             .kept = numbers.const_data_ptr(),
+             .kept_integers = static_cast<const int32_t*>(places.const_data_ptr())});
+    return out;
   }
 };
 
@@ -289,6 +290,4 @@ struct Operators {
   m.impl("_det_keep", TORCH_BOX(&torchdet::Operators<Backend>::det_keep));                   \
   m.impl("_slogdet_keep", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_keep));           \
   m.impl("_det_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::det_backward_kept)); \
-  m.impl("_slogdet_backward_kept",                                                           \
-         TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_kept));                   \
-  m.impl("_backward_kept_", TORCH_BOX(&torchdet::Operators<Backend>::backward_over_kept))
+  m.impl("_slogdet_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_kept))

@@ -6,8 +6,6 @@
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
 
-#include <utility>
-
 #include "cpu/kernels.h"
 #include "size_class.h"
 
@@ -24,9 +22,6 @@ STABLE_TORCH_LIBRARY(torchdet, m) {
       "(Tensor sign, Tensor logabsdet, Tensor kept, Tensor integers)");
   m.def("_det_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor");
   m.def("_slogdet_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor");
-  m.def(
-      "_backward_kept_(Tensor(a!) kept, Tensor integers, Tensor grad, Tensor A, "
-      "bool of_slogdet) -> ()");
 }
 
 namespace {
@@ -43,13 +38,6 @@ void add_classes(pybind11::list& classes, const char* device,
     classes.append(row);
   }
 }
-
-constexpr std::pair<const char*, torchdet::Dtype> kDtypeNames[] = {
-    {"float32", torchdet::Dtype::kFloat},
-    {"float64", torchdet::Dtype::kDouble},
-    {"complex64", torchdet::Dtype::kComplexFloat},
-    {"complex128", torchdet::Dtype::kComplexDouble},
-};
 
 pybind11::dict build_info() {
   namespace py = pybind11;
@@ -70,12 +58,7 @@ pybind11::dict build_info() {
   info["cuda_architectures"] = architectures;
   info["torch_abi"] = "stable, torch >= 2.10";
   info["size_classes"] = classes;
-  py::dict least_kept;
-  for (const auto& [name, dtype] : kDtypeNames) {
-    least_kept[name] = torchdet::active_kernels().least_kept(dtype);
-  }
-  info["least_kept"] = least_kept;
-  info["largest_gradient"] = torchdet::kLargestGradient;
+  info["least_kept"] = torchdet::kLeastKept;
   info["least_factors"] = torchdet::kLeastFactors;
   return info;
 }

@@ -32,10 +32,6 @@ TORCHDET_ANYWHERE constexpr bool multiplies_grad(Op op) {
 TORCHDET_ANYWHERE constexpr bool keeps(Op op) {
   return op == Op::kDetKeep || op == Op::kSlogdetKeep;
 }
-TORCHDET_ANYWHERE constexpr bool wants_inverse_transpose(Op op) {
-  return op == Op::kSlogdetBackward || op == Op::kSlogdetKeep;
-}
-
 // The first of the integers that are kept of a matrix where nothing else is: backward starts from
 // A.
 constexpr int32_t kNotKept = std::numeric_limits<int32_t>::min();
@@ -97,10 +93,11 @@ struct Problem {
   void* out = nullptr;          // matrices
   void* determinant = nullptr;  // numbers: det or, with logabsdet, the sign
   void* logabsdet = nullptr;
-  // CPU only: what forward keeps of a matrix are n x n numbers, in `out`, and integers
-  // (cpu/kept.h); backward reads the numbers in `kept`, where there are any.
+  // CPU only (cpu/kept.h): of a matrix a forward pass keeps n x n numbers, in `out`, and integers.
   int32_t* integers = nullptr;
+  // What a backward pass reads of them, or nothing.
   const void* kept = nullptr;
+  const int32_t* kept_integers = nullptr;
   LargeBuffers large = {};  // CUDA, class "large" only
 };
 

@@ -35,29 +35,17 @@ constexpr int64_t kLargestRows = kCpuSizeClasses[1].largest_n;
 constexpr int64_t kLargestThread = kCudaSizeClasses[0].largest_n;
 constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 
-// From this order on, where cofactors do not lie in lanes, a forward pass on the CPU that will have
-// a backward pass keeps what helps it (cpu/kept.h): to kLargestGradient the gradient itself,
-// computed along with the determinant, so that backward only multiplies; above, in the class
-// "rows", the first half of its elimination; and in the class "blocked" the factors. That saves a
-// factorisation, but moves a matrix twice more through the memory and takes a call 2 to 3
-// microseconds (4 to 5 when one matrix was measured here); and bits must not depend on the batch.
-// On an EPYC with AVX-512, for nothing / a gradient:
-//   1 MB, both passes, ns per matrix: float32 n = 11: 111 / 102, n = 14: 208 / 184; float64 n = 12:
-//       269 / 240; complex128 n = 12: 746 / 636
-//   one matrix, both passes, microseconds: float32 n = 14: 23.2 / 25.3; complex64 n = 12: 25.1 /
-//       26.9; and forward alone, where torch takes 9.2 and 9.6: 6.7 / 10.3 and 7.2 / 12.5
-// and for a gradient / the first half, 1 MB, ns per matrix:
-//   both passes: float32 n = 17: 456 / 543, n = 32: 995 / 1139, n = 40: 2030 / 2120, n = 64: 5510 /
-//       5700; float64 n = 20: 776 / 809, n = 64: 10700 / 11500; complex64 n = 64: 16500 / 15600
-//   forward alone: float64 n = 64: 9660 / 5780, n = 128: 60000 / 33800 (torch 63600); with AVX2
-//       complex128 n = 64: 43500 / 23800 (torch 37400)
-constexpr int64_t kLeastKept = 11, kLargestGradient = 32;
+// From this order on a forward pass on the CPU that may have a backward pass keeps what helps it
+// (cpu/kept.h): in the class "rows" the first half of its elimination, in the class "blocked" the
+// factors. Below, both passes together take longer with half an elimination than from A, and a
+// gradient that is kept makes a forward pass alone several times as long.
+constexpr int64_t kLeastKept = 33;
 
 // How many integers are kept of a matrix, beside n x n numbers; more from the order on at which
 // some kernels keep factors.
 constexpr int64_t kLeastFactors = 65;
-constexpr int64_t kept_integers(int64_t n) {
-  return n <= kLargestGradient ? 1 : n < kLeastFactors ? n + 1 : 3 * n + 2;
+constexpr int64_t count_of_kept_integers(int64_t n) {
+  return n < kLeastFactors ? n + 1 : 3 * n + 2;
 }
 
 }  // namespace torchdet

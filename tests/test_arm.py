@@ -83,7 +83,7 @@ def test_threads_that_share_matrices_of_a_batch_do_not_change_a_bit():
 
 
 @pytest.mark.parametrize("name", ("det", "slogdet"))
-@pytest.mark.parametrize("n", (11, 12, 16, 33, 64, 65, 100))
+@pytest.mark.parametrize("n", (33, 36, 64, 65, 100))
 @pytest.mark.parametrize("dtype", on_arm.DTYPES)
 def test_backward_from_what_is_kept_is_right(name, n, dtype):
     right = checks.expected(n, dtype)

@@ -90,7 +90,6 @@ CASES = tuple(
         ("det_backward", "float32", 16, 4),
         ("det_backward", "float32", 32, 4),
         ("det_backward", "float64", 3, 128),
-        ("_det_keep", "float32", 16, 4),
         ("_det_keep", "float32", 48, 2),
         ("det_hvp", "float32", 4, 16),
         ("det_hvp", "float32", 33, 1),

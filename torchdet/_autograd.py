@@ -31,7 +31,6 @@ from ._function import (
     add,
     forward_rule,
     inner,
-    may_overwrite_saved,
     ones,
     sandwich,
     times,
@@ -80,7 +79,7 @@ class Det(Operator):
         A, *kept = ctx.saved_tensors
         if grad is None:
             return None
-        return _det_backward(grad, A, kept, may_overwrite_saved(ctx, grad, A))
+        return _det_backward(grad, A, kept)
 
     @staticmethod
     @forward_rule
@@ -104,7 +103,6 @@ class DetKeep(Det):
     def setup_context(ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
         _, *kept = output
         ctx.mark_non_differentiable(*kept)
-        ctx.may_overwrite = not _torch_internals.has_saved_tensors_hooks()
         Operator.setup_context(ctx, (*inputs, *kept), output)
 
     @staticmethod
@@ -245,7 +243,6 @@ class Slogdet(Operator):
         (A,), (sign, _, *kept) = inputs, output
         signs = (sign,) if A.is_complex() else ()
         ctx.mark_non_differentiable(*kept, *(() if signs else (sign,)))
-        ctx.may_overwrite = bool(kept) and not _torch_internals.has_saved_tensors_hooks()
         Operator.setup_context(ctx, (A, *kept, *signs), output)
 
     @staticmethod
@@ -259,7 +256,7 @@ class Slogdet(Operator):
             grad = grad_log if grad_log.dtype == A.dtype else grad_log.to(A.dtype)
         else:
             return None
-        return _slogdet_backward(grad, A, kept, may_overwrite_saved(ctx, grad, A))
+        return _slogdet_backward(grad, A, kept)
 
     @staticmethod
     @forward_rule
@@ -337,30 +334,17 @@ class SlogdetBackwardKept(SlogdetBackward):
         return _ops.slogdet_backward_kept(grad, A, kept, integers)
 
 
-# ---- first derivatives, from A alone or with what is kept: numbers and integers, or nothing.
-# free: whether those may be overwritten.
+# ---- first derivatives, from A alone or with what is kept: numbers and integers, or nothing
 
 
-def _det_backward(grad: Tensor, A: Tensor, kept: Sequence[Tensor], free: bool = False) -> Tensor:
-    if kept and free:
-        return _overwritten(grad, A, kept, of_slogdet=False)
+def _det_backward(grad: Tensor, A: Tensor, kept: Sequence[Tensor]) -> Tensor:
     function = DetBackwardKept if kept else DetBackward
     return function.call(grad, A, *kept)
 
 
-def _slogdet_backward(
-    grad: Tensor, A: Tensor, kept: Sequence[Tensor], free: bool = False
-) -> Tensor:
-    if kept and free:
-        return _overwritten(grad, A, kept, of_slogdet=True)
+def _slogdet_backward(grad: Tensor, A: Tensor, kept: Sequence[Tensor]) -> Tensor:
     function = SlogdetBackwardKept if kept else SlogdetBackward
     return function.call(grad, A, *kept)
-
-
-def _overwritten(grad: Tensor, A: Tensor, kept: Sequence[Tensor], of_slogdet: bool) -> Tensor:
-    numbers, integers = kept
-    _ops.backward_over_kept(numbers, integers, grad, A, of_slogdet)
-    return numbers
 
 
 def _cofactor(A: Tensor, kept: Sequence[Tensor]) -> Tensor:

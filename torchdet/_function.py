@@ -69,29 +69,9 @@ class Operator(torch.autograd.Function):
         ctx.save_for_forward(*inputs)
 
     @classmethod
-    def setup_operator_context(cls, ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
-        """Do the same for the operator, whose results are its caller's: none is overwritten."""
-        cls.setup_context(ctx, inputs, output)
-        ctx.may_overwrite = False
-
-    @classmethod
     def vmap(cls, info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
         args = tuple(_ops.batch_first(info, in_dims, args))
         return _torch_internals.apply_function(cls, args), cls.out_dims
-
-
-def may_overwrite_saved(ctx: Context, *args: Tensor) -> bool:
-    """Whether a backward pass may write its result over what ctx saved.
-
-    The graph must be about to be freed, which torch.func and create_graph do not do, and no hook
-    may have let anybody else see what is saved. It spares the first touch of new memory.
-    """
-    return (
-        getattr(ctx, "may_overwrite", False)
-        and _torch_internals.graph_is_freed()
-        and not _torch_internals.has_transforms()
-        and not _torch_internals.is_recorded(args)
-    )
 
 
 # ---- terms of the formulas

@@ -10,7 +10,6 @@ Gradients are registered in _autograd.py, where the formulas are.
 """
 
 import importlib
-import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,8 +32,6 @@ _SCHEMAS = (
     "_slogdet_keep(Tensor A) -> (Tensor sign, Tensor logabsdet, Tensor kept, Tensor integers)",
     "_det_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor",
     "_slogdet_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor",
-    "_backward_kept_(Tensor(a!) kept, Tensor integers, Tensor grad, Tensor A, "
-    "bool of_slogdet) -> ()",
 )
 # In PyTorch only: D^m C(A)[Z_1..Z_m] for m >= 2, the directions stacked in Z of shape (*, m, n, n).
 # It is an operator all the same, so that is_grads_batched=True and torch.compile need not look in.
@@ -69,7 +66,19 @@ if not HAS_EXTENSION:
 library.define(_SCHEMA_HIGHER_ORDER)
 
 
+def _check_directions(A: Tensor, Z: Tensor) -> None:
+    op = "cofactor_derivative"
+    _reference.check_square(op, A)
+    if Z.dim() < 3 or Z.shape[-3] == 0:
+        raise RuntimeError(
+            f"{op}: expected Z of shape (*, m, n, n) with m >= 1 directions, got {tuple(Z.shape)}"
+        )
+    *batch, n, _ = A.shape
+    _reference.check_same(op, "Z", Z, A, torch.Size((*batch, Z.shape[-3], n, n)))
+
+
 def _cofactor_derivative(A: Tensor, Z: Tensor) -> Tensor:
+    _check_directions(A, Z)
     return _higher_order.cofactor_derivative(A, Z.unbind(-3))
 
 
@@ -86,7 +95,6 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "_slogdet_keep": _reference_kept.slogdet_keep,
     "_det_backward_kept": _reference_kept.det_backward_kept,
     "_slogdet_backward_kept": _reference_kept.slogdet_backward_kept,
-    "_backward_kept_": _reference_kept.backward_over_kept,
     "_cofactor_derivative": _cofactor_derivative,
 }
 
@@ -154,13 +162,8 @@ def _fake_slogdet_backward_kept(grad: Tensor, A: Tensor, kept: Tensor, integers:
     return _fake_slogdet_backward(grad, A)
 
 
-def _fake_backward_over_kept(
-    kept: Tensor, integers: Tensor, grad: Tensor, A: Tensor, of_slogdet: bool
-) -> None:
-    _fake_det_backward_kept(grad, A, kept, integers)
-
-
 def _fake_cofactor_derivative(A: Tensor, Z: Tensor) -> Tensor:
+    _check_directions(A, Z)
     return A.new_empty(A.shape)
 
 
@@ -175,7 +178,6 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "_slogdet_keep": _fake_slogdet_keep,
     "_det_backward_kept": _fake_det_backward_kept,
     "_slogdet_backward_kept": _fake_slogdet_backward_kept,
-    "_backward_kept_": _fake_backward_over_kept,
     "_cofactor_derivative": _fake_cofactor_derivative,
 }
 
@@ -205,8 +207,7 @@ def _register(name: str) -> None:
 
     library.impl(name, _KERNELS[name], "CompositeExplicitAutograd")
     torch.library.register_fake(f"torchdet::{name}", _FAKE_KERNELS[name], lib=library)
-    if not op._schema.is_mutable:
-        torch.library.register_vmap(f"torchdet::{name}", vmap, lib=library)
+    torch.library.register_vmap(f"torchdet::{name}", vmap, lib=library)
 
 
 for _name in _KERNELS:
@@ -227,7 +228,6 @@ det_backward_kept = _torch_internals.below_autograd(torch.ops.torchdet._det_back
 slogdet_backward_kept = _torch_internals.below_autograd(
     torch.ops.torchdet._slogdet_backward_kept.default
 )
-backward_over_kept = _torch_internals.below_autograd(torch.ops.torchdet._backward_kept_.default)
 cofactor_derivative = _torch_internals.below_autograd(
     torch.ops.torchdet._cofactor_derivative.default
 )
@@ -235,14 +235,13 @@ cofactor_derivative = _torch_internals.below_autograd(
 
 # ---- what forward passes keep for the backward pass
 
+_HALF = (torch.float16, torch.bfloat16)
+
 if HAS_EXTENSION:
     from . import _C
 
     _BUILD = _C.build_info()
-    _LEAST_KEPT: dict[torch.dtype, int] = {
-        getattr(torch, name): n for name, n in _BUILD["least_kept"].items()
-    }
-    _LARGEST_GRADIENT: int = _BUILD["largest_gradient"]
+    _LEAST_KEPT: int = _BUILD["least_kept"]
     _LEAST_FACTORS: int = _BUILD["least_factors"]
 
     def keeps(A: Tensor) -> bool:
@@ -252,16 +251,17 @@ if HAS_EXTENSION:
         """
         return (
             A.requires_grad
+            and A.dim() >= 2
+            and A.shape[-1] >= _LEAST_KEPT
             and torch.is_grad_enabled()
             and A.is_cpu
-            and A.dim() >= 2
-            and A.shape[-1] >= _LEAST_KEPT.get(A.dtype, math.inf)
+            and A.dtype not in _HALF
         )
 
     def kept_integers(A: Tensor) -> int:
         """How many integers are kept of a matrix, as csrc/size_class.h has it."""
         n = A.shape[-1]
-        if A.device.type != "cpu" or n <= _LARGEST_GRADIENT:
+        if A.device.type != "cpu":
             return 1
         return n + 1 if n < _LEAST_FACTORS else 3 * n + 2
 else:

@@ -50,11 +50,3 @@ def slogdet_backward_kept(grad: Tensor, A: Tensor, kept: Tensor, integers: Tenso
     result = _reference.slogdet_backward(grad, A)
     check_kept("slogdet_backward", A, kept, integers)
     return result
-
-
-def backward_over_kept(
-    kept: Tensor, integers: Tensor, grad: Tensor, A: Tensor, of_slogdet: bool
-) -> None:
-    """Write grad conj(A^-T) or grad conj(C(A)) over the numbers."""
-    backward = slogdet_backward_kept if of_slogdet else det_backward_kept
-    kept.copy_(backward(grad, A, kept, integers))

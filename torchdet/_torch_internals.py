@@ -19,9 +19,7 @@ __all__ = [
     "apply_function",
     "below_autograd",
     "enable_forward_ad",
-    "graph_is_freed",
     "handle_torch_function",
-    "has_saved_tensors_hooks",
     "has_torch_function_unary",
     "has_transforms",
     "is_recorded",
@@ -44,10 +42,6 @@ try:
         _dispatch_tls_is_dispatch_key_excluded,
     )
     from torch._C import _AutoDispatchBelowAutograd as _BelowAutograd
-    from torch._C._autograd import (
-        _get_current_graph_task_keep_graph,
-        _top_saved_tensors_default_hooks,
-    )
     from torch._C._functorch import unwrap_if_dead
     from torch._functorch.utils import enable_single_level_autograd_function
     from torch.autograd.function import _SingleLevelFunction
@@ -61,14 +55,6 @@ except (ImportError, AttributeError, AssertionError):
 
     def is_recorded(args: tuple[Tensor, ...]) -> bool:
         """Whether a graph is recorded; True where torch does not tell."""
-        return True
-
-    def graph_is_freed() -> bool:
-        """Whether the running backward pass frees its graph; False where torch does not tell."""
-        return False
-
-    def has_saved_tensors_hooks() -> bool:
-        """Whether hooks see the tensors that are saved; True where torch does not tell."""
         return True
 
     def recorder(cls: Any) -> Callable[[tuple[Tensor, ...]], Any]:
@@ -88,7 +74,7 @@ except (ImportError, AttributeError, AssertionError):
         torch.library.register_autograd(
             f"torchdet::{cls.operator}",
             cls.backward,
-            setup_context=cls.setup_operator_context,
+            setup_context=cls.setup_context,
             lib=library,
         )
 
@@ -101,14 +87,6 @@ else:
     def is_recorded(args: tuple[Tensor, ...]) -> bool:
         """Whether a graph is recorded."""
         return torch.is_grad_enabled() and _any_requires_grad(*args)
-
-    def graph_is_freed() -> bool:
-        """Whether the running backward pass frees its graph, and nobody can run it again."""
-        return not _get_current_graph_task_keep_graph()
-
-    def has_saved_tensors_hooks() -> bool:
-        """Whether hooks see the tensors that are saved: torch.autograd.graph."""
-        return _top_saved_tensors_default_hooks(True) is not None
 
     def recorder(cls: Any) -> Callable[[tuple[Tensor, ...]], Any]:
         """cls.apply, called with a tuple, for where a graph is recorded and nothing else is done.
@@ -166,7 +144,7 @@ else:
             with torch.enable_grad(), enable_forward_ad(True):
                 return cls.forward(*args)
 
-        members = {"forward": forward, "setup_context": cls.setup_operator_context}
+        members = {"forward": forward, "setup_context": cls.setup_context}
         members |= {"backward": cls.backward, "jvp": cls.jvp}
         statics = {key: staticmethod(member) for key, member in members.items()}
         function: Any = type(f"{cls.__name__}Operator", (_SingleLevelFunction,), statics)

@@ -20,17 +20,18 @@ inline void run_batch(const Problem& problem, Dtype dtype, int64_t threads) {
   const int64_t n = problem.n, batch = problem.batch;
   const bool in_lanes = n <= table.largest_lane[static_cast<int>(dtype)].select(problem.op);
   const int64_t unit = in_lanes ? kLaneUnit : 1;
-  const bool only_multiplies = problem.kept != nullptr && n <= kLargestGradient;
   const int64_t parts = dtype == Dtype::kFloat || dtype == Dtype::kDouble ? 1 : 4;
-  const int64_t unit_operations = parts * unit * n * n * (only_multiplies ? 8 : n + 8);
+  const int64_t unit_operations = parts * unit * n * n * (n + 8);
   const int64_t grain = std::max<int64_t>(1, kGrainOfBatch / unit_operations);
   const bool share_matrices = n >= kLeastShared && batch < threads;
   if (batch <= grain * unit || share_matrices) {
     kernel(problem, 0, batch);
+    end_thread_scratch();
     return;
   }
   auto run_units = [&](int64_t begin, int64_t end) {
     kernel(problem, begin * unit, std::min(end * unit, batch));
+    end_thread_scratch();
   };
   parallel_parts((batch + unit - 1) / unit, grain, &run_units,
                  [](void* context, int64_t begin, int64_t end) {

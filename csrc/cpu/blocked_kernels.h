@@ -84,13 +84,13 @@ struct BlockedKernels {
       if (!has_cofactors) {
         keep_nothing<P>(p, b);
       } else {
-        const KeptFactors kept(p, b);
         Number* const to = result_matrix<P>(p, b);
         s.lu.read_factors([&](int64_t k, const P* row) {
           for (int64_t v = 0; v < s.X.packs; ++v) {
             store_numbers(reinterpret_cast<T*>(to + k * p.n + v * W), row[v], p.n - v * W);
           }
         });
+        const KeptFactors<int32_t> kept(p.integers, p.n, b);
         kept.sign() = static_cast<int32_t>(s.lu.sign());
         kept.exchanged() = s.lu.exchanged;
         std::copy(s.lu.row, s.lu.row + p.n, kept.rows());
@@ -103,12 +103,12 @@ struct BlockedKernels {
   // Gradients from the factors that have been kept.
   static void from_kept(const Problem& p, int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      const KeptFactors kept(p, b);
-      if (!kept.is_usable()) {
+      const KeptFactors<const int32_t> kept(p.kept_integers, p.n, b);
+      Space s = thread_space<Space>(p.n);
+      if (!kept.are_usable(s.step_of)) {
         cofactor_matrices(p, b, b + 1);
         continue;
       }
-      Space s = thread_space<Space>(p.n);
       read_rows<0>(static_cast<const Number*>(p.kept) + b * p.n * p.n, p.n, s.F);
       s.lu.exchanged = kept.exchanged();
       std::copy(kept.rows(), kept.rows() + p.n, s.lu.row);

@@ -20,11 +20,13 @@ struct Candidate {
 // Fastest first; the last one runs anywhere.
 std::vector<Candidate> candidates() {
   return {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(TORCHDET_WITHOUT_AVX512)
       {"avx512",
        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl"),
        add_avx512_float, add_avx512_double},
+#endif
+#if defined(__x86_64__) && !defined(TORCHDET_WITHOUT_AVX2)
       {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), add_avx2_float,
        add_avx2_double},
 #endif
@@ -60,22 +62,34 @@ class Scratch {
   void* get(size_t bytes) {
     if (bytes > capacity_) {
       release();
-      data_ = ::operator new(bytes, kAlignment);
+      data_ = ::operator new(bytes, kAlignment, std::nothrow);
+      if (data_ == nullptr) {
+        throw std::runtime_error("torchdet: not enough memory: a thread needs " +
+                                 std::to_string(bytes) +
+                                 " bytes of work space for one matrix of this order; free memory, "
+                                 "or use fewer threads (torch.set_num_threads)");
+      }
       capacity_ = bytes;
     }
     return data_;
   }
-
- private:
-  static constexpr std::align_val_t kAlignment{64};
+  size_t capacity() const { return capacity_; }
   void release() {
     ::operator delete(data_, kAlignment);
     data_ = nullptr;
     capacity_ = 0;
   }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
   void* data_ = nullptr;
   size_t capacity_ = 0;
 };
+
+Scratch& own_scratch() {
+  thread_local Scratch scratch;
+  return scratch;
+}
 
 }  // namespace
 
@@ -93,8 +107,13 @@ const KernelTable& active_kernels() {
 }
 
 void* thread_scratch(size_t bytes) {
-  thread_local Scratch scratch;
-  return scratch.get(bytes);
+  return own_scratch().get(bytes);
+}
+
+void end_thread_scratch() {
+  if (own_scratch().capacity() > kLargestScratchKept) {
+    own_scratch().release();
+  }
 }
 
 }  // namespace torchdet

@@ -27,7 +27,7 @@ class Jordan : public SweepState<P, kPacks, kMaxPacks, 1> {
       f.pivot[v] = one<P>();
       f.row_exponent[v] = f.column_exponent[v] = IntegerOf<P>(0);
     }
-    if (!KeptGauss<P>(p, b).read(f.odd, f.lane, f.frame)) {
+    if (!KeptGauss<P>::read(p, b, f.odd, f.lane, f.frame)) {
       return false;
     }
     read_rows<kPacks>(static_cast<const Number*>(p.kept) + b * n * n, n, matrix(0));

@@ -6,7 +6,6 @@
 
 #include "blocked_kernels.h"
 #include "hvp_kernel.h"
-#include "kept_kernel.h"
 #include "lane_kernels.h"
 #include "sweep_hvp.h"
 #include "sweep_kernels.h"
@@ -55,15 +54,9 @@ struct KernelsOf {
     if constexpr (kEnd > kLane.cofactors) {
       for (int n = kBegin; n <= std::min(kEnd, kRows.cofactors); ++n) {
         kernels[n].cofactors = K::cofactor_matrices;
-        if constexpr (kBegin <= kLargestGradient) {
-          kernels[n].keep = K::cofactor_matrices;
-          kernels[n].from_kept = KeptGradient<V>::template from_kept<K::cofactor_matrices>;
-        }
-        if constexpr (kEnd > kLargestGradient) {
-          if (n > kLargestGradient) {
-            kernels[n].keep = K::determinants;
-            kernels[n].from_kept = K::from_kept;
-          }
+        if constexpr (kEnd >= kLeastKept) {
+          kernels[n].keep = K::determinants;
+          kernels[n].from_kept = K::from_kept;
         }
       }
     }

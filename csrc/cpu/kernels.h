@@ -14,8 +14,7 @@ namespace torchdet {
 using Kernel = void (*)(const Problem&, int64_t begin, int64_t end);
 
 struct Kernels : KernelsByOperator<Kernel> {
-  // Determinants with what helps the backward pass, and that pass (kept.h): not for cofactors in
-  // lanes.
+  // Determinants with what helps the backward pass, and that pass (kept.h), from kLeastKept on.
   Kernel keep, from_kept;
 };
 
@@ -32,10 +31,6 @@ struct KernelTable {
            : keeps(p.op)     ? kernels.keep
                              : kernels.select(p.op);
   }
-  // The least order of which a forward pass keeps something.
-  int64_t least_kept(Dtype dtype) const {
-    return std::max<int64_t>(kLeastKept, largest_lane[static_cast<int>(dtype)].cofactors + 1);
-  }
 };
 
 void add_portable_float(KernelTable& table);
@@ -49,9 +44,12 @@ void add_avx512_double(KernelTable& table);
 const KernelTable& active_kernels();
 std::vector<const char*> built_instruction_sets();
 
-// Grow-only work space of the calling thread, aligned to 64 bytes; valid until the next call on the
-// same thread.
+// Work space of the calling thread, aligned to 64 bytes; valid until the next call on the same
+// thread. It stays for later calls up to kLargestScratchKept bytes, which matrices to n = 1024 or
+// so need; end_thread_scratch gives back what is larger.
+constexpr size_t kLargestScratchKept = size_t(32) << 20;
 void* thread_scratch(size_t bytes);
+void end_thread_scratch();
 
 // body(context, begin, end) over parts of [0, count), at least `grain` each, on the threads at
 // hand: one where the caller is itself one of many.

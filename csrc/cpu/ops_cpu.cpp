@@ -3,6 +3,9 @@
 #include <sys/mman.h>
 #endif
 
+#include <exception>
+#include <mutex>
+
 #include "../operators.h"
 #include "batch.h"
 
@@ -34,8 +37,20 @@ void parallel_parts(int64_t count, int64_t grain, void* context,
     body(context, 0, count);
     return;
   }
-  torch::stable::parallel_for(0, count, grain,
-                              [&](int64_t begin, int64_t end) { body(context, begin, end); });
+  // An exception that passed through torch's loop would come back as an error of that loop.
+  std::exception_ptr first;
+  std::mutex mutex;
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    try {
+      body(context, begin, end);
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      first = first ? first : std::current_exception();
+    }
+  });
+  if (first) {
+    std::rethrow_exception(first);
+  }
 }
 
 namespace {
@@ -47,7 +62,7 @@ struct CpuBackend {
     return out;
   }
 
-  static bool keeps(Dtype dtype, int64_t n) { return n >= active_kernels().least_kept(dtype); }
+  static bool keeps(int64_t n) { return n >= kLeastKept; }
 
   static void run(Problem& problem, Dtype dtype, const Tensor&) {
     run_batch(problem, dtype, torch::stable::get_num_threads());

@@ -59,13 +59,8 @@ class RankRevealing {
     work.factor_complete(p, b);
     work.write_hvp(p, b);
   }
-  // kCofactor, kDetBackward and kSlogdetBackward. A gradient is not kept: with the grad to come it
-  // may well be in range.
+  // kCofactor, kDetBackward and kSlogdetBackward.
   static void cofactor_matrix(const Problem& p, int64_t b) {
-    if (keeps(p.op)) {
-      keep_exponent(p, b, kNotKept);
-      return;
-    }
     RankRevealing work = thread_space<RankRevealing>(p.n);
     work.factor_complete(p, b);
     work.write_cofactors(p, b);

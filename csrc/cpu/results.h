@@ -40,23 +40,18 @@ Scaled<NumberOf<P>> gradient_factor(const Problem& p, int64_t b) {
 }
 
 // The results that are multiples of (S B^-1)^T, d being the product of the other pivots, S the last
-// one: C(A), grad conj(C(A)), grad conj(A^-T). A gradient that is kept goes without the exponent,
-// which is noted.
+// one: C(A), grad conj(C(A)), grad conj(A^-T).
 template <typename P>
 Scaled<NumberOf<P>> result_factor(const Problem& p, int64_t b, Scaled<NumberOf<P>> d, NumberOf<P> S,
                                   const Frame<P>& frame) {
   Scaled<NumberOf<P>> factor = gradient_factor<P>(p, b);
-  if (wants_inverse_transpose(p.op)) {
+  if (p.op == Op::kSlogdetBackward) {
     const Scaled<NumberOf<P>> last = normalise(S, IntegerOf<ScalarOf<P>>(0));
     factor.mantissa = factor.mantissa * reciprocal(last.mantissa);
     factor.exponent -= last.exponent;
   } else {
     factor.mantissa = factor.mantissa * d.mantissa;
     factor.exponent += d.exponent + frame.total;
-  }
-  if (keeps(p.op)) {
-    keep_exponent(p, b, factor.exponent);
-    factor.exponent = 0;
   }
   return factor;
 }
@@ -69,12 +64,9 @@ template <typename P>
   const NumberOf<P> factor = gradient_factor<P>(p, b).mantissa;
   const T nan = std::numeric_limits<T>::quiet_NaN();
   const NumberOf<P> x =
-      add_poison(factor * T(0), wants_inverse_transpose(p.op) ? nan : frame.poison());
+      add_poison(factor * T(0), p.op == Op::kSlogdetBackward ? nan : frame.poison());
   NumberOf<P>* out = result_matrix<P>(p, b);
   std::fill(out, out + p.n * p.n, x);
-  if (keeps(p.op)) {
-    keep_exponent(p, b, 0);
-  }
 }
 
 // Leaves nothing for the backward pass, and nothing unwritten.
@@ -82,8 +74,8 @@ template <typename P>
 [[gnu::noinline]] void keep_nothing(const Problem& p, int64_t b) {
   NumberOf<P>* const out = result_matrix<P>(p, b);
   std::fill(out, out + p.n * p.n, zero<NumberOf<P>>());
-  int32_t* const integers = integers_of(p, b);
-  std::fill(integers, integers + kept_integers(p.n), 0);
+  int32_t* const integers = p.integers + b * count_of_kept_integers(p.n);
+  std::fill(integers, integers + count_of_kept_integers(p.n), 0);
   *integers = kNotKept;
 }
 

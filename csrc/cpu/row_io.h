@@ -1,7 +1,7 @@
 // Between memory, where a matrix has any strides, and a matrix whose rows lie in packs.
 #pragma once
 
-#include "kept.h"
+#include "../problem.h"
 #include "numbers.h"
 #include "row_equilibrate.h"
 
@@ -92,17 +92,15 @@ struct InverseOrder {
   RealOf<P>* column_factor;  // space for the packs of a row
 };
 
-// By blocks of W x W; false where an entry of Z is not finite or, if the result is to be kept, out
-// of range.
+// By blocks of W x W; false where an entry of Z is not finite.
 template <int kPacks, typename P, typename Finish>
-TORCHDET_LANE bool write_blocks(const RowMatrix<P>& Z, const InverseOrder<P>& order, bool kept,
+TORCHDET_LANE bool write_blocks(const RowMatrix<P>& Z, const InverseOrder<P>& order,
                                 NumberOf<P>* out, Finish finish) {
   using R = RealOf<P>;
   using T = ScalarOf<P>;
   constexpr int W = RowMatrix<P>::W;
   const int64_t n = Z.n, packs = kPacks > 0 ? kPacks : Z.packs;
   R check = R(T(0));
-  KeptRange<P> range;
   for (int64_t q = 0; q < n; q += W) {
     for (int64_t v = 0; v < packs; ++v) {
       const int64_t count = std::min<int64_t>(n - v * W, W);
@@ -115,16 +113,13 @@ TORCHDET_LANE bool write_blocks(const RowMatrix<P>& Z, const InverseOrder<P>& or
         if (q + r < n) {
           const int64_t s = order.step_of[q + r];
           check = fma(component_sum(x[r]), R(T(0)), check);  // NaN as soon as one is not finite
-          const P y = finish(x[r], s, v);
-          if (kept) {
-            range.look(x[r], y);
-          }
-          store_numbers(reinterpret_cast<T*>(out + order.target_row[s] * n + v * W), y, count);
+          store_numbers(reinterpret_cast<T*>(out + order.target_row[s] * n + v * W),
+                        finish(x[r], s, v), count);
         }
       }
     }
   }
-  return all_equal(bits_of(abs(check)), IntegerOf<P>(0)) && !any(range.left());
+  return all_equal(bits_of(abs(check)), IntegerOf<P>(0));
 }
 
 // out = the result of an operator; conjugated if it is a gradient.
@@ -138,7 +133,6 @@ TORCHDET_LANE bool write_inverse(const RowMatrix<P>& Z, const InverseOrder<P>& o
   constexpr int W = RowMatrix<P>::W;
   const int64_t packs = kPacks > 0 ? kPacks : Z.packs;
   const R imaginary_sign = R(op == Op::kCofactor || op == Op::kDetHvp ? T(1) : T(-1));
-  const bool kept = keeps(op);
   const auto conjugated = [&](P y) TORCHDET_LANE_LAMBDA {
     if constexpr (kIsComplex<P>) {
       y.im = y.im * imaginary_sign;
@@ -156,20 +150,18 @@ TORCHDET_LANE bool write_inverse(const RowMatrix<P>& Z, const InverseOrder<P>& o
     reach = maximum(reach, select(used, larger, I(0)));
   }
   if (any(greater(reach, I(Integer(kPairExponent<R> - 2))))) [[unlikely]] {
-    return write_blocks<kPacks>(
-        Z, order, kept, out, [&](P x, int64_t s, int64_t v) TORCHDET_LANE_LAMBDA {
-          const Integer e = reinterpret_cast<const Integer*>(order.row_exponent)[s];
-          return conjugated(scale_pow2(x * factor_of(s), I(e) + order.column_exponent[v]));
-        });
+    return write_blocks<kPacks>(Z, order, out, [&](P x, int64_t s, int64_t v) TORCHDET_LANE_LAMBDA {
+      const Integer e = reinterpret_cast<const Integer*>(order.row_exponent)[s];
+      return conjugated(scale_pow2(x * factor_of(s), I(e) + order.column_exponent[v]));
+    });
   }
   for (int64_t v = 0; v < packs; ++v) {
     order.factor[v] = order.factor[v] * exact_pow2<R>(order.row_exponent[v]);
     order.column_factor[v] = exact_pow2<R>(order.column_exponent[v]);
   }
-  return write_blocks<kPacks>(Z, order, kept, out,
-                              [&](P x, int64_t s, int64_t v) TORCHDET_LANE_LAMBDA {
-                                return conjugated(x * (factor_of(s) * order.column_factor[v]));
-                              });
+  return write_blocks<kPacks>(Z, order, out, [&](P x, int64_t s, int64_t v) TORCHDET_LANE_LAMBDA {
+    return conjugated(x * (factor_of(s) * order.column_factor[v]));
+  });
 }
 
 }  // namespace TORCHDET_CAPABILITY

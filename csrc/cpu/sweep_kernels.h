@@ -23,7 +23,7 @@ struct SweepKernel {
   // bits in any group.
   using Alone = SweepKernel<P, 0, std::max(kMaxPacks, kOrderOfWord / W), 1>;
 
-  // kDet and kSlogdet; kDetKeep and kSlogdetKeep where they keep the first half of an elimination.
+  // kDet and kSlogdet; kDetKeep and kSlogdetKeep, which keep the first half of an elimination.
   static void determinants(const Problem& p, int64_t begin, int64_t end) {
     S sweep(static_cast<int>(p.n), storage(p.n));
     int64_t first = begin;
@@ -35,7 +35,7 @@ struct SweepKernel {
         write_determinant(p, first + m, sweep.product(m, true), f.frame);
         if (keeps(p.op)) {
           const bool is_useful = f.frame.finite && !f.zero_pivot;
-          if (!is_useful || !KeptGauss<P>(p, first + m).write(f.odd, f.lane, f.frame)) {
+          if (!is_useful || !KeptGauss<P>::write(p, first + m, f.odd, f.lane, f.frame)) {
             keep_nothing<P>(p, first + m);
           }
         }
@@ -46,7 +46,7 @@ struct SweepKernel {
     }
   }
 
-  // All operators that need the inverse; kDetKeep and kSlogdetKeep where they keep gradients.
+  // All operators that need the inverse.
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     S sweep(static_cast<int>(p.n), storage(p.n));
     int64_t first = begin;
@@ -56,10 +56,6 @@ struct SweepKernel {
       bool left[kGroup];  // for RankRevealing, which takes the scratch of the whole group
       for (int m = 0; m < kGroup; ++m) {
         const auto& f = sweep.facts[m];
-        if (keeps(p.op)) {
-          const Scaled<Number> none = {zero<Number>(), Integer(0)};
-          write_determinant(p, first + m, f.no_cofactors ? none : sweep.product(m, true), f.frame);
-        }
         const bool has_none = !f.frame.finite || f.no_cofactors;
         if (has_none) [[unlikely]] {
           fill_without_cofactors(p, first + m, f.frame);
@@ -117,7 +113,7 @@ struct SweepKernel {
       factor[v] = -(broadcast<P>(common.mantissa) * reciprocal(d.mantissa));
       row_exponent[v] = I(common.exponent) + f.row_exponent[v] - d.exponent;
     }
-    int32_t step_of[S::kMaxOrder] = {};  // in the matrix, whatever the integers kept
+    int32_t step_of[S::kMaxOrder];
     for (int k = 0; k < n; ++k) {
       step_of[f.lane[k]] = k;
     }

@@ -20,7 +20,7 @@ OPERATORS = ("det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "
 KEEPING_OPERATORS = ("det_keep", "slogdet_keep")
 DTYPES = ("float32", "float64", "complex64", "complex128")
 # As csrc/size_class.h has them.
-LEAST_KEPT, LARGEST_GRADIENT, LEAST_FACTORS = 11, 32, 65
+LEAST_KEPT, LEAST_FACTORS = 33, 65
 _OPS = OPERATORS + KEEPING_OPERATORS  # in the order of csrc/problem.h
 SECONDS = 100  # what a request may take at the most
 _NOTHING = np.empty(0, np.uint8)
@@ -67,8 +67,6 @@ def _tensor(x: np.ndarray) -> bytes:
 
 def kept_integers(n: int) -> int:
     """How many integers are kept of a matrix."""
-    if n <= LARGEST_GRADIENT:
-        return 1
     return n + 1 if n < LEAST_FACTORS else 3 * n + 2
 
 

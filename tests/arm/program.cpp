@@ -111,9 +111,9 @@ void answer_request() {
   p.out = out.data();
   p.determinant = determinant.data();
   p.logabsdet = logabsdet.data();
+  p.integers = reinterpret_cast<int32_t*>(integers.data());
   p.kept = kept.data();
-  p.integers =
-      reinterpret_cast<int32_t*>(kept.bytes() > 0 ? kept_integers.data() : integers.data());
+  p.kept_integers = reinterpret_cast<const int32_t*>(kept_integers.data());
   run_batch(p, dtype, threads_at_hand);
   for (const Room* result : {&out, &determinant, &logabsdet, &integers}) {
     std::fwrite(result->data(), 1, result->bytes(), stdout);

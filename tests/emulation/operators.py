@@ -65,18 +65,10 @@ def _backward_kept(kernels: ModuleType, operator: str) -> Callable[..., Tensor]:
 
 
 def _register_keeping(kernels: ModuleType, library: torch.library.Library) -> None:
-    backward = {}
-    for of_slogdet, name in enumerate(("det", "slogdet")):
-        backward[of_slogdet] = _backward_kept(kernels, f"{name}_backward")
+    for name in ("det", "slogdet"):
         library.impl(f"_{name}_keep", _keep(kernels, f"{name}_keep"), "CPU")
-        library.impl(f"_{name}_backward_kept", backward[of_slogdet], "CPU")
-
-    def over_kept(
-        kept: Tensor, integers: Tensor, grad: Tensor, A: Tensor, of_slogdet: bool
-    ) -> None:
-        kept.copy_(backward[of_slogdet](grad, A, kept, integers))
-
-    library.impl("_backward_kept_", over_kept, "CPU")
+        backward = _backward_kept(kernels, f"{name}_backward")
+        library.impl(f"_{name}_backward_kept", backward, "CPU")
 
 
 def register(kernels: ModuleType) -> torch.library.Library:
