@@ -21,12 +21,15 @@ else:
     LinalgSlogdet = torch.return_types.linalg_slogdet
 
 
-def det(A: Tensor, *, out: Tensor | None = None) -> Tensor:
+def det(
+    A: Tensor | None = None, *, input: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     r"""Determinant of every matrix in a batch.
 
     Args:
         A: (*, n, n), float16, bfloat16, float32, float64, complex64 or complex128, any strides.
             n = 0 gives 1. float16 and bfloat16 compute in float32; under autocast they return it.
+        input: The name of A in torch.det; one of the two is given.
         out: Written to and returned, if given: (*) or empty (then resized), dtype and device of
             the result. Cannot be combined with gradients.
 
@@ -65,21 +68,30 @@ def det(A: Tensor, *, out: Tensor | None = None) -> Tensor:
         tensor([[ 4., -2.],
                 [-2.,  1.]])
     """
+    if A is None or input is not None:
+        A = _given("det", A, input)
     if has_torch_function_unary(A):
         return handle_torch_function(det, (A,), A, out=out)
     A = _argument("det", A)
     result = _autograd.det(A)
-    return result if out is None else _write("det", "out", A, result, out)
+    return result if out is None else _written("det", A, {"out": (result, out)})[0]
 
 
-def slogdet(A: Tensor, *, out: tuple[Tensor, Tensor] | None = None) -> LinalgSlogdet:
+def slogdet(
+    A: Tensor | None = None,
+    *,
+    input: Tensor | None = None,
+    out: tuple[Tensor, Tensor] | None = None,
+) -> LinalgSlogdet:
     r"""Sign and logarithm of the modulus of the determinant of every matrix in a batch.
 
     det(A) = sign * exp(logabsdet), also where det(A) itself is out of range.
 
     Args:
         A: (*, n, n), dtypes and strides as for `det`. n = 0 gives (1, 0).
-        out: A pair (sign, logabsdet) to be written to and returned, as for `det`.
+        input: The name of A in torch.slogdet; one of the two is given.
+        out: A pair (sign, logabsdet) to be written to and returned, as for `det`. Where one of
+            them does not fit, none is written to.
 
     Returns:
         Named tuple (sign, logabsdet), each (*): sign in the dtype of A (for complex A a number of
@@ -111,6 +123,8 @@ def slogdet(A: Tensor, *, out: tuple[Tensor, Tensor] | None = None) -> LinalgSlo
         sign=tensor(-1.),
         logabsdet=tensor(207.2327))
     """
+    if A is None or input is not None:
+        A = _given("slogdet", A, input)
     if has_torch_function_unary(A):
         return handle_torch_function(slogdet, (A,), A, out=out)
     A = _argument("slogdet", A)
@@ -118,18 +132,17 @@ def slogdet(A: Tensor, *, out: tuple[Tensor, Tensor] | None = None) -> LinalgSlo
     if out is not None:
         if not isinstance(out, (tuple, list)) or len(out) != 2:
             raise TypeError("slogdet: expected out to be a pair of Tensors (sign, logabsdet)")
-        result = tuple(
-            _write("slogdet", name, A, x, y)
-            for name, x, y in zip(("out[0]", "out[1]"), result, out, strict=True)
-        )
+        pairs = zip(result, out, strict=True)
+        result = _written("slogdet", A, {f"out[{i}]": pair for i, pair in enumerate(pairs)})
     return LinalgSlogdet(result)
 
 
-def logdet(A: Tensor) -> Tensor:
+def logdet(A: Tensor | None = None, *, input: Tensor | None = None) -> Tensor:
     r"""Logarithm of the determinant of every matrix in a batch.
 
     Args:
         A: (*, n, n), dtypes and strides as for `det`. n = 0 gives 0.
+        input: The name of A in torch.logdet; one of the two is given.
 
     Returns:
         (*), dtype of A: log(det(A)) for a positive determinant, NaN for a negative one, -inf for
@@ -152,6 +165,8 @@ def logdet(A: Tensor) -> Tensor:
         >>> torchdet.logdet(2 * torch.eye(3))
         tensor(2.0794)
     """
+    if A is None or input is not None:
+        A = _given("logdet", A, input)
     if has_torch_function_unary(A):
         return handle_torch_function(logdet, (A,), A)
     sign, logabsdet = _autograd.slogdet(_square("logdet", A))
@@ -225,6 +240,16 @@ def adjugate(A: Tensor) -> Tensor:
     return _autograd.cofactor(_square("adjugate", A)).mT
 
 
+def _given(op: str, A: Tensor | None, input: Tensor | None) -> Tensor:
+    # torch names the matrix A in torch.linalg and input in torch.
+    if A is not None and input is not None:
+        raise TypeError(f"{op}: expected one matrix, got both A and input; leave one of them out")
+    given = input if A is None else A
+    if given is None:
+        raise TypeError(f"{op}: expected A to be a Tensor, got None; pass A, or input=A")
+    return given
+
+
 def _argument(op: str, A: Tensor) -> Tensor:
     # Autocast runs determinants in float32, as it runs torch's.
     if not isinstance(A, Tensor):
@@ -233,11 +258,14 @@ def _argument(op: str, A: Tensor) -> Tensor:
             "convert it first, e.g. torch.as_tensor(A)"
         )
     dtype = A.dtype
-    if (dtype is torch.float16 or dtype is torch.bfloat16) and torch.is_autocast_enabled(
-        A.device.type
-    ):
+    if (dtype is torch.float16 or dtype is torch.bfloat16) and _autocasts(A.device.type):
         return A.to(torch.float32)
     return A
+
+
+def _autocasts(device: str) -> bool:
+    # Devices that autocast does not know, such as meta, may not be asked whether it is on.
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _square(op: str, A: Tensor) -> Tensor:
@@ -247,11 +275,20 @@ def _square(op: str, A: Tensor) -> Tensor:
     return A
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+# ---- out=
 
 
-def _write(op: str, name: str, A: Tensor, result: Tensor, out: Any) -> Tensor:
+def _written(op: str, A: Tensor, results: dict[str, tuple[Tensor, Any]]) -> tuple[Tensor, ...]:
+    # results: each result with what it goes to, by name. All are checked before one is written to.
+    for name, (result, out) in results.items():
+        _check_out(op, name, A, result, out)
+    for result, out in results.values():
+        if out.shape != result.shape:
+            out.resize_(result.shape)
+    return tuple(out.copy_(result) for result, out in results.values())
+
+
+def _check_out(op: str, name: str, A: Tensor, result: Tensor, out: Any) -> None:
     # torch.linalg would cast to a wider dtype and resize (with a warning) an out of a wrong shape.
     if not isinstance(out, Tensor):
         raise TypeError(f"{op}: expected {name} to be a Tensor, got {type(out).__name__}")
@@ -271,12 +308,31 @@ def _write(op: str, name: str, A: Tensor, result: Tensor, out: Any) -> Tensor:
             f"{op}: expected {name} on the device of A, {result.device}, got {out.device}; "
             f"allocate it with device='{result.device}', or call without out="
         )
-    if out.shape != result.shape:
-        if out.numel() != 0:
-            raise RuntimeError(
-                f"{op}: expected {name} of shape {tuple(result.shape)} or empty, "
-                f"got {tuple(out.shape)}; allocate it with torch.empty({tuple(result.shape)}), "
-                "or call without out="
-            )
-        out.resize_(result.shape)
-    return out.copy_(result)
+    if out.shape != result.shape and out.numel() != 0:
+        raise RuntimeError(
+            f"{op}: expected {name} of shape {tuple(result.shape)} or empty, "
+            f"got {tuple(out.shape)}; allocate it with torch.empty({tuple(result.shape)}), "
+            "or call without out="
+        )
+    if reason := _not_writable(out, result.shape):
+        raise RuntimeError(
+            f"{op}: expected {name} to be writable, got {reason}; allocate it with "
+            f"torch.empty({tuple(result.shape)}), or call without out="
+        )
+
+
+def _not_writable(out: Tensor, shape: torch.Size) -> str | None:
+    # What torch would refuse only when it writes, one result perhaps written already.
+    if out.layout != torch.strided:
+        return f"a Tensor of layout {out.layout}"
+    if any(size > 1 and stride == 0 for size, stride in zip(out.shape, out.stride(), strict=True)):
+        return "an expanded Tensor"
+    if out.shape != shape and not out.untyped_storage().resizable():
+        return "an empty Tensor that cannot be resized"
+    if out.is_inference() and not torch.is_inference_mode_enabled():
+        return "an inference Tensor outside of inference mode"
+    return None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
