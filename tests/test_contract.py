@@ -197,6 +197,38 @@ def test_out_of_another_dtype_or_with_gradient_is_refused():
         torchdet.det(A.requires_grad_(), out=torch.empty(4, dtype=torch.float64))
 
 
+def outs_that_do_not_fit() -> dict[str, Tensor | list]:
+    leaf = torch.empty(4, requires_grad=True)
+    with torch.inference_mode():
+        inference = torch.empty(4)
+    return {
+        "dtype": torch.empty(4, dtype=torch.int64),
+        "shape": torch.empty(5),
+        "device": torch.empty(4, device="meta"),
+        "gradient": leaf,
+        "expanded": torch.empty(1).expand(4),
+        "layout": torch.zeros(4).to_sparse(),
+        "storage": torch.from_numpy(torch.empty(0).numpy()),
+        "inference": inference,
+        "no Tensor": [0.0] * 4,
+    }
+
+
+@pytest.mark.parametrize("place", (0, 1))
+@pytest.mark.parametrize("why", outs_that_do_not_fit())
+def test_slogdet_writes_nothing_where_a_part_of_out_does_not_fit(why, place):
+    A = torch.randn(4, 3, 3)
+    good, bad = torch.full((4,), 7.0), outs_that_do_not_fit()[why]
+    out = (bad, good) if place == 0 else (good, bad)
+    with pytest.raises((RuntimeError, TypeError), match=rf"^slogdet: .*out\[{place}\]"):
+        torchdet.slogdet(A, out=out)
+    assert (good == 7).all()
+    empty = torch.empty(0)
+    with pytest.raises((RuntimeError, TypeError)):
+        torchdet.slogdet(A, out=(bad, empty) if place == 0 else (empty, bad))
+    assert empty.shape == (0,), "resized"
+
+
 def test_out_on_another_device_is_refused():
     A = torch.randn(4, 3, 3)
     with pytest.raises(RuntimeError, match=r"det.*(device|cpu).*meta"):
@@ -275,3 +307,47 @@ def test_a_direction_that_does_not_fit_is_refused():
 def test_a_list_is_refused_as_torch_refuses_it():
     with pytest.raises(TypeError):
         torchdet.det([[1.0, 2.0], [3.0, 4.0]])
+
+
+# ---- the names of torch's arguments
+
+
+@pytest.mark.parametrize("name", ("det", "slogdet", "logdet"))
+def test_the_matrix_may_be_named_as_torch_names_it(name):
+    A = torch.tensor([[2.0, 1.0], [3.0, 4.5]])
+    names = {getattr(torch, name): "input"}
+    if name != "logdet":
+        names[getattr(torch.linalg, name)] = "A"
+    for theirs, keyword in names.items():
+        of_torch = theirs(**{keyword: A})
+        got, want = getattr(torchdet, name)(**{keyword: A}), getattr(torchdet, name)(A)
+        pairs = (
+            zip(got, want, of_torch, strict=True) if name == "slogdet" else [(got, want, of_torch)]
+        )
+        for x, y, z in pairs:
+            assert same_bits(x, y)
+            assert torch.allclose(x, z)
+
+
+@pytest.mark.parametrize("name", ("det", "slogdet", "logdet"))
+def test_no_matrix_or_two_of_them_are_refused(name):
+    f = getattr(torchdet, name)
+    A = torch.eye(2)
+    with pytest.raises(TypeError, match=f"^{name}: expected A to be a Tensor, got None; pass A"):
+        f()
+    with pytest.raises(TypeError, match=f"^{name}: expected one matrix, got both A and input"):
+        f(A, input=A)
+    with pytest.raises(TypeError, match=f"^{name}: expected A to be a Tensor, got list"):
+        f(input=[[1.0]])
+
+
+def test_a_keyword_reaches_subclasses_that_override_functions():
+    class Named(Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            return func.__name__
+
+    A = torch.eye(2).as_subclass(Named)
+    assert torchdet.det(input=A) == "det"
+    assert torchdet.slogdet(input=A) == "slogdet"
+    assert torchdet.logdet(input=A) == "logdet"
