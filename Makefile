@@ -24,7 +24,7 @@ OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) tests/ar
 PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
-.PHONY: help setup demo test test-reference test-cuda-emulation test-arm cuda-check instructions lint lint-python lint-cpp lint-types lint-length format \
+.PHONY: help setup demo test test-reference test-cuda-emulation test-arm fuzz cuda-check instructions lint lint-python lint-cpp lint-types lint-length format \
         bench exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check clean
 
 help: ## list the targets
@@ -86,6 +86,10 @@ ARM_TESTS ?= tests/test_arm.py tests/test_values.py tests/test_kept.py
 test-arm: $(VENV)/.installed ## the suite's numerical part on the CPU kernels, compiled for Arm and run by QEMU
 	TORCHDET_EXTENSION=0 TORCHDET_TEST_EMULATION=arm OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(ARM_TESTS) $(PYTEST_ARGS)
+
+# Random calls and programs against oracles, until stopped or for MINUTES; SEED as a finding prints it.
+fuzz: $(VENV)/.installed ## search for wrong answers and crashes; findings go to tests/fuzz/corpus
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(RUN) -m fuzz $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(FUZZ_ARGS)
 
 bench: $(VENV)/.installed ## timings against torch.linalg; wants an idle machine; BENCH_ARGS="--help" for the choices
 	$(RUN) -m bench $(BENCH_ARGS)

@@ -1,0 +1,103 @@
+"""The search: draw cases, run them, make what fails small, keep it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+
+from . import calls, programs
+from .child import Case, Child, Finding
+
+CORPUS = Path(__file__).parent / "corpus"
+EXAMPLES = 300  # in one round, which has one seed
+SHRINK_SECONDS = 60.0
+
+
+def cases() -> st.SearchStrategy[Case]:
+    """Calls and programs."""
+    return st.one_of(calls.calls(), programs.programs(), programs.programs())
+
+
+class Search:
+    """Rounds of one seed each, until the time is over."""
+
+    def __init__(self, child: Child, known: set[str] | None = None) -> None:
+        self.child, self.known = child, set() if known is None else known
+        self.count: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
+
+    def round(self, seed: int, deadline: float, examples: int = EXAMPLES) -> Finding | None:
+        """The first finding of a round that is not known yet, made small."""
+        self._best: Finding | None = None
+        self._deadline = deadline
+        settings = hypothesis.settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            derandomize=False,
+            phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+            suppress_health_check=list(hypothesis.HealthCheck),
+            verbosity=hypothesis.Verbosity.quiet,
+        )
+        try:
+            hypothesis.find(cases(), self._fails, settings=settings, random=random.Random(seed))
+        except (hypothesis.errors.NoSuchExample, _OutOfTimeError):
+            pass
+        except hypothesis.errors.Flaky:
+            if self._best is None:
+                raise
+        return self._best
+
+    def _fails(self, case: Case) -> bool:
+        now = time.monotonic()
+        if now > self._deadline:
+            if self._best is None:
+                raise _OutOfTimeError
+            return False
+        found = self.child.run(case)
+        what = case.get("target", case["kind"])
+        self.count[what] += 1
+        self.seconds[what] += time.monotonic() - now
+        if found is None or found.signature in self.known:
+            return False
+        if self._best is None:
+            self._best = found
+            self._deadline = now + SHRINK_SECONDS
+            return True
+        if found.signature != self._best.signature:
+            return False
+        self._best = found
+        return True
+
+
+class _OutOfTimeError(Exception):
+    pass
+
+
+# ---- the corpus
+
+
+def stored() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The corpus: path and contents of each file."""
+    for path in sorted(CORPUS.glob("*.json")):
+        yield path, json.loads(path.read_text())
+
+
+def keep(finding: Finding, seed: int, folder: Path = CORPUS) -> Path:
+    """Write a finding to the corpus."""
+    text = json.dumps(finding.case, sort_keys=True)
+    slug = re.sub(r"[^a-z]+", "-", finding.signature.lower())[:48].strip("-")
+    path = folder / f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
+    contents = {"found": finding.text, "seed": seed, "case": finding.case}
+    path.write_text(json.dumps(contents, indent=1) + "\n")
+    return path

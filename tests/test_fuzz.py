@@ -1,0 +1,124 @@
+"""The fuzzer: its corpus is replayed, a few fresh cases run, and faults put in on purpose are found."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fuzz import calls, machine, reference, search
+from fuzz.child import Child
+from fuzz.judge import Wrong
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[Child]:
+    with Child() as child:
+        yield child
+
+
+@pytest.mark.parametrize("path", [p for p, _ in search.stored()], ids=lambda p: p.stem)
+def test_what_was_found_once_is_not_there_any_more(path: Path, child: Child) -> None:
+    contents = dict(search.stored())[path]
+    finding = child.run(contents["case"])
+    assert finding is None, finding
+
+
+def test_a_few_fresh_cases(child: Child) -> None:
+    looking = search.Search(child)
+    deadline = time.monotonic() + 60
+    for seed in range(3):
+        finding = looking.round(seed, deadline, examples=15)
+        assert finding is None, finding
+    assert looking.count.total() > 0
+
+
+# ---- the fuzzer finds what is put in on purpose
+
+
+def _program(*steps: dict[str, Any]) -> dict[str, Any]:
+    leaf = {"do": "leaf", "seed": 1, "requires_grad": True}
+    head = {"kind": "program", "n": 3, "batch": [2], "dtype": "float64", "singular": False}
+    return {**head, "steps": [leaf, *steps]}
+
+
+DET = {"do": "apply", "function": "det", "of": 0, "under": "none"}
+GRAD = {"do": "grad", "of": 0, "wrt": 0, "create_graph": False, "retain": None, "batched": 0}
+
+
+class _HalfGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, A: Tensor) -> Tensor:
+        ctx.save_for_backward(A)
+        return reference.det(A)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (A,) = ctx.saved_tensors
+        return 0.5 * grad[..., None, None] * reference.cofactor(A)
+
+
+@pytest.mark.parametrize(
+    ("det", "text"),
+    (
+        (lambda A: reference.det(A) * 1.001, "wrong by"),
+        (_HalfGradient.apply, "wrong by"),
+        (lambda A: reference.det(A)[..., None], "shape"),
+        (lambda A: A.no_such_attribute, "raised only by torchdet"),
+    ),
+    ids=("value", "gradient", "shape", "error"),
+)
+def test_a_program_finds_a_fault(det: Any, text: str) -> None:
+    program = _program(DET, {**GRAD, "of": 1, "seed": 1})
+    comparison = machine.Comparison(program)
+    comparison.subject.functions = SimpleNamespace(det=det)
+    with pytest.raises(Wrong, match=text):
+        comparison.run()
+    assert machine.run(program) == "3 steps"
+
+
+def test_a_call_finds_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = {"shape": [4, 3, 3], "dtype": "float32", "content": "normal", "seed": 1}
+    case = {"kind": "call", "target": "det", "args": {"A": spec}}
+    calls.run(case)
+    right = torch.ops.torchdet.det
+
+    def overwriting(A: Tensor) -> Tensor:
+        result = right(A)
+        A.zero_()
+        return result
+
+    faults = {
+        "units off": lambda A: right(A) * 1.001,
+        "over its argument": overwriting,
+        "refused": lambda A: (_ for _ in ()).throw(RuntimeError("no")),
+        "shape": lambda A: right(A)[:1],
+        "KeyError": lambda A: {}[A],
+    }
+    for text, fault in faults.items():
+        monkeypatch.setattr(calls.torchdet, "det", fault)
+        with pytest.raises(Wrong, match=text):
+            calls.run(case)
+
+
+def run(case: dict[str, Any]) -> None:
+    """What the child runs for the test below: a process that dies."""
+    if case["dies"]:
+        os.abort()
+
+
+def test_the_death_of_the_child_is_a_finding(child: Child) -> None:
+    kind = "test_fuzz"
+    harmless, deadly = ({"kind": kind, "dies": dies} for dies in (False, True))
+    assert child.run(harmless) is None
+    finding = child.run(deadly)
+    assert finding is not None
+    assert finding.case == deadly
+    assert "SIGABRT" in finding.text
