@@ -1,4 +1,4 @@
-"""The fuzzer: its corpus is replayed, a few fresh cases run, and faults put in on purpose are found."""
+"""The fuzzer: its corpus is replayed, fresh cases run, faults put in on purpose are found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fuzz import calls, machine, reference, search
+from fuzz import answers, compare, reference, search
 from fuzz.child import Child
 from fuzz.judge import Wrong
 
@@ -77,17 +77,17 @@ class _HalfGradient(torch.autograd.Function):
 )
 def test_a_program_finds_a_fault(det: Any, text: str) -> None:
     program = _program(DET, {**GRAD, "of": 1, "seed": 1})
-    comparison = machine.Comparison(program)
+    comparison = compare.Comparison(program)
     comparison.subject.functions = SimpleNamespace(det=det)
     with pytest.raises(Wrong, match=text):
         comparison.run()
-    assert machine.run(program) == "3 steps"
+    assert compare.run(program) == "3 steps"
 
 
 def test_a_call_finds_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = {"shape": [4, 3, 3], "dtype": "float32", "content": "normal", "seed": 1}
     case = {"kind": "call", "target": "det", "args": {"A": spec}}
-    calls.run(case)
+    answers.run(case)
     right = torch.ops.torchdet.det
 
     def overwriting(A: Tensor) -> Tensor:
@@ -103,9 +103,9 @@ def test_a_call_finds_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
         "KeyError": lambda A: {}[A],
     }
     for text, fault in faults.items():
-        monkeypatch.setattr(calls.torchdet, "det", fault)
+        monkeypatch.setattr(answers.torchdet, "det", fault)
         with pytest.raises(Wrong, match=text):
-            calls.run(case)
+            answers.run(case)
 
 
 def run(case: dict[str, Any]) -> None:

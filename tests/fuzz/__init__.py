@@ -5,10 +5,12 @@ shrinks them, a child process runs them, oracles that share no code with torchde
 
 tensors.py    specifications of tensors: contents, dtypes, layouts in memory
 judge.py      exact answers for single calls
-calls.py      single calls of public functions and registered operators
+calls.py      the strategy that draws single calls of public functions and registered operators
+answers.py    runs a call, and looks at its answer
 reference.py  determinants from plain torch operations, which autograd differentiates by itself
 programs.py   what programs consist of, and the strategy that draws them
-machine.py    runs a program on torchdet and on the reference, step by step
+machine.py    what each step does
+compare.py    runs a program on torchdet and on the reference, step by step
 transforms.py the steps that use torch.func
 child.py      the process that runs cases, and how its death becomes a finding
 search.py     the search: draw, run, shrink, keep

@@ -17,8 +17,8 @@ from . import search
 from .child import Child, Finding
 
 
-def _show(finding: Finding, seconds: float, heading: str) -> None:
-    print(f"\n{heading} after {seconds:.0f} s: {finding.signature}\n  {finding.text[:1000]}")
+def _show(finding: Finding, heading: str) -> None:
+    print(f"\n{heading}: {finding.signature}\n  {finding.text[:1000]}")
     print(json.dumps(finding.case), flush=True)
 
 
@@ -43,14 +43,17 @@ def main() -> int:
         for path, contents in files:
             if finding := child.run(contents["case"]):
                 found += 1
-                _show(finding, time.monotonic() - start, f"corpus/{path.name} fails")
+                _show(finding, f"corpus/{path.name} fails")
                 looking.known.add(finding.signature)
         try:
             while not options.replay and time.monotonic() < deadline:
                 if finding := looking.round(seed, deadline):
                     found += 1
                     looking.known.add(finding.signature)
-                    _show(finding, time.monotonic() - start, f"FOUND with SEED={seed}")
+                    busy = child.seconds + time.process_time()
+                    when = f"{time.monotonic() - start:.0f} s ({busy:.0f} s of the processor)"
+                    when += f" and {looking.count.total()} cases"
+                    _show(finding, f"FOUND after {when}, with SEED={seed}")
                     print(f"  kept in {search.keep(finding, seed, options.corpus)}", flush=True)
                 seed += 1
         except KeyboardInterrupt:

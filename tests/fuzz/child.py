@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 import warnings
 from collections import deque
 from dataclasses import dataclass
@@ -40,8 +41,8 @@ def run_case(case: Case) -> None:
         for part in case["cases"]:
             run_case(part)
         return
-    name = {"call": "calls", "program": "machine"}.get(case["kind"], case["kind"])
-    package = "fuzz." if name in ("calls", "machine") else ""
+    name = {"call": "answers", "program": "compare"}.get(case["kind"], case["kind"])
+    package = "fuzz." if name in ("answers", "compare") else ""
     importlib.import_module(package + name).run(case)
 
 
@@ -52,11 +53,12 @@ def _serve(connection: Connection) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what malloc says before it aborts
     warnings.simplefilter("ignore")
     while (case := connection.recv()) is not None:
+        answer, start = None, time.process_time()
         try:
             run_case(case)
-            connection.send(None)
         except Exception as error:
-            connection.send((type(error).__name__, str(error)))
+            answer = type(error).__name__, str(error)
+        connection.send((answer, time.process_time() - start))
 
 
 def signature(case: Case, text: str) -> str:
@@ -70,10 +72,11 @@ class Child:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["fuzz.calls", "fuzz.machine"])
+        self._context.set_forkserver_preload(["fuzz.answers", "fuzz.compare"])
         self._process: Any = None
         self._recent: deque[Case] = deque(maxlen=REMEMBERED)
         self._left = 0
+        self.seconds = 0.0  # of the processor, spent in cases
 
     def __enter__(self) -> Child:
         return self
@@ -107,7 +110,9 @@ class Child:
             if not self._connection.poll(SECONDS):
                 self._stop()
                 return f"took more than {SECONDS} seconds"
-            return self._connection.recv()
+            answer, seconds = self._connection.recv()
+            self.seconds += seconds
+            return answer
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._process.join()
             code = self._process.exitcode

@@ -1,7 +1,7 @@
 """Whether the answer of one operator for one matrix is right, by exact arithmetic.
 
-The tolerance is BUDGET units of error (tests/units.py derives the unit). The fuzzer looks for faults
-and not for digits: how many units the operators need at worst is the business of other tests.
+The tolerance is BUDGET units of error (tests/units.py derives the unit). The fuzzer looks for
+faults and not for digits: how many units an operator needs at worst is the business of other tests.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def logdet(A: Tensor, result: Tensor) -> None:
     bounds = _log_bounds(A)
     if bounds is None:
         return
-    sign, log, noise, rho = bounds
+    sign, _, _, rho = bounds
     if rho < 0.25 and complex(sign).real < 0:
         if not math.isnan(value.real):
             raise Wrong(f"logdet: expected NaN of a negative determinant, got {value.real!r}")

@@ -3,7 +3,7 @@
 Of small matrices, and of singular ones, the determinant is expanded along its rows, each minor
 once: a polynomial, right in derivatives of every order and under every transform. Of others it is
 found by Gaussian elimination with partial pivoting; those must be well conditioned. Neither calls
-torch.linalg.det or slogdet, whose derivatives are wrong at singular matrices and in some transforms.
+torch.linalg.det or slogdet, whose derivatives are wrong at singular matrices and in transforms.
 """
 
 from __future__ import annotations

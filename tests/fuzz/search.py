@@ -25,7 +25,7 @@ SHRINK_SECONDS = 60.0
 
 def cases() -> st.SearchStrategy[Case]:
     """Calls and programs."""
-    return st.one_of(calls.calls(), programs.programs(), programs.programs())
+    return st.one_of(calls.calls(), programs.programs())
 
 
 class Search:
