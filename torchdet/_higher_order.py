@@ -29,24 +29,20 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from ._reference import (
+from ._reference import check_same, check_square
+from ._reference_lu import (
     carry_back,
-    check_same,
-    check_square,
     compute,
     direction,
     equilibrate,
-    exponents,
     factor,
-    matmul,
-    quotient,
-    scaled_product,
     unexpand,
     unscale,
 )
+from ._reference_numbers import exponents, matmul, quotient, scaled_product, sum_last, times
 
 Element = list[Tensor]
-Times = Callable[[Tensor, Tensor], Tensor]
+Product = Callable[[Tensor, Tensor], Tensor]
 
 
 def _subsets(S: int) -> Iterator[int]:
@@ -66,15 +62,19 @@ def _sum(terms: Iterable[Tensor], like: Tensor) -> Tensor:
 
 
 def _trace(X: Tensor) -> Tensor:
-    return X.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    return sum_last(X.diagonal(dim1=-2, dim2=-1))[..., None, None]
 
 
-def _product_at(S: int, x: Element, y: Element, times: Times) -> Tensor:
-    return reduce(torch.add, (times(x[T], y[S ^ T]) for T in _subsets(S)))
+def _trace_of_product(X: Tensor, Y: Tensor) -> Tensor:
+    return sum_last(times(X, Y.mT).flatten(-2))[..., None, None]
 
 
-def _product(x: Element, y: Element, times: Times) -> Element:
-    return [_product_at(S, x, y, times) for S in range(len(x))]
+def _product_at(S: int, x: Element, y: Element, product: Product) -> Tensor:
+    return reduce(torch.add, (product(x[T], y[S ^ T]) for T in _subsets(S)))
+
+
+def _product(x: Element, y: Element, product: Product) -> Element:
+    return [_product_at(S, x, y, product) for S in range(len(x))]
 
 
 def _inverse(Q: Tensor, N: Sequence[Tensor]) -> Element:
@@ -82,7 +82,7 @@ def _inverse(Q: Tensor, N: Sequence[Tensor]) -> Element:
     Y = [torch.diag_embed(Q)]
     for S in range(1, 1 << len(N)):
         NY = _sum((matmul(N[i], Y[S ^ 1 << i]) for i in _members(S)), N[0])
-        Y.append(-Q.unsqueeze(-1) * NY)
+        Y.append(-times(Q.unsqueeze(-1), NY))
     return Y
 
 
@@ -93,9 +93,7 @@ def _determinant_ratio(Y: Element, N: Sequence[Tensor]) -> Element:
     for S in range(1, len(Y)):
         i = S.bit_length() - 1
         rest = S ^ 1 << i
-        jacobi = (
-            theta[T] * (Y[rest ^ T] * N[i].mT).sum((-2, -1), keepdim=True) for T in _subsets(rest)
-        )
+        jacobi = (times(theta[T], _trace_of_product(Y[rest ^ T], N[i])) for T in _subsets(rest))
         theta.append(reduce(torch.add, jacobi))
     return theta
 
@@ -109,7 +107,7 @@ def _adjugate(T: Element) -> tuple[Element, Element]:
     c = [-_trace(x) for x in TX]
     X = [eye] + [torch.zeros_like(eye)] * (len(T) - 1)
     for k in range(2, t + 1):
-        X = [x + shift * eye for x, shift in zip(TX, c, strict=True)]
+        X = [x + times(shift, eye) for x, shift in zip(TX, c, strict=True)]
         TX = _product(T, X, matmul)
         c = [-_trace(x) / k for x in TX]
     sign = (-1) ** t
@@ -138,13 +136,13 @@ def _diagonal_derivative(d: Tensor, W: Sequence[Tensor]) -> tuple[Tensor, Tensor
     # (3), of which only the coefficient at the set of all m members is wanted.
     theta = _determinant_ratio(Y, W_ll)
     adj_T, det_T = _adjugate(T)
-    adj_T, det_T = _product(theta, adj_T, torch.mul), _product(theta, det_T, torch.mul)
+    adj_T, det_T = _product(theta, adj_T, times), _product(theta, det_T, times)
     adj_T_U = _product(adj_T, U, matmul)
     top = sets[-1]
     ls = _product_at(top, V, adj_T, matmul)
-    ll = _product_at(top, det_T, Y, torch.mul) + _product_at(top, V, adj_T_U, matmul)
+    ll = _product_at(top, det_T, Y, times) + _product_at(top, V, adj_T_U, matmul)
     adj = torch.cat([torch.cat([adj_T[top], -adj_T_U[top]], -1), torch.cat([-ls, ll], -1)], -2)
-    return det_l[..., None, None] * adj.mT, e
+    return times(det_l[..., None, None], adj.mT), e
 
 
 def _largest_exponents(Zs: Sequence[Tensor]) -> Tensor:
@@ -178,7 +176,7 @@ def cofactor_derivative(A: Tensor, Zs: Sequence[Tensor]) -> Tensor:
     W, shifts, finite = zip(*(direction(f, Z) for Z in Zs), strict=True)
     if len(Zs) < A.shape[-1]:
         K, e = _diagonal_derivative(f.d, W)
-        X = f.sign[..., None, None] * carry_back(f, K)
+        X = times(f.sign[..., None, None], carry_back(f, K))
     else:
         X, e = torch.zeros_like(W[0]), f.shift
     exponent = reduce(torch.add, shifts, e + f.shift)[..., None, None] - f.scale

@@ -1,0 +1,268 @@
+"""Factorisations of the plain PyTorch implementation: LU for determinants, LDU for derivatives.
+
+Rows and columns of A are scaled by powers of two, which is exact,
+
+    B = 2^-r A 2^-c,   nonzero rows and columns of B have their largest entry in [1/2, 1),     (1)
+
+and B is eliminated in place, one rank-one update of the trailing block to a step, all matrices of
+the batch together. Multipliers are true quotients, so a row that equals another one, or a multiple
+of it by a power of two, leaves a pivot of exactly 0.
+
+Determinants need no more than *partial pivoting*: `pivots`. Its error grows with the entries of U,
+which are as a rule not much larger than those of B. A matrix with larger ones is eliminated again
+with complete pivoting.
+
+Derivatives come from *complete pivoting*, which reveals the rank, B = sum_k l_k d_k u_k^T. With the
+l_k as columns of L and the u_k^T as rows of U (unit triangular up to a permutation, no entry above
+1), G = L^-1 and F = U^-1:
+
+    G B F = D = diag(d),   det G det F = s = +-1.                                              (2)
+
+No branch depends on the data but the one on the growth of U, and that is taken matrix by matrix:
+zero pivots and NaN are handled by masks. So no matrix has an influence on another one.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._reference_numbers import (
+    add_product,
+    exponents,
+    ldexp,
+    magnitude,
+    matmul,
+    scale,
+    shares,
+    without_zeros,
+)
+
+# On a CPU, entries that are eliminated together: few enough for the cache, enough to keep it busy.
+_CHUNK = 1 << 18
+# The largest entry of U that is taken for granted, in B's units of 1 and as a share of n.
+_GROWTH, _GROWTH_SHARE = 4.0, 0.5
+
+
+class Pivots(NamedTuple):
+    """det A = sign 2^shift prod d for a batch of matrices."""
+
+    shift: Tensor  # (*) int32: R = sum r + sum c
+    d: Tensor  # (*, n): pivots
+    sign: Tensor  # (*): s, real
+    finite: Tensor  # (*) bool: false where A holds NaN or inf; such a matrix is factored as zero
+
+
+class Factors(NamedTuple):
+    """Equations (1) and (2) for a batch of matrices, pivots in ascending order of modulus."""
+
+    scale: Tensor  # (*, n, n) int32: r_i + c_j
+    shift: Tensor  # as in Pivots
+    d: Tensor
+    sign: Tensor
+    finite: Tensor
+    G: Tensor  # (*, n, n)
+    F: Tensor  # (*, n, n)
+
+
+# ---- to B and back
+
+
+def compute(X: Tensor) -> tuple[Tensor, Tensor]:
+    """Return X in its dtype of computation, non-finite matrices zeroed, and which are finite."""
+    if X.dtype in (torch.float16, torch.bfloat16):
+        X = X.to(torch.float32)
+    # A sum of squares or the like would overflow; the largest entry is NaN if one of them is.
+    largest = magnitude(X).flatten(-2).amax(-1) if X.shape[-1] else X.real.sum((-2, -1))
+    finite = torch.isfinite(largest)
+    return X.resolve_conj().masked_fill(~finite[..., None, None], 0), finite
+
+
+def equilibrate(e: Tensor) -> tuple[Tensor, Tensor]:
+    """Return r_i + c_j and R of (1) from the exponents of a matrix.
+
+    r_i is the largest exponent in row i, c_j <= 0 the largest in column j of 2^-r A: scaling
+    columns up lifts no entry above 1, so the rows stay scaled.
+    """
+    if e.shape[-1] == 0:
+        return e, e.sum((-2, -1), dtype=torch.int32)
+    r = without_zeros(e.amax(-1, keepdim=True))
+    c = without_zeros((e - r).amax(-2, keepdim=True))
+    return r + c, (r.sum(-2) + c.sum(-1)).squeeze(-1).to(torch.int32)
+
+
+def _scaled(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # B of (1), its exponents r_i + c_j and R, and which matrices are finite.
+    A, finite = compute(A)
+    r_c, R = equilibrate(exponents(A))
+    return scale(A, -r_c), r_c, R, finite  # both exponents at once: denormals survive
+
+
+def unscale(X: Tensor, exponent: Tensor, finite: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return X 2^exponent in the given dtype; NaN for the matrices that are not finite."""
+    if X.is_complex():
+        parts = torch.view_as_real(X)
+        parts = unscale(parts, exponent.unsqueeze(-1), finite, parts.dtype)
+        return torch.view_as_complex(parts)
+    finite = finite.reshape(finite.shape + (1,) * (exponent.dim() - finite.dim()))
+    return ldexp(X, exponent).masked_fill(~finite, math.nan).to(dtype).contiguous()
+
+
+# ---- elimination in place. The batch has one dimension, and lies in memory matrix by matrix.
+
+
+def _chunks(X: Tensor) -> tuple[Tensor, ...]:
+    size = max(1, _CHUNK // X[0].numel()) if X.is_cpu and len(X) else len(X)
+    return X.split(max(size, 1))
+
+
+class _Rows:
+    """Rows of a batch of matrices, picked and exchanged at another place in each of them."""
+
+    def __init__(self, X: Tensor) -> None:
+        self.X = X
+        self.flat = X.view(-1, X.shape[-1])
+        self.first = torch.arange(0, len(self.flat), X.shape[-2], device=X.device)
+
+    def bring_up(self, k: int, below: Tensor) -> Tensor:
+        """Exchange rows k and k + below of each matrix and return what row k is then."""
+        place, rest, kth = self.first + below, self.flat[k:], self.X[:, k]
+        row = rest.index_select(0, place)
+        rest.index_copy_(0, place, kth.clone())
+        kth.copy_(row)
+        return row
+
+
+def _bring_column_up(X: Tensor, k: int, behind: Tensor) -> Tensor:
+    place, rest = behind[:, None, None].expand(-1, X.shape[1], 1), X[:, :, k:]
+    column, kth = rest.gather(2, place), rest[:, :, :1]
+    rest.scatter_(2, place, kth.clone())
+    kth.copy_(column)
+    return column
+
+
+def _odd(exchanges: list[Tensor]) -> Tensor:
+    # Whether the number of true exchanges of each matrix is odd.
+    return (torch.stack(exchanges, -1) != 0).sum(-1, dtype=torch.int32) & 1
+
+
+def _sign(odd: Tensor, dtype: torch.dtype) -> Tensor:
+    return (1 - 2 * odd).to(dtype.to_real())
+
+
+def _eliminate_by_rows(X: Tensor) -> tuple[Tensor, Tensor]:
+    """Partial pivoting: leave U in the upper triangle of X, return pivots and parity."""
+    n = X.shape[-1]
+    rows, pivots, exchanges = _Rows(X), [], []
+    for k in range(n):
+        below = magnitude(X[:, k:, k]).argmax(-1)
+        row = rows.bring_up(k, below)
+        d = row[:, k : k + 1]
+        (l,) = shares(d, X[:, k + 1 :, k])
+        add_product(X[:, k + 1 :, k + 1 :], l.unsqueeze(-1), row[:, None, k + 1 :], -1)
+        pivots.append(d)
+        exchanges.append(below)
+    return torch.cat(pivots, -1), _odd(exchanges)
+
+
+def _eliminate_completely(S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Complete pivoting. Return pivots, parity, L^-1 and U^-1 in one matrix, row and column order.
+
+    Step k takes the largest entry d of the residual to place (k, k) and subtracts l d u^T from the
+    rest. The row operations that do so carry I to L^-1, the column operations I to U^-1. Both are
+    unit triangular. Off the diagonal they grow where the residual has shrunk, with the other sign:
+
+        rows before k:   U^-1 to the right of the diagonal, L^-1 to the left, which is final;
+        row k:           u^T, the new row of U^-1, replaces the row of the residual;
+        rows after k:    l, the new column of L^-1, replaces the column of the residual.
+
+    A last row and column hold the number that each column and row had at the start.
+    """
+    batch, n, _ = S.shape
+    X = S.new_zeros(batch, n + 1, n + 1)
+    X[:, :n, :n] = S
+    X[:, :n, n] = X[:, n, :n] = torch.arange(n, device=S.device).to(S.dtype)
+    rows, pivots, exchanges = _Rows(X), [], ([], [])
+    for k in range(n):
+        below = magnitude(X[:, k:n, k:n]).amax(-1).argmax(-1)
+        behind = magnitude(rows.bring_up(k, below)[:, k:n]).argmax(-1)
+        column = _bring_column_up(X, k, behind)
+        row = X[:, k : k + 1, :n].clone()
+        d = column[:, k]
+        l, u = shares(d.unsqueeze(-1), column[:, k + 1 : n], row[:, :, k + 1 :])
+        after = X[:, k + 1 : n, :n]
+        add_product(after, l, row, -1)
+        add_product(X[:, :k, k + 1 : n], column[:, :k], u, -1)
+        after[:, :, k : k + 1] = l
+        X[:, k : k + 1, k + 1 : n] = u
+        pivots.append(d)
+        exchanges[0].append(below)
+        exchanges[1].append(behind)
+    i, j = (x.real.long() for x in (X[:, :n, n], X[:, n, :n]))
+    return torch.cat(pivots, -1), _odd(exchanges[0]) ^ _odd(exchanges[1]), X[:, :n, :n], i, j
+
+
+def pivots(A: Tensor) -> Pivots:
+    """Equilibrate and eliminate with partial pivoting, or completely where U grows."""
+    B, _, R, finite = _scaled(A)
+    n = B.shape[-1]
+    if B.numel() == 0:
+        return Pivots(R, B.new_ones(B.shape[:-1]), torch.ones_like(R).to(B.real.dtype), finite)
+    X = B.reshape(-1, n, n).clone(memory_format=torch.contiguous_format)
+    d, odd = (torch.cat(x) for x in zip(*map(_eliminate_by_rows, _chunks(X)), strict=True))
+    grown = ~(magnitude(X.triu()).amax((-2, -1)) <= max(_GROWTH, _GROWTH_SHARE * n))  # NaN as well
+    if grown.any():
+        chosen = B.reshape(-1, n, n)[grown]
+        parts = [_eliminate_completely(x)[:2] for x in _chunks(chosen)]
+        d[grown], odd[grown] = (torch.cat(x) for x in zip(*parts, strict=True))
+    return Pivots(R, d.view(B.shape[:-1]), _sign(odd, B.dtype).view(R.shape), finite)
+
+
+def factor(A: Tensor) -> Factors:
+    """Equilibrate and eliminate with complete pivoting."""
+    B, r_c, R, finite = _scaled(A)
+    n = B.shape[-1]
+    if B.numel() == 0:
+        sign = torch.ones_like(R).to(B.real.dtype)
+        return Factors(r_c, R, B.new_ones(B.shape[:-1]), sign, finite, B, B)
+    parts = [_factored(*_eliminate_completely(x)) for x in _chunks(B.reshape(-1, n, n))]
+    d, sign, G, F = (torch.cat(x) for x in zip(*parts, strict=True))
+    batch = R.shape
+    return Factors(r_c, R, d.view(*batch, n), sign.view(batch), finite,
+                   G.view(B.shape), F.view(B.shape))  # fmt: skip
+
+
+def _factored(
+    d: Tensor, odd: Tensor, X: Tensor, i: Tensor, j: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # Pivots in ascending order, and with them the rows of G and the columns of F.
+    order = magnitude(d).argsort(dim=-1, stable=True)
+    one = torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)
+    batch = torch.arange(len(X), device=X.device)[:, None, None]
+    G = (one - X.tril(-1))[batch, order.unsqueeze(-1), i.argsort(-1).unsqueeze(-2)]
+    F = (one - X.triu(1))[batch, j.argsort(-1).unsqueeze(-1), order.unsqueeze(-2)]
+    return d.gather(-1, order), _sign(odd, X.dtype), G, F
+
+
+# ---- directions
+
+
+def unexpand(A: Tensor) -> Tensor:
+    """Undo `expand` on batch dimensions: a matrix met with many directions is factored once."""
+    stride = A.stride()[:-2]
+    return A[tuple(slice(0, 1) if step == 0 else slice(None) for step in stride)]
+
+
+def direction(f: Factors, Z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return W and e with W 2^e = G Z_B F, Z_B = 2^-r Z 2^-c scaled below 1; which Z are finite."""
+    Z, finite = compute(Z)
+    if Z.shape[-1] == 0:
+        return Z, f.shift, finite
+    e = without_zeros((exponents(Z) - f.scale).amax((-2, -1)))
+    return matmul(matmul(f.G, ldexp(Z, -f.scale - e[..., None, None])), f.F), e, finite
+
+
+def carry_back(f: Factors, K: Tensor) -> Tensor:
+    """Return G^T K F^T, without the sign."""
+    return matmul(matmul(f.G.mT, K), f.F.mT)
