@@ -227,8 +227,7 @@ def orders(device: str, dtype: torch.dtype, full: bool) -> Sequence[int]:
     build = _C.build_info()
     edges = list(classes(device).values())
     if device == "cpu":
-        least_kept = build["least_kept"][str(dtype).removeprefix("torch.")]
-        edges += [least_kept - 1, build["largest_gradient"], build["least_factors"] - 1]
+        edges += [build["least_kept"] - 1, build["least_factors"] - 1]
     inside = [n for n in edges if n < _LARGEST_OF_FULL]
     chosen = {*_SMALL, *inside, *(n + 1 for n in inside), _SHARED}
     return sorted(chosen | set(range(1, _LARGEST_OF_FULL + 1)) if full else chosen)

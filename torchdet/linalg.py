@@ -40,8 +40,7 @@ def det(
         grad[..., None, None] * conj(C) with the cofactor matrix C, defined for every A: of rank
         one where A has rank n-1, zero (to rounding) where the rank is lower. It is not
         det(A) * inv(A).mT, which fails there. Derivatives of every order exist, in forward and
-        reverse mode, with the same accuracy. On a CPU, from n = 11 to 15 on and to n = 32, it is
-        computed in the forward pass of an A that requires a gradient; torch.no_grad() spares that.
+        reverse mode, with the same accuracy.
 
     Accuracy:
         det(A + E) for some E with \|E\| about n * eps * \|L\| \|U\| (backward error of LU with
@@ -100,7 +99,7 @@ def slogdet(
     Gradient:
         Of logabsdet: grad[..., None, None] * conj(inv(A).mT). Of sign: none for real A, where it
         is constant; for complex A it turns with the imaginary part of trace(inv(A) dA).
-        Derivatives of every order exist at nonsingular A. Computed in the forward pass as `det`'s.
+        Derivatives of every order exist at nonsingular A.
 
     Accuracy:
         logabsdet to a few eps * max(1, \|logabsdet\|) beyond the backward error of LU.
