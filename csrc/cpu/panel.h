@@ -236,6 +236,9 @@ class Panel {
   // For the pivots of the slots [part, part + count): takes the entries of the slots [next, end)
   // from their rows, and (1) makes them u.
   void note_later_slots(int64_t part, int64_t count, int64_t next, int64_t end) const {
+    if (count == 0) {
+      return;
+    }
     for (int64_t s = part; s < part + count; ++s) {
       for (int64_t t = next; t < end; ++t) {
         set_number(upper(s), t, get(t, place[s]));
