@@ -25,10 +25,12 @@ template <typename T, int W>
 struct RawVector {
   typedef T Type __attribute__((vector_size(W * sizeof(T))));
 };
+template <typename T, int W>
+using RawOf = typename RawVector<T, W>::Type;
 
 template <typename T, int W>
 struct Vec {
-  using Raw = typename RawVector<T, W>::Type;
+  using Raw = RawOf<T, W>;
   Raw raw;
   Vec() = default;
   TORCHDET_LANE Vec(Raw r) : raw(r) {}
@@ -59,25 +61,40 @@ struct LaneTraits<Vec<int64_t, W>> {
 template <int Bytes, int W>
 struct Mask {
   using Word = std::conditional_t<Bytes / W == 4, int32_t, int64_t>;
-  using Raw = typename RawVector<Word, W>::Type;
+  using Raw = RawOf<Word, W>;
   Raw raw;
 };
 template <typename T, int W>
 using MaskOf = Mask<W * sizeof(T), W>;
+
+// The numbers that arithmetic is done on: integers wrap around, where overflow of signed ones would
+// be undefined.
+template <typename T>
+struct Modular {
+  using Type = T;
+};
+template <std::integral T>
+struct Modular<T> {
+  using Type = std::make_unsigned_t<T>;
+};
+template <typename T, int W>
+TORCHDET_LANE auto modular(Vec<T, W> x) {
+  return reinterpret_cast<RawOf<typename Modular<T>::Type, W>>(x.raw);
+}
 
 #define TORCHDET_VEC           \
   template <typename T, int W> \
   TORCHDET_LANE
 
 // clang-format off
-TORCHDET_VEC Vec<T, W> operator+(Vec<T, W> a, Vec<T, W> b) { return a.raw + b.raw; }
-TORCHDET_VEC Vec<T, W> operator-(Vec<T, W> a, Vec<T, W> b) { return a.raw - b.raw; }
-TORCHDET_VEC Vec<T, W> operator*(Vec<T, W> a, Vec<T, W> b) { return a.raw * b.raw; }
+TORCHDET_VEC Vec<T, W> operator+(Vec<T, W> a, Vec<T, W> b) { return (RawOf<T, W>)(modular(a) + modular(b)); }
+TORCHDET_VEC Vec<T, W> operator-(Vec<T, W> a, Vec<T, W> b) { return (RawOf<T, W>)(modular(a) - modular(b)); }
+TORCHDET_VEC Vec<T, W> operator*(Vec<T, W> a, Vec<T, W> b) { return (RawOf<T, W>)(modular(a) * modular(b)); }
 TORCHDET_VEC Vec<T, W> operator/(Vec<T, W> a, Vec<T, W> b) { return a.raw / b.raw; }
-TORCHDET_VEC Vec<T, W> operator-(Vec<T, W> a) { return -a.raw; }
+TORCHDET_VEC Vec<T, W> operator-(Vec<T, W> a) { return (RawOf<T, W>)(-modular(a)); }
 TORCHDET_VEC Vec<T, W> operator&(Vec<T, W> a, Vec<T, W> b) { return a.raw & b.raw; }
 TORCHDET_VEC Vec<T, W> operator^(Vec<T, W> a, Vec<T, W> b) { return a.raw ^ b.raw; }
-TORCHDET_VEC Vec<T, W> operator<<(Vec<T, W> a, int s) { return a.raw << s; }
+TORCHDET_VEC Vec<T, W> operator<<(Vec<T, W> a, int s) { return (RawOf<T, W>)(modular(a) << s); }
 TORCHDET_VEC Vec<T, W> operator>>(Vec<T, W> a, int s) { return a.raw >> s; }
 // clang-format on
 
