@@ -20,11 +20,11 @@ BENCH_ARGS ?=
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' 2>/dev/null)
-OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) tests/arm/*.cpp bench/*.cpp)
+OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) tests/sanitize/*.cpp bench/*.cpp)
 PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
-.PHONY: help setup demo test test-reference test-cuda-emulation test-arm fuzz cuda-check instructions lint lint-python lint-cpp lint-types lint-length format \
+.PHONY: help setup demo test test-reference test-cuda-emulation test-arm fuzz sanitize cuda-check instructions lint lint-python lint-cpp lint-types lint-length format \
         bench exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check clean
 
 help: ## list the targets
@@ -69,11 +69,11 @@ exactness: $(VENV)/.installed ## the README's table: torch's answer, torchdet's 
 
 # One torch thread in each worker, or the workers would fight for the cores; tests of threading set their own number.
 test: $(VENV)/.installed ## the test suite
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --ignore=tests/test_arm.py $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --ignore=tests/test_arm.py --ignore=tests/test_sanitizers.py $(PYTEST_ARGS)
 
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
 	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --ignore=tests/test_cuda_emulation.py \
-	  --ignore=tests/test_arm.py $(PYTEST_ARGS)
+	  --ignore=tests/test_arm.py --ignore=tests/test_sanitizers.py $(PYTEST_ARGS)
 
 # Every kernel against exact arithmetic. The other files run on them too (EMULATION_TESTS="tests/test_gradients.py .."), in more time.
 EMULATION_TESTS ?= tests/test_values.py
@@ -90,6 +90,10 @@ test-arm: $(VENV)/.installed ## the suite's numerical part on the CPU kernels, c
 # Random calls and programs against oracles, until stopped or for MINUTES; SEED as a finding prints it.
 fuzz: $(VENV)/.installed ## search for wrong answers and crashes; findings go to tests/fuzz/corpus
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(RUN) -m fuzz $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(FUZZ_ARGS)
+
+# Needs a compiler with its sanitizers, and no extension: the kernels are compiled in programs of their own.
+sanitize: $(VENV)/.installed ## the CPU kernels under the sanitizers of memory, undefined behaviour and threads
+	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) tests/test_sanitizers.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed ## timings against torch.linalg; wants an idle machine; BENCH_ARGS="--help" for the choices
 	$(RUN) -m bench $(BENCH_ARGS)
@@ -128,7 +132,7 @@ instructions: $(VENV)/.installed ## count the instructions of CPU kernels and co
 # place for that GPU. Each part ends within minutes; `make gpu` is all of them.
 GPU_PYTHON ?= $(PYTHON)
 GPU_ARCHITECTURE ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
-GPU_TESTS := tests --ignore=tests/test_cuda_emulation.py --ignore=tests/test_arm.py -k cuda
+GPU_TESTS := tests --ignore=tests/test_cuda_emulation.py --ignore=tests/test_arm.py --ignore=tests/test_sanitizers.py -k cuda
 GPU_BENCH_ARGS ?=
 
 gpu: gpu-build gpu-test gpu-sanitize gpu-bench ## on a machine with a GPU: build, test suite, compute-sanitizer, benchmarks

@@ -17,7 +17,7 @@ from cases import EMULATION, EXTENSION
 NO_CUDA = "no CUDA device"
 
 # The kernels' source, run as it would be on other machines.
-for folder in ("emulation", "cuda_emulation", "arm"):
+for folder in ("emulation", "cuda_emulation", "arm", "sanitize"):
     sys.path.append(str(Path(__file__).parent / folder))
 if EMULATION:
     import operators

@@ -7,14 +7,21 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
+// Bytes behind every piece that nobody may touch, in a build that watches them (tests/sanitize).
+#ifndef TORCHDET_ARENA_GAP
+#define TORCHDET_ARENA_GAP 0
+#define ASAN_POISON_MEMORY_REGION(begin, bytes)
+#endif
+
 // Pieces of the memory at `base`, each on lines of its own. Without memory it only adds them up.
 class Arena {
  public:
   explicit Arena(void* base = nullptr) : next_(reinterpret_cast<uintptr_t>(base)) {}
   template <typename X>
   X* take(int64_t count) {
-    const uintptr_t piece = next_;
-    next_ += (sizeof(X) * static_cast<size_t>(count) + 63) / 64 * 64;
+    const uintptr_t piece = next_, end = piece + sizeof(X) * static_cast<size_t>(count);
+    next_ = (end + TORCHDET_ARENA_GAP + 63) / 64 * 64;
+    ASAN_POISON_MEMORY_REGION(reinterpret_cast<void*>(end), next_ - end);
     return reinterpret_cast<X*>(piece);
   }
   size_t bytes_from_null() const { return next_; }

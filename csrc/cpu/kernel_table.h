@@ -10,6 +10,16 @@
 #include "sweep_hvp.h"
 #include "sweep_kernels.h"
 
+// A build that is to be quick compiles a part of the kernels (tests/sanitize): in lanes the orders
+// whose bits are set, and up to so many packs per row with kernels of their own. Others serve the
+// orders that are left out.
+#ifndef TORCHDET_LANE_ORDERS
+#define TORCHDET_LANE_ORDERS ~0u
+#endif
+#ifndef TORCHDET_OWN_PACKS
+#define TORCHDET_OWN_PACKS 8
+#endif
+
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
@@ -29,13 +39,15 @@ struct KernelsOf {
 
   template <int N>
   static void set_lane(Kernels (&kernels)[kLargestRows + 1]) {
-    using K = LaneKernels<V, N>;
-    kernels[N].determinants = K::determinants;
-    if constexpr (N <= kLane.cofactors) {
-      kernels[N].cofactors = K::cofactor_matrices;
-    }
-    if constexpr (N <= kLane.hvp) {
-      kernels[N].hvp = LaneHvp<V, N>::det_hvp;
+    if constexpr ((TORCHDET_LANE_ORDERS >> N & 1) != 0) {
+      using K = LaneKernels<V, N>;
+      kernels[N].determinants = K::determinants;
+      if constexpr (N <= kLane.cofactors) {
+        kernels[N].cofactors = K::cofactor_matrices;
+      }
+      if constexpr (N <= kLane.hvp) {
+        kernels[N].hvp = LaneHvp<V, N>::det_hvp;
+      }
     }
     if constexpr (N > 1) {
       set_lane<N - 1>(kernels);
@@ -76,7 +88,7 @@ struct KernelsOf {
   }
   static void set_all_rows(Kernels (&kernels)[kLargestRows + 1]) {
     constexpr int kMost = std::max(kRows.determinants, kRows.cofactors);
-    constexpr int kPacks = kRows.own_packs;
+    constexpr int kPacks = std::min(kRows.own_packs, TORCHDET_OWN_PACKS);
     if constexpr (kPacks * W < kOrderOfWord) {
       set_rows<0, kPacks * W + 1, kOrderOfWord>(kernels);
     }

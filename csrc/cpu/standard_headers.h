@@ -14,6 +14,9 @@
 #include <utility>
 #include <vector>
 
+#ifdef TORCHDET_ARENA_GAP  // arena.h
+#include <sanitizer/asan_interface.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)

@@ -41,10 +41,14 @@ def _kernel(kernels: ModuleType, operator: str) -> Callable[..., Tensor | tuple[
     return run
 
 
+def _keeps(kernels: ModuleType, A: Tensor) -> bool:
+    return A.dtype not in HALF and A.shape[-1] >= kernels.least_kept()
+
+
 def _keep(kernels: ModuleType, operator: str) -> Callable[..., tuple[Tensor, ...]]:
     def run(A: Tensor) -> tuple[Tensor, ...]:
         _reference.check_square(operator.removesuffix("_keep"), A)
-        if A.shape[-1] < kernels.LEAST_KEPT or A.dtype in HALF:
+        if not _keeps(kernels, A):
             return getattr(_reference_kept, operator)(A)
         return tuple(map(torch.from_numpy, kernels.run(operator, _numpy(A))))
 
@@ -53,11 +57,10 @@ def _keep(kernels: ModuleType, operator: str) -> Callable[..., tuple[Tensor, ...
 
 def _backward_kept(kernels: ModuleType, operator: str) -> Callable[..., Tensor]:
     def run(grad: Tensor, A: Tensor, kept: Tensor, integers: Tensor) -> Tensor:
-        n = A.shape[-1]
-        if n < kernels.LEAST_KEPT or A.dtype in HALF:
+        if not _keeps(kernels, A):
             return getattr(_reference_kept, f"{operator}_kept")(grad, A, kept, integers)
         _reference.check_same(operator, "grad", grad, A, A.shape[:-2])
-        _reference_kept.check_kept(operator, A, kept, integers, kernels.kept_integers(n))
+        _reference_kept.check_kept(operator, A, kept, integers, kernels.kept_integers(A.shape[-1]))
         numbers = (_numpy(kept), _numpy(integers))
         return torch.from_numpy(kernels.run(operator, _numpy(A), _numpy(grad), numbers)[0])
 

@@ -1,21 +1,23 @@
 // The CPU kernels in a program that answers requests, so that those of another processor run under
-// an emulation of it. on_arm.py asks, in words of 64 bits, little end first.
+// an emulation of it, and any of them under a sanitizer. kernel_program.py asks, in words of 64
+// bits, little end first.
 //
-// A request: op, dtype, n, batch, threads; the tensors A and other, each of them its dimensions,
-// their sizes and strides, and where in its bytes it begins; kept and integers, as backward takes
-// them; bytes of the results out, determinant, logabsdet and integers. The answer: these results.
-#include <sys/mman.h>
-#include <unistd.h>
-
+// A request: op, dtype, n, batch, threads, callers; the tensors A and other, each of them its
+// dimensions, their sizes and strides, and where in its bytes it begins; kept and integers, as
+// backward takes them; bytes of the results out, determinant, logabsdet and integers. The answer:
+// these results. Or -1, dtype, n, to be answered by the least order of which something is kept, and
+// how many integers are kept of a matrix.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <thread>
 #include <vector>
 
 #include "../../csrc/cpu/batch.h"
-#include "../emulation/view_of.h"
+#include "fenced.h"
+#include "view_of.h"
 
 namespace {
 
@@ -23,32 +25,6 @@ using namespace torchdet;
 
 int64_t threads_at_hand = 1;
 thread_local bool is_one_of_many = false;
-
-// Bytes between two pages that nobody may touch, the second one right behind them.
-class Fenced {
- public:
-  explicit Fenced(size_t bytes) : bytes_(bytes) {
-    const size_t page = sysconf(_SC_PAGESIZE);
-    const size_t inside = bytes / page * page + page;
-    mapped_ = inside + 2 * page;
-    begin_ =
-        static_cast<char*>(mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    if (begin_ == MAP_FAILED || mprotect(begin_ + page, inside, PROT_READ | PROT_WRITE) != 0) {
-      std::perror("memory");
-      std::exit(1);
-    }
-    data_ = begin_ + page + inside - bytes;
-  }
-  Fenced(const Fenced&) = delete;
-  ~Fenced() { munmap(begin_, mapped_); }
-
-  size_t bytes() const { return bytes_; }
-  char* data() const { return bytes_ > 0 ? data_ : nullptr; }
-
- private:
-  size_t bytes_, mapped_;
-  char *begin_, *data_;
-};
 
 // Ends the program where the other side has gone.
 void read(void* to, size_t bytes) {
@@ -61,6 +37,9 @@ int64_t read_word() {
   read(&word, sizeof(word));
   return word;
 }
+void write(const void* from, size_t bytes) {
+  std::fwrite(from, 1, bytes, stdout);
+}
 
 struct Bytes : Fenced {
   Bytes() : Fenced(read_word()) { read(data(), bytes()); }
@@ -68,9 +47,9 @@ struct Bytes : Fenced {
 
 // What no kernel has written shows: NaN, and an index that leads out of every matrix.
 struct Room : Fenced {
-  Room() : Fenced(read_word()) {
-    if (bytes() > 0) {
-      std::memset(data(), 0xFF, bytes());
+  explicit Room(size_t bytes) : Fenced(bytes) {
+    if (bytes > 0) {
+      std::memset(data(), 0xFF, bytes);
     }
   }
 };
@@ -94,31 +73,61 @@ struct Tensor {
   }
 };
 
+// The results of one who calls, in the order in which they are answered.
+struct Results {
+  static constexpr int kResults = 4;
+  std::deque<Room> rooms;
+
+  explicit Results(const int64_t (&bytes)[kResults]) {
+    for (const int64_t size : bytes) {
+      rooms.emplace_back(size);
+    }
+  }
+  void compute(Problem p, Dtype dtype) const {
+    p.out = rooms[0].data();
+    p.determinant = rooms[1].data();
+    p.logabsdet = rooms[2].data();
+    p.integers = reinterpret_cast<int32_t*>(rooms[3].data());
+    run_batch(p, dtype, threads_at_hand);
+  }
+};
+
 void answer_request() {
   Problem p;
-  p.op = static_cast<Op>(read_word());
+  const int64_t op = read_word();
   const Dtype dtype = static_cast<Dtype>(read_word());
   p.n = read_word();
+  if (op < 0) {
+    const int64_t facts[] = {kLeastKept, count_of_kept_integers(p.n)};
+    write(facts, sizeof(facts));
+    return;
+  }
+  p.op = static_cast<Op>(op);
   p.batch = read_word();
   threads_at_hand = read_word();
+  const int64_t callers = read_word();
   const Tensor A, other;
   const Bytes kept, kept_integers;
-  const Room out, determinant, logabsdet, integers;
+  int64_t bytes[Results::kResults];
+  read(bytes, sizeof(bytes));
   p.A = A.view(2);
   if (other.bytes.bytes() > 0) {
     p.other = other.view(p.op == Op::kDetHvp ? 2 : 0);
   }
-  p.out = out.data();
-  p.determinant = determinant.data();
-  p.logabsdet = logabsdet.data();
-  p.integers = reinterpret_cast<int32_t*>(integers.data());
   p.kept = kept.data();
   p.kept_integers = reinterpret_cast<const int32_t*>(kept_integers.data());
-  run_batch(p, dtype, threads_at_hand);
-  for (const Room* result : {&out, &determinant, &logabsdet, &integers}) {
-    std::fwrite(result->data(), 1, result->bytes(), stdout);
+  const Results results(bytes);
+  std::vector<std::thread> others;
+  for (int64_t caller = 1; caller < callers; ++caller) {
+    others.emplace_back([&] { Results(bytes).compute(p, dtype); });
   }
-  std::fflush(stdout);
+  results.compute(p, dtype);
+  for (std::thread& caller : others) {
+    caller.join();
+  }
+  for (const Room& room : results.rooms) {
+    write(room.data(), room.bytes());
+  }
 }
 
 }  // namespace
@@ -146,5 +155,6 @@ void torchdet::parallel_parts(int64_t count, int64_t, void* context,
 int main() {
   while (true) {
     answer_request();
+    std::fflush(stdout);
   }
 }

@@ -1,0 +1,143 @@
+"""The CPU kernels in a program of their own (program.cpp), which works on numpy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+OPERATORS = ("det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp")
+KEEPING_OPERATORS = ("det_keep", "slogdet_keep")
+DTYPES = ("float32", "float64", "complex64", "complex128")
+_OPS = OPERATORS + KEEPING_OPERATORS  # in the order of csrc/problem.h
+_FACTS = -1
+_NOTHING = np.empty(0, np.uint8)
+
+
+def _words(*words: int) -> bytes:
+    return np.array(words, "<i8").tobytes()
+
+
+def _bytes(x: np.ndarray) -> bytes:
+    return _words(x.nbytes) + x.tobytes()
+
+
+def _tensor(x: np.ndarray) -> bytes:
+    # The memory that it lies in goes as it is, gaps and all.
+    reach = [(size - 1) * stride for size, stride in zip(x.shape, x.strides, strict=True)]
+    before = -sum(r for r in reach if r < 0)
+    size = before + sum(r for r in reach if r > 0) + x.itemsize
+    memory = ctypes.string_at(x.ctypes.data - before, size)
+    strides = [stride // x.itemsize for stride in x.strides]
+    return _words(x.ndim, *x.shape, *strides, before, size) + memory
+
+
+class KernelProgram:
+    """Starts the program when it is first asked, and again after it has ended with an error.
+
+    command: how it is started; environment: in what; seconds: what a request may take at the most.
+    """
+
+    def __init__(
+        self,
+        command: Callable[[], list[str]],
+        environment: Callable[[], Mapping[str, str]],
+        seconds: int = 100,
+    ) -> None:
+        self._command, self._environment, self._seconds = command, environment, seconds
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @functools.cache  # noqa: B019  there are a few programs, for as long as the process lives
+    def _facts(self, n: int) -> np.ndarray:
+        facts = np.empty(2, "<i8")
+        self._exchange(_words(_FACTS, 0, n), (facts,))
+        return facts
+
+    def least_kept(self) -> int:
+        """The least order of which the program keeps something."""
+        return int(self._facts(0)[0])
+
+    def kept_integers(self, n: int) -> int:
+        """How many integers are kept of a matrix."""
+        return int(self._facts(n)[1])
+
+    def run(
+        self,
+        operator: str,
+        A: np.ndarray,
+        other: np.ndarray | None = None,
+        kept: tuple[np.ndarray, ...] = (),
+        threads: int = 1,
+        callers: int = 1,
+    ) -> tuple[np.ndarray, ...]:
+        """The results of an operator; `other` is grad or Z, `kept` are numbers and integers.
+
+        threads: how many share the work; callers: how many do the same at once.
+        """
+        batch, n = A.shape[:-2], A.shape[-1]
+        results = dict.fromkeys(("matrices", "determinant", "logabsdet", "integers"), _NOTHING)
+        if operator in ("det", "slogdet", *KEEPING_OPERATORS):
+            results["determinant"] = np.ones(batch, A.dtype)
+        if operator in ("slogdet", "slogdet_keep"):
+            results["logabsdet"] = np.zeros(batch, A.real.dtype)
+        if operator in KEEPING_OPERATORS:
+            results["integers"] = np.zeros((*batch, self.kept_integers(n)), np.int32)
+        if operator not in ("det", "slogdet"):
+            results["matrices"] = np.empty(A.shape, A.dtype)
+        if A.size > 0:
+            numbers, integers = kept or (_NOTHING, _NOTHING)
+            request = (
+                _words(_OPS.index(operator), DTYPES.index(A.dtype.name)),
+                _words(n, int(np.prod(batch, dtype=np.int64)), threads, callers),
+                _tensor(A),
+                _words(0, 0, 0) if other is None else _tensor(other),
+                _bytes(numbers),
+                _bytes(integers),
+                _words(*(x.nbytes for x in results.values())),
+            )
+            self._exchange(b"".join(request), tuple(results.values()))
+        order = ("determinant", "logabsdet", "matrices", "integers")
+        return tuple(results[name] for name in order if results[name] is not _NOTHING)
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
+            self._process = subprocess.Popen(
+                self._command(),
+                env=self._environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+            )
+        return self._process
+
+    def _exchange(self, request: bytes, results: tuple[np.ndarray, ...]) -> None:
+        program = self._started()
+        assert program.stdin is not None
+        assert program.stdout is not None
+        limit = threading.Timer(self._seconds, program.kill)
+        limit.start()
+        try:
+            program.stdin.write(request)
+            program.stdin.flush()
+            for x in results:
+                if (
+                    x.nbytes > 0
+                    and program.stdout.readinto(x.reshape(-1).view(np.uint8)) != x.nbytes
+                ):
+                    raise BrokenPipeError
+        except BrokenPipeError:
+            self._process = None
+            status = program.wait()
+            self._errors.seek(0)
+            report = self._errors.read().decode(errors="replace")
+            raise RuntimeError(
+                f"the program of the kernels ended with {status}\n{report}"
+            ) from None
+        finally:
+            limit.cancel()

@@ -1,0 +1,252 @@
+"""The CPU kernels under the sanitizers of memory, of undefined behaviour and of threads.
+
+A finding ends the program that runs the kernels, and the test with the sanitizer's report. Answers
+are compared as well, with what is right and with each other: uninitialised memory shows in them.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import checks
+import numpy as np
+import pytest
+import sanitized_cpu
+from checks import assert_same_bits
+from kernel_program import DTYPES, KEEPING_OPERATORS, OPERATORS
+from problems import arguments
+from sanitized_cpu import program
+
+MISSING = sanitized_cpu.missing()
+pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+
+SETS = sanitized_cpu.INSTRUCTION_SETS
+# The edges of lanes, packs, words, classes and panels.
+ORDERS = (*range(1, 25), 31, 32, 33, 34, 40, 64, 65, 72, 96, 97, 128, 129, 130, 150)
+KEPT_ORDERS = (*range(11, 25), 31, 32, 33, 34, 40, 64, 65, 72, 96, 97, 128, 129, 130, 150)
+LARGE_ORDERS = (161, 200, 257)  # wider panels, and the order from which threads share a matrix
+
+instructions = pytest.mark.parametrize("instructions", SETS)
+dtypes = pytest.mark.parametrize("dtype", DTYPES)
+operators = pytest.mark.parametrize("operator", OPERATORS)
+
+
+def batch_of(n: int) -> int:
+    """Ragged: no whole packs or groups, and with all the special matrices where that is quick."""
+    return 19 if n <= 24 else 11 if n <= 97 else 9
+
+
+@instructions
+@dtypes
+@pytest.mark.parametrize("n", (*ORDERS, *LARGE_ORDERS))
+def test_every_operator_is_right(instructions, n, dtype):
+    checks.every_operator_is_right(program(instructions).run, n, dtype)
+
+
+@instructions
+@dtypes
+@operators
+@pytest.mark.parametrize("n", ORDERS)
+def test_no_strides_and_no_content_of_scratch_change_a_bit(instructions, operator, n, dtype):
+    args = arguments(operator, n, dtype, batch_of(n))
+    run = program(instructions).run
+    expected = run(operator, *args)
+    for name, layout in checks.LAYOUTS.items():
+        moved = tuple(layout(x) if x.ndim == 3 else x for x in args)
+        assert_same_bits(run(operator, *moved), expected, name)
+    for fill in (0x00, 0x7F):
+        again = program(instructions, fill=fill).run(operator, *args)
+        assert_same_bits(again, expected, f"scratch of {fill:#x}")
+    checks.nan_and_inf_stay_in_their_own_matrix(run, operator, n, dtype, len(args[0]))
+
+
+# ---- the ends of the formats
+
+
+def extremes(n: int, dtype: str) -> np.ndarray:
+    """Matrices of the largest, the smallest and the special numbers, one kind each, and mixed."""
+    rng = np.random.default_rng(n)
+    real = np.dtype(dtype).type(0).real.dtype
+    limits = np.finfo(real)
+    numbers = np.array(
+        [
+            limits.max,
+            limits.tiny,
+            limits.smallest_subnormal,
+            limits.tiny * 0.75,
+            1.0,
+            0.0,
+            np.inf,
+            np.nan,
+        ],
+        real,
+    )
+    signs = rng.choice(np.array([-1, 1], real), (len(numbers), n, n))
+    each = numbers[:, None, None] * signs
+    finite = rng.choice(np.concatenate((numbers[:6], -numbers[:6])), (4, n, n))
+    mixed = rng.choice(np.concatenate((numbers, -numbers)), (3, n, n))
+    A = np.concatenate((each, finite, mixed)).astype(dtype)
+    if np.iscomplexobj(A):
+        A.imag = np.roll(A.real, (1, 1, 1), (0, 1, 2))
+    return A
+
+
+@instructions
+@dtypes
+@pytest.mark.parametrize("n", ORDERS)
+def test_numbers_at_the_ends_of_the_formats(instructions, n, dtype):
+    A = extremes(n, dtype)
+    run = program(instructions).run
+    grad = np.resize(A[:, 0, 0], len(A)).copy()
+    others = {"det_backward": (grad,), "slogdet_backward": (grad,), "det_hvp": (A[::-1].copy(),)}
+    finite = np.isfinite(A).all((1, 2))
+    for operator in OPERATORS:
+        results = run(operator, A, *others.get(operator, ()))
+        assert not np.isfinite(results[0].reshape(len(A), -1)[~finite]).any(), operator
+    if n >= program(instructions).least_kept():
+        for operator in KEEPING_OPERATORS:
+            *_, kept, integers = run(operator, A)
+            run(operator.replace("keep", "backward"), A, grad, (kept, integers))
+
+
+# ---- exactly singular matrices: of zeros and ones, with zero pivots at every place
+
+
+def singular(n: int, dtype: str) -> np.ndarray:
+    """Matrices of rank n - 1, n - 2, n / 2, 1 and 0 to the eye; no operation on them is rounded."""
+    rng = np.random.default_rng(n)
+    matrices = []
+    for rank in sorted({n - 1, max(n - 2, 0), n // 2, min(1, n - 1), 0}):
+        A = np.zeros((n, n))
+        A[:rank, :rank] = np.eye(rank)
+        for _ in range(2):
+            matrices.append(A[rng.permutation(n)][:, rng.permutation(n)])
+            A[:, rank:] = A[:, :1] if rank > 0 else 0  # dependent columns, not zero ones
+    return np.stack(matrices).astype(dtype)
+
+
+@instructions
+@dtypes
+@pytest.mark.parametrize("n", ORDERS)
+def test_determinants_of_singular_matrices_are_zero(instructions, n, dtype):
+    A = singular(n, dtype)
+    run = program(instructions).run
+    ones = np.ones(len(A), dtype)
+    (det,) = run("det", A)
+    assert (det == 0).all()
+    sign, log = run("slogdet", A)
+    assert (sign == 0).all()
+    assert (log == -np.inf).all()
+    for operator in ("cofactor", "det_backward", "slogdet_backward", "det_hvp"):
+        other = () if operator == "cofactor" else (A,) if operator == "det_hvp" else (ones,)
+        run(operator, A, *other)
+    if n >= program(instructions).least_kept():
+        det, *kept = run("det_keep", A)
+        assert (det == 0).all()
+        (gradient,) = run("det_backward", A, ones, tuple(kept))
+        assert (gradient == run("det_backward", A, ones)[0]).all()
+        run("slogdet_backward", A, ones, run("slogdet_keep", A)[2:])
+
+
+# ---- what is kept
+
+
+@instructions
+@dtypes
+@pytest.mark.parametrize("name", ("det", "slogdet"))
+@pytest.mark.parametrize("n", KEPT_ORDERS)
+def test_backward_from_what_is_kept_is_right(instructions, name, n, dtype):
+    if n < program(instructions).least_kept():
+        return
+    run = program(instructions).run
+    right = checks.expected(n, dtype)
+    A, grad = right[f"{name}_backward"].arguments
+    *determinant, numbers, integers = run(f"{name}_keep", A)
+    gradient = run(f"{name}_backward", A, grad, (numbers, integers))
+    for operator, results in ((name, determinant), (f"{name}_backward", gradient)):
+        _, expected, errors = right[operator]
+        for got, true, error in zip(results, expected, errors, strict=True):
+            assert (np.abs(got - true) <= error).all(), operator
+
+
+def foreign(integers: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Integers that no forward pass has written: of all sizes, and its own, altered."""
+    limits = np.iinfo(np.int32)
+    shape, n = integers.shape, integers.shape[-1]
+    constants = (0, 1, -1, 7, 255, 256, limits.max, limits.min, limits.min + 1)
+    found = [np.full(shape, c, np.int32) for c in constants]
+    for most in (2, n, 1 << 12, 1 << 24, limits.max):
+        found.append(rng.integers(-most, most, shape, np.int32))
+        found.append(rng.integers(0, most, shape, np.int32))
+    for most in (1, 3):
+        for value in (*constants, n, n - 1, 1 << 20):
+            altered = integers.copy()
+            for row in altered:
+                row[rng.integers(0, n, most)] = value
+            found.append(altered)
+    found.append(rng.permuted(integers, axis=-1))
+    found.append(integers ^ (np.int32(1) << rng.integers(0, 31, shape, np.int32)))
+    for first in (0, 1, -1):  # so that what follows is looked at
+        usable = rng.integers(limits.min, limits.max, shape, np.int32)
+        usable[..., 0] = first
+        found.append(usable)
+        found.append(usable % max(n // 3, 1))
+    return found
+
+
+@instructions
+@dtypes
+@pytest.mark.parametrize("name", ("det", "slogdet"))
+@pytest.mark.parametrize("n", (11, 12, 13, 16, 22, 32, 33, 40, 64, 65, 72, 96, 97, 129, 150))
+def test_integers_that_no_forward_pass_has_written(instructions, name, n, dtype):
+    if n < program(instructions).least_kept():
+        return
+    run = program(instructions).run
+    rng = np.random.default_rng(n)
+    A, grad = arguments(f"{name}_backward", n, dtype, 5)
+    *_, numbers, integers = run(f"{name}_keep", A)
+    odd = rng.choice(extremes(n, dtype).reshape(-1), numbers.shape)
+    for i, written in enumerate(foreign(integers, rng)):
+        run(f"{name}_backward", A, grad, (numbers if i % 2 == 0 else odd, written))
+    run(f"{name}_backward", A, grad, (odd, integers))
+
+
+# ---- threads
+
+
+@instructions
+@pytest.mark.parametrize("operator", (*OPERATORS, *KEEPING_OPERATORS))
+@pytest.mark.parametrize(
+    ("n", "batch"), ((3, 200), (16, 40), (20, 40), (40, 20), (65, 7), (130, 1))
+)
+@dtypes
+def test_threads_do_not_change_a_bit(instructions, operator, n, batch, dtype):
+    of_threads(program(instructions), operator, n, batch, dtype)
+
+
+THREADED = ((1, 100), (3, 200), (11, 33), (20, 40), (40, 20), (65, 7), (130, 1), (130, 3), (257, 2))
+
+
+@pytest.mark.parametrize("operator", (*OPERATORS, *KEEPING_OPERATORS))
+@pytest.mark.parametrize(("n", "batch"), THREADED)
+@dtypes
+def test_threads_do_not_race(operator, n, batch, dtype):
+    of_threads(program("portable", "thread"), operator, n, batch, dtype)
+
+
+def of_threads(kernels, operator, n, batch, dtype):
+    """Three threads to a call, three calls at once, and both, with the bits of one and of one."""
+    if operator in KEEPING_OPERATORS and n < kernels.least_kept():
+        return
+    args = arguments(operator, n, dtype, batch)
+    expected = kernels.run(operator, *args)
+    for threads, callers in itertools.product((1, 3), (1, 3)):
+        got = kernels.run(operator, *args, threads=threads, callers=callers)
+        assert_same_bits(got, expected, f"{threads} threads, {callers} callers")
+    if operator in KEEPING_OPERATORS:
+        backward = operator.replace("keep", "backward")
+        A, grad = arguments(backward, n, dtype, batch)
+        kept = expected[-2:]
+        alone = kernels.run(backward, A, grad, kept)
+        shared = kernels.run(backward, A, grad, kept, threads=3, callers=3)
+        assert_same_bits(shared, alone, "backward")
