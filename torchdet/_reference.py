@@ -1,7 +1,8 @@
 """Plain PyTorch implementation of every operator, for any device and without the extension.
 
-Determinants come from LU with partial pivoting, all derivatives from the rank-revealing
-factorisation G B F = D = diag(d) of the equilibrated matrix B = 2^-r A 2^-c (_reference_lu.py).
+Determinants and cofactors come from elimination with partial pivoting, higher derivatives from the
+rank-revealing factorisation G B F = D = diag(d) of the equilibrated matrix B = 2^-r A 2^-c
+(_reference_lu.py).
 Since C(XY) = C(X) C(Y) for cofactors, and C(G) = det(G) G^-T, every derivative of the cofactor
 matrix is the one at the diagonal D carried back:
 
@@ -21,16 +22,17 @@ import torch
 from torch import Tensor
 
 from ._reference_lu import (
-    Factors,
+    Inverse,
     carry_back,
     compute,
     direction,
     factor,
+    invert,
     pivots,
     unexpand,
     unscale,
 )
-from ._reference_numbers import divide, matmul, quotient, scaled_product, split, sum_last, times
+from ._reference_numbers import divide, quotient, scaled_product, split, sum_last, times
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
@@ -81,25 +83,17 @@ def real_dtype(A: Tensor) -> torch.dtype:
 # ---- exclusive products
 
 
-def _inverse_core(f: Factors) -> Tensor:
-    # T = d_0 B^-T = G^T diag(d_0 / d_i) F^T: the common core of the cofactors and of the inverse.
-    q = quotient(f.d[..., :1], f.d)
-    q = torch.cat([torch.ones_like(q[..., :1]), q[..., 1:]], -1)
-    return matmul(times(f.G, q.unsqueeze(-1)).mT, f.F.mT)
-
-
-def cofactor_scaled(f: Factors) -> tuple[Tensor, Tensor]:
+def cofactor_scaled(f: Inverse) -> tuple[Tensor, Tensor]:
     """Return X and e with C(A)_ij = X_ij 2^e_ij."""
-    # C(D) = diag(a), a_i = prod_{k != i} d_k = m d_0 / d_i, m = a_0 all pivots but the smallest.
-    m, e = scaled_product(f.d[..., 1:])
-    X = times(times(f.sign, m)[..., None, None], _inverse_core(f))
+    m, e = scaled_product(f.d)
+    X = times(times(f.sign, m)[..., None, None], f.core)
     return X, (e + f.shift)[..., None, None] - f.scale
 
 
-def inverse_transpose_scaled(f: Factors) -> tuple[Tensor, Tensor]:
-    """Return X and e with A^-T_ij = X_ij 2^e_ij; X is not finite where A is singular (d_0 = 0)."""
-    m, e = split(f.d[..., :1])
-    return divide(_inverse_core(f), m.unsqueeze(-1)), -e.unsqueeze(-1) - f.scale
+def inverse_transpose_scaled(f: Inverse) -> tuple[Tensor, Tensor]:
+    """Return X and e with A^-T_ij = X_ij 2^e_ij; X is not finite where A is singular."""
+    m, e = split(f.last)
+    return divide(f.core, m.unsqueeze(-1)), -e.unsqueeze(-1) - f.scale
 
 
 def _pair_products(d: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +149,7 @@ def slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
 def cofactor(A: Tensor) -> Tensor:
     """Return C(A), the cofactor matrix."""
     check_square("cofactor", A)
-    f = factor(A)
+    f = invert(A)
     C, e = cofactor_scaled(f)
     return unscale(C, e, f.finite, A.dtype)
 
@@ -164,7 +158,7 @@ def det_backward(grad: Tensor, A: Tensor) -> Tensor:
     """Return grad conj(C(A))."""
     check_square("det_backward", A)
     check_same("det_backward", "grad", grad, A, A.shape[:-2])
-    f = factor(A)
+    f = invert(A)
     return _backward(grad, *cofactor_scaled(f), f.finite)
 
 
@@ -172,7 +166,7 @@ def slogdet_backward(grad: Tensor, A: Tensor) -> Tensor:
     """Return grad conj(A^-T); without a finite entry where A is singular."""
     check_square("slogdet_backward", A)
     check_same("slogdet_backward", "grad", grad, A, A.shape[:-2])
-    f = factor(A)
+    f = invert(A)
     return _backward(grad, *inverse_transpose_scaled(f), f.finite)
 
 

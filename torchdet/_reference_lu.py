@@ -12,17 +12,26 @@ Determinants need no more than *partial pivoting*: `pivots`. Its error grows wit
 which are as a rule not much larger than those of B. A matrix with larger ones is eliminated again
 with complete pivoting.
 
-Derivatives come from *complete pivoting*, which reveals the rank, B = sum_k l_k d_k u_k^T. With the
-l_k as columns of L and the u_k^T as rows of U (unit triangular up to a permutation, no entry above
-1), G = L^-1 and F = U^-1:
+First derivatives come from the inverse, by Gauss-Jordan elimination with partial pivoting, in which
+the last pivot S divides nothing: with the others d_1 .. d_{n-1},
 
-    G B F = D = diag(d),   det G det F = s = +-1.                                              (2)
+    C(B) = +-1 d_1 .. d_{n-1} (S B^-1)^T                                                       (2)
 
-No branch depends on the data but the one on the growth of U, and that is taken matrix by matrix:
-zero pivots and NaN are handled by masks. So no matrix has an influence on another one.
+is as right at S = 0 as anywhere. A matrix with another pivot of 0, with large multipliers or with
+numbers out of range is eliminated again with complete pivoting.
+
+Higher derivatives come from *complete pivoting*, which reveals the rank, B = sum_k l_k d_k u_k^T.
+With the l_k as columns of L and the u_k^T as rows of U (unit triangular up to a permutation, no
+entry above 1), G = L^-1 and F = U^-1:
+
+    G B F = D = diag(d),   det G det F = s = +-1.                                              (3)
+
+No branch depends on the data but those to complete pivoting, which are taken matrix by matrix; the
+rest is masks. So no matrix has an influence on another one.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -34,8 +43,11 @@ from ._reference_numbers import (
     ldexp,
     magnitude,
     matmul,
+    quotient,
+    ratio,
     scale,
-    shares,
+    share,
+    times,
     without_zeros,
 )
 
@@ -43,6 +55,8 @@ from ._reference_numbers import (
 _CHUNK = 1 << 18
 # The largest entry of U that is taken for granted, in B's units of 1 and as a share of n.
 _GROWTH, _GROWTH_SHARE = 4.0, 0.5
+# The largest multiplier of Gauss-Jordan elimination that is: what it loses is a share of its n eps.
+_MULTIPLIER = 2.0**10
 
 
 class Pivots(NamedTuple):
@@ -54,8 +68,20 @@ class Pivots(NamedTuple):
     finite: Tensor  # (*) bool: false where A holds NaN or inf; such a matrix is factored as zero
 
 
+class Inverse(NamedTuple):
+    """Equation (2) for a batch of matrices: C(B) = sign prod d core."""
+
+    scale: Tensor  # (*, n, n) int32: r_i + c_j
+    shift: Tensor  # as in Pivots
+    sign: Tensor
+    finite: Tensor
+    d: Tensor  # (*, n - 1): all pivots but one
+    last: Tensor  # (*, 1): that one
+    core: Tensor  # (*, n, n): last B^-T
+
+
 class Factors(NamedTuple):
-    """Equations (1) and (2) for a batch of matrices, pivots in ascending order of modulus."""
+    """Equations (1) and (3) for a batch of matrices, pivots in ascending order of modulus."""
 
     scale: Tensor  # (*, n, n) int32: r_i + c_j
     shift: Tensor  # as in Pivots
@@ -112,9 +138,10 @@ def unscale(X: Tensor, exponent: Tensor, finite: Tensor, dtype: torch.dtype) -> 
 # ---- elimination in place. The batch has one dimension, and lies in memory matrix by matrix.
 
 
-def _chunks(X: Tensor) -> tuple[Tensor, ...]:
-    size = max(1, _CHUNK // X[0].numel()) if X.is_cpu and len(X) else len(X)
-    return X.split(max(size, 1))
+def _in_chunks(f: Callable[[Tensor], tuple[Tensor, ...]], X: Tensor) -> tuple[Tensor, ...]:
+    # f of a batch, on a CPU a few matrices at a time.
+    size = max(1, _CHUNK // X[0].numel()) if X.is_cpu else len(X)
+    return tuple(torch.cat(x) for x in zip(*map(f, X.split(size)), strict=True))
 
 
 class _Rows:
@@ -151,23 +178,26 @@ def _sign(odd: Tensor, dtype: torch.dtype) -> Tensor:
     return (1 - 2 * odd).to(dtype.to_real())
 
 
-def _eliminate_by_rows(X: Tensor) -> tuple[Tensor, Tensor]:
-    """Partial pivoting: leave U in the upper triangle of X, return pivots and parity."""
+def _eliminate_by_rows(B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Partial pivoting: return pivots, sign, and in which matrices U has grown."""
+    X = B.clone(memory_format=torch.contiguous_format)
     n = X.shape[-1]
     rows, pivots, exchanges = _Rows(X), [], []
     for k in range(n):
         below = magnitude(X[:, k:, k]).argmax(-1)
         row = rows.bring_up(k, below)
         d = row[:, k : k + 1]
-        (l,) = shares(d, X[:, k + 1 :, k])
+        l = share(X[:, k + 1 :, k], d)
         add_product(X[:, k + 1 :, k + 1 :], l.unsqueeze(-1), row[:, None, k + 1 :], -1)
         pivots.append(d)
         exchanges.append(below)
-    return torch.cat(pivots, -1), _odd(exchanges)
+    largest = magnitude(X.triu()).amax((-2, -1))
+    grown = ~(largest <= max(_GROWTH, _GROWTH_SHARE * n))  # NaN as well
+    return torch.cat(pivots, -1), _sign(_odd(exchanges), X.dtype), grown
 
 
 def _eliminate_completely(S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Complete pivoting. Return pivots, parity, L^-1 and U^-1 in one matrix, row and column order.
+    """Complete pivoting. Return pivots, sign, L^-1 and U^-1 in one matrix, row and column order.
 
     Step k takes the largest entry d of the residual to place (k, k) and subtracts l d u^T from the
     rest. The row operations that do so carry I to L^-1, the column operations I to U^-1. Both are
@@ -190,7 +220,8 @@ def _eliminate_completely(S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
         column = _bring_column_up(X, k, behind)
         row = X[:, k : k + 1, :n].clone()
         d = column[:, k]
-        l, u = shares(d.unsqueeze(-1), column[:, k + 1 : n], row[:, :, k + 1 :])
+        l = share(column[:, k + 1 : n], d.unsqueeze(-1))
+        u = share(row[:, :, k + 1 :], d.unsqueeze(-1))
         after = X[:, k + 1 : n, :n]
         add_product(after, l, row, -1)
         add_product(X[:, :k, k + 1 : n], column[:, :k], u, -1)
@@ -200,7 +231,50 @@ def _eliminate_completely(S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
         exchanges[0].append(below)
         exchanges[1].append(behind)
     i, j = (x.real.long() for x in (X[:, :n, n], X[:, n, :n]))
-    return torch.cat(pivots, -1), _odd(exchanges[0]) ^ _odd(exchanges[1]), X[:, :n, :n], i, j
+    sign = _sign(_odd(exchanges[0]) ^ _odd(exchanges[1]), X.dtype)
+    return torch.cat(pivots, -1), sign, X[:, :n, :n], i, j
+
+
+def _invert_by_rows(S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Partial pivoting: return pivots, sign, S B^-T of (2) and which matrices are not served.
+
+    Rows are divided by their pivots at the end. A last column holds the number that each row had at
+    the start: the inverse has its columns in the order of the rows.
+    """
+    batch, n, _ = S.shape
+    X = S.new_empty(batch, n, n + 1)
+    X[:, :, :n] = S
+    X[:, :, n] = torch.arange(n, device=S.device).to(S.dtype)
+    inner = X[:, :, :n]
+    rows, pivots, exchanges, multipliers = _Rows(X), [], [], []
+    for k in range(n - 1):
+        below = magnitude(X[:, k:, k]).argmax(-1)
+        row = rows.bring_up(k, below)
+        d = row[:, k : k + 1]
+        l = ratio(inner[:, :, k], d)
+        l[:, k] = 0
+        add_product(inner, l.unsqueeze(-1), row[:, None, :n], -1)
+        torch.neg(l, out=inner[:, :, k])
+        inner[:, k, k] = 1
+        pivots.append(d)
+        exchanges.append(below)
+        multipliers.append(l)
+    # The last step, multiplied by the last pivot. It is the last row's own.
+    row, last = inner[:, n - 1 :, :].clone(), inner[:, n - 1, n - 1 :].clone()
+    column = inner[:, :-1, n - 1 :].clone()
+    d = torch.cat(pivots, -1) if pivots else last[:, :0]
+    T = times(inner[:, :-1], last.unsqueeze(-1))
+    add_product(T, column, row, -1)
+    T[:, :, n - 1 :] = -column
+    row[:, :, n - 1] = 1
+    T = torch.cat([ratio(T, d.unsqueeze(-1)), row], -2)
+    place = X[:, :, n].real.long().argsort(-1)
+    core = T.mT.gather(-2, place.unsqueeze(-1).expand(batch, n, n))
+    largest = torch.cat(multipliers, -1) if multipliers else last
+    served = magnitude(largest).amax(-1) <= _MULTIPLIER
+    served &= torch.isfinite(magnitude(core).amax((-2, -1)))
+    odd = _odd(exchanges) if exchanges else torch.zeros_like(place[:, 0])
+    return torch.cat([d, last], -1), _sign(odd, X.dtype), core, ~served
 
 
 def pivots(A: Tensor) -> Pivots:
@@ -209,14 +283,35 @@ def pivots(A: Tensor) -> Pivots:
     n = B.shape[-1]
     if B.numel() == 0:
         return Pivots(R, B.new_ones(B.shape[:-1]), torch.ones_like(R).to(B.real.dtype), finite)
-    X = B.reshape(-1, n, n).clone(memory_format=torch.contiguous_format)
-    d, odd = (torch.cat(x) for x in zip(*map(_eliminate_by_rows, _chunks(X)), strict=True))
-    grown = ~(magnitude(X.triu()).amax((-2, -1)) <= max(_GROWTH, _GROWTH_SHARE * n))  # NaN as well
+    X = B.reshape(-1, n, n)
+    d, sign, grown = _in_chunks(_eliminate_by_rows, X)
     if grown.any():
-        chosen = B.reshape(-1, n, n)[grown]
-        parts = [_eliminate_completely(x)[:2] for x in _chunks(chosen)]
-        d[grown], odd[grown] = (torch.cat(x) for x in zip(*parts, strict=True))
-    return Pivots(R, d.view(B.shape[:-1]), _sign(odd, B.dtype).view(R.shape), finite)
+        d[grown], sign[grown] = _in_chunks(_eliminate_completely, X[grown])[:2]
+    return Pivots(R, d.view(B.shape[:-1]), sign.view(R.shape), finite)
+
+
+def invert(A: Tensor) -> Inverse:
+    """Equilibrate and invert with partial pivoting, or complete pivoting where that does not do."""
+    B, r_c, R, finite = _scaled(A)
+    n = B.shape[-1]
+    if B.numel() == 0:
+        sign = torch.ones_like(R).to(B.real.dtype)
+        one = B.new_ones(B.shape[:-1])
+        return Inverse(r_c, R, sign, finite, one[..., 1:], one[..., :1], B)
+    X = B.reshape(-1, n, n)
+    d, sign, core, failed = _in_chunks(_invert_by_rows, X)
+    if failed.any():
+        d[failed], sign[failed], core[failed] = _in_chunks(_invert_completely, X[failed])
+    d = d.view(B.shape[:-1])
+    return Inverse(r_c, R, sign.view(R.shape), finite, d[..., :-1], d[..., -1:], core.view(B.shape))
+
+
+def _invert_completely(B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    # S B^-T = G^T diag(S / d_i) F^T with the smallest pivot S.
+    d, sign, G, F = _factored(*_eliminate_completely(B))
+    q = quotient(d[:, :1], d)
+    q[:, 0] = 1
+    return d.roll(-1, -1), sign, matmul(times(G, q.unsqueeze(-1)).mT, F.mT)
 
 
 def factor(A: Tensor) -> Factors:
@@ -226,15 +321,14 @@ def factor(A: Tensor) -> Factors:
     if B.numel() == 0:
         sign = torch.ones_like(R).to(B.real.dtype)
         return Factors(r_c, R, B.new_ones(B.shape[:-1]), sign, finite, B, B)
-    parts = [_factored(*_eliminate_completely(x)) for x in _chunks(B.reshape(-1, n, n))]
-    d, sign, G, F = (torch.cat(x) for x in zip(*parts, strict=True))
-    batch = R.shape
-    return Factors(r_c, R, d.view(*batch, n), sign.view(batch), finite,
-                   G.view(B.shape), F.view(B.shape))  # fmt: skip
+    d, sign, G, F = _in_chunks(lambda x: _factored(*_eliminate_completely(x)), B.reshape(-1, n, n))
+    return Factors(
+        r_c, R, d.view(B.shape[:-1]), sign.view(R.shape), finite, G.view(B.shape), F.view(B.shape)
+    )
 
 
 def _factored(
-    d: Tensor, odd: Tensor, X: Tensor, i: Tensor, j: Tensor
+    d: Tensor, sign: Tensor, X: Tensor, i: Tensor, j: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     # Pivots in ascending order, and with them the rows of G and the columns of F.
     order = magnitude(d).argsort(dim=-1, stable=True)
@@ -242,7 +336,7 @@ def _factored(
     batch = torch.arange(len(X), device=X.device)[:, None, None]
     G = (one - X.tril(-1))[batch, order.unsqueeze(-1), i.argsort(-1).unsqueeze(-2)]
     F = (one - X.triu(1))[batch, j.argsort(-1).unsqueeze(-1), order.unsqueeze(-2)]
-    return d.gather(-1, order), _sign(odd, X.dtype), G, F
+    return d.gather(-1, order), sign, G, F
 
 
 # ---- directions

@@ -117,16 +117,25 @@ def quotient(x: Tensor, d: Tensor) -> Tensor:
     return divide(x, d).masked_fill(zero, 0)
 
 
-def shares(d: Tensor, *xs: Tensor) -> list[Tensor]:
-    """Return x / d for each x of entries that are not larger than d, nor than 1; 0 where d = 0.
+def ratio(x: Tensor, d: Tensor) -> Tensor:
+    """Return x / d, |x| and |d| of any size at most about 1; not finite where d = 0."""
+    if d.is_complex():
+        d, e = split(d)
+        x = ldexp(x, -e)
+    return divide(x, d)
+
+
+def share(x: Tensor, d: Tensor) -> Tensor:
+    """Return x / d for entries that are not larger than d, nor than about 1; 0 where d = 0.
 
     `quotient` in fewer operations, for the innermost loop.
     """
     if d.is_complex():
         d, e = split(d)
-        xs = tuple(scale(x, -e) for x in xs)
-        return [torch.view_as_complex(torch.view_as_real(divide(x, d)).nan_to_num_()) for x in xs]
-    return [(x / d).nan_to_num_() for x in xs]  # of 0 / 0
+        x = divide(scale(x, -e), d)
+        torch.view_as_real(x).nan_to_num_()
+        return x
+    return (x / d).nan_to_num_()  # of 0 / 0
 
 
 def add_product(total: Tensor, x: Tensor, y: Tensor, sign: int = 1) -> None:
