@@ -188,7 +188,9 @@ def _eliminate_by_rows(B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         row = rows.bring_up(k, below)
         d = row[:, k : k + 1]
         l = share(X[:, k + 1 :, k], d)
-        add_product(X[:, k + 1 :, k + 1 :], l.unsqueeze(-1), row[:, None, k + 1 :], -1)
+        # Whole packs of 8 are faster. What this does left of the trailing block is not looked at.
+        left = (k + 1) // 8 * 8
+        add_product(X[:, k + 1 :, left:], l.unsqueeze(-1), row[:, None, left:], -1)
         pivots.append(d)
         exchanges.append(below)
     largest = magnitude(X.triu()).amax((-2, -1))

@@ -34,7 +34,7 @@ def _power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:
     # Written bit by bit: torch.ldexp goes through pow, whose rounding no device specifies.
     single = dtype == torch.float32
     bias, width, integer = (127, 23, torch.int32) if single else (1023, 52, torch.int64)
-    return ((exponent.to(integer) + bias) << width).view(dtype)
+    return (exponent.to(integer) + bias).bitwise_left_shift_(width).view(dtype)
 
 
 def scale(x: Tensor, exponent: Tensor) -> Tensor:
@@ -47,7 +47,8 @@ def scale(x: Tensor, exponent: Tensor) -> Tensor:
     largest = 252 if x.dtype == torch.float32 else 2044
     exponent = exponent.clamp(-largest, largest)
     half = exponent >> 1
-    return x * _power_of_two(half, x.dtype) * _power_of_two(exponent - half, x.dtype)
+    result = x * _power_of_two(half, x.dtype)
+    return result.mul_(_power_of_two(exponent.sub_(half), x.dtype))
 
 
 def ldexp(x: Tensor, exponent: Tensor) -> Tensor:
