@@ -25,7 +25,7 @@ PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
 .PHONY: help setup demo test test-reference test-cuda-emulation test-arm fuzz sanitize cuda-check instructions lint lint-python lint-cpp lint-types lint-length format \
-        bench exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check clean
+        bench exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check versions clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -174,6 +174,15 @@ wheel-check: $(VENV)/.installed ## build a wheel, install it in a new environmen
 	$(RUN) -m venv build/wheel-check/venv
 	build/wheel-check/venv/bin/pip install --quiet $(TORCH) build/wheel-check/dist/*.whl
 	cd build/wheel-check/empty && ../venv/bin/python -m torchdet && ../venv/bin/python -m torchdet check
+
+# Some GB of downloads and up to 6 GB of disk for each version, one at a time. VERSIONS="2.12.0" tries one of them again.
+VERSIONS ?= 2.10.0 2.12.0 newest
+versions: $(VENV)/.installed ## the wheel with the oldest, another and the newest torch; writes docs/versions.md
+	rm -rf build/versions/dist
+	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} \
+	  $(RUN) -m build --no-isolation --wheel --outdir build/versions/dist . >build/versions-build.log \
+	  || { tail -n 50 build/versions-build.log; exit 1; }
+	$(RUN) tools/versions.py --wheel build/versions/dist/*.whl --versions $(VERSIONS)
 
 clean: ## remove what is built, but not .venv
 	rm -rf build dist *.egg-info torchdet/*.so $(VENV)/.installed

@@ -1,13 +1,15 @@
-"""The comparison of instruction counts: what fails, what does not, and when there is none."""
+"""Instruction counts: what fails, and what does not; and what examples and tools read of others."""
 
 from __future__ import annotations
 
+import importlib
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from tools import instruction_counts
+from tools import instruction_counts, versions
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,33 @@ def test_nothing_is_compared_where_the_compiler_has_no_record(
     monkeypatch.setattr(sys, "argv", ["instruction_counts.py"])
     assert instruction_counts.main() == 0
     assert capsys.readouterr().out.startswith("no instructions are compared: ")
+
+
+# ---- examples/exactness.py
+
+
+def test_what_mkl_prints_is_no_part_of_an_answer(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
+    exactness = importlib.import_module("exactness")
+    complaint = "\nIntel oneMKL ERROR: Parameter 6 was incorrect on entry to DLASWP.\n"
+    answer = exactness.count_right(f"{complaint * 3}right: 2\n")
+    assert (answer.text, answer.right) == ("2 of 4 right", False)
+    assert exactness.count_right("right: 4\n").right
+    assert not exactness.count_right(complaint).right
+
+
+# ---- tools/versions.py
+
+
+def test_the_page_has_a_row_for_each_version_and_torchs_own_answers():
+    results = [
+        versions.Result("2.10.0", "2.10.0+cu128", "2026-01-02", {"check": "ok"}, {"q": "✗ 0"}),
+        versions.Result("9.9", date="2026-01-03", cells={"install": "cannot be had: no such one"}),
+        versions.Result("newest", "3.0.0", "2026-01-04", {"check": "FAILED: x"}, {"q": "✓ 1"}),
+    ]
+    assert [result.right for result in results] == [True, True, False]
+    text = versions.page(results, Path("torchdet-0.1.0.whl"))
+    assert "| 2.10.0+cu128 | 2.10.0 | 2026-01-02 | ok |  |" in text
+    assert "| 9.9 | 9.9 | 2026-01-03 |  | cannot be had: no such one |" in text
+    assert "| question | 2.10.0 | 3.0.0 |" in text
+    assert "| q | ✗ 0 | ✓ 1 |" in text
