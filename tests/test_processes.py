@@ -1,4 +1,4 @@
-"""Copying, pickling, worker processes, fork and concurrent threads, each with a time limit."""
+"""Copying, pickling, worker processes, fork, threads and interrupts, each with a time limit."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import cases
 import torchdet
 
 LIMIT = 120
@@ -21,15 +22,15 @@ LIMIT = 120
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(torchdet.__file__).parents[1])}
 
 
-def run(script: str) -> str:
-    """The output of a Python script in a process of its own; a hang fails after LIMIT seconds."""
-    return run_python("-c", script)
+def run(script: str, limit: float = LIMIT) -> str:
+    """The output of a Python script in a process of its own; a hang fails after `limit` seconds."""
+    return run_python("-c", script, limit=limit)
 
 
-def run_python(*arguments: str) -> str:
+def run_python(*arguments: str, limit: float = LIMIT) -> str:
     done = subprocess.run(
         [sys.executable, *arguments],
-        capture_output=True, text=True, timeout=LIMIT, check=False, env=ENVIRONMENT,
+        capture_output=True, text=True, timeout=limit, check=False, env=ENVIRONMENT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -124,6 +125,7 @@ assert os.waitstatus_to_exitcode(status) == 0
 
 @pytest.mark.parametrize("method", ("fork", "spawn"))
 def test_worker_processes_send_results_back(method, tmp_path):
+    """The parent has used its threads before, for a batch and for one matrix that they share."""
     script = tmp_path / "workers.py"
     script.write_text(f"""
 import torch, torchdet
@@ -131,30 +133,103 @@ import torch.multiprocessing as mp
 
 def work(k):
     torch.set_num_threads(1)
+    big = torch.eye(320, dtype=torch.float64).requires_grad_()
+    (grad,) = torch.autograd.grad(torchdet.det(k * big), big)
+    assert torch.equal(grad.diagonal(), torch.full((320,), float(k) ** 320, dtype=torch.float64))
     return torchdet.det(k * torch.eye(3)).item()
 
 if __name__ == "__main__":
+    torch.set_num_threads(4)
+    A = torch.randn(4000, 8, 8, requires_grad=True)
+    torch.autograd.grad(torchdet.det(A).sum(), A)
+    torchdet.cofactor(torch.randn(320, 320))
     with mp.get_context({method!r}).Pool(2) as pool:
-        assert pool.map(work, [1, 2, 3]) == [1.0, 8.0, 27.0]
+        assert pool.map(work, [1, 2, 4]) == [1.0, 8.0, 64.0]
 """)
     run_python(str(script))
 
 
-def test_concurrent_threads_get_the_results_of_one(dtype):
-    sizes = (1, 2, 3, 5, 8, 16, 20, 33, 64, 150)
-    batches = {n: torch.randn(200 if n < 10 else 20 if n < 64 else 2, n, n, dtype=dtype) / n**0.5
-               for n in sizes}  # fmt: skip
+def work(A: Tensor) -> list[Tensor]:
+    """All that there is to compute of a batch: values, gradients, what is kept, a Hessian."""
+    A = A.clone().requires_grad_()
+    d = torchdet.det(A)
+    (g,) = torch.autograd.grad(d.abs().sum(), A, create_graph=True)
+    (h,) = torch.autograd.grad(g.abs().sum(), A)
+    s = torchdet.slogdet(A).logabsdet
+    (of_log,) = torch.autograd.grad(s.sum(), A)
+    return [d.detach(), g.detach(), h, s.detach(), of_log]
 
-    def work(n: int) -> list[Tensor]:
-        A = batches[n].clone().requires_grad_()
-        d = torchdet.det(A)
-        (g,) = torch.autograd.grad(d.abs().sum(), A)
-        return [d.detach(), g, torchdet.slogdet(A.detach()).logabsdet]
 
-    expected = {n: work(n) for n in sizes}
-    jobs = [n for _ in range(4) for n in sizes]
-    with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(work, jobs, timeout=LIMIT))
-    for n, result in zip(jobs, results, strict=True):
-        for got, want in zip(result, expected[n], strict=True):
-            assert torch.equal(got, want), n
+def mixed_batches(dtype: torch.dtype) -> list[Tensor]:
+    """Of every size class, small and large batches, and one matrix that torch's threads share."""
+    sizes = (1, 2, 3, 5, 8, 16, 20, 33, 64, 66, 150, *((320,) if cases.EXTENSION else ()))
+    if not cases.EXTENSION:
+        sizes = sizes[:7]
+    counts = [200 if n < 10 else 20 if n < 64 else 2 if n < 200 else 1 for n in sizes]
+    return [torch.randn(count, n, n, dtype=dtype) / n**0.5
+            for count, n in zip(counts, sizes, strict=True)]  # fmt: skip
+
+
+def assert_all_equal(results: list[Tensor], expected: list[Tensor], label: object) -> None:
+    for got, want in zip(results, expected, strict=True):
+        assert torch.equal(got, want), label
+
+
+@pytest.mark.parametrize("threads_of_torch", (1, 2))
+def test_sixteen_threads_get_the_results_of_one(dtype, threads_of_torch):
+    batches = mixed_batches(dtype)
+    torch.set_num_threads(threads_of_torch)
+    expected = [work(A) for A in batches]
+    jobs = [k for _ in range(4) for k in range(len(batches))]
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(lambda k: work(batches[k]), jobs, timeout=LIMIT))
+    for k, result in zip(jobs, results, strict=True):
+        assert_all_equal(result, expected[k], batches[k].shape)
+
+
+def test_the_number_of_threads_may_change_between_calls(wide_dtype):
+    batches = mixed_batches(wide_dtype)
+    torch.set_num_threads(1)
+    expected = [work(A) for A in batches]
+    for threads in (4, 1, 3, 2):
+        torch.set_num_threads(threads)
+        for A, want in zip(batches, expected, strict=True):
+            assert_all_equal(work(A), want, (threads, A.shape))
+
+
+def test_it_may_change_between_forward_and_backward():
+    for A in mixed_batches(torch.float64):
+        gradients = []
+        for before, after in ((1, 4), (4, 1)):
+            leaf = A.clone().requires_grad_()
+            torch.set_num_threads(before)
+            d = torchdet.det(leaf).sum()
+            torch.set_num_threads(after)
+            gradients.append(torch.autograd.grad(d, leaf)[0])
+        assert torch.equal(*gradients), A.shape
+
+
+@pytest.mark.parametrize("threads", (1, 4))
+def test_an_interrupt_during_a_long_call_is_raised_after_it(threads):
+    """Python raises it when the kernel returns; nothing of the call is left behind."""
+    out = run(f"""
+import os, signal, threading, torch, torchdet
+torch.set_num_threads({threads})
+small, large = torch.randn(9, 20, 20), torch.randn(2, 400, 400)
+
+def work(A):
+    A = A.clone().requires_grad_()
+    d = torchdet.slogdet(A).logabsdet
+    return torch.autograd.grad(d.sum(), A)[0]
+
+expected = [work(A) for A in (small, large)]
+for A in (small, large, large):
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        while True:
+            work(A)
+    except KeyboardInterrupt:
+        print("interrupted")
+    assert all(torch.equal(work(A), want) for A, want in zip((small, large), expected))
+""")
+    assert out.split() == ["interrupted"] * 3

@@ -1,0 +1,46 @@
+"""Memory over many calls, after large ones, and where none is left; in processes of their own."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from test_processes import run
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+
+# In MB, and with what earlier calls have freed returned to the system.
+MEMORY = """
+import ctypes, gc, threading, torch, torchdet
+
+def status(key):
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) / 1024
+"""
+
+
+def test_a_hundred_thousand_calls_do_not_grow():
+    """20 bytes lost in each would be 2 MB. Objects of Python are counted as well."""
+    run(
+        MEMORY
+        + """
+torch.set_num_threads(1)
+inputs = [torch.randn(shape, requires_grad=True) for shape in ((3, 3), (2, 5, 5), (16, 16))]
+
+def work(count):
+    for i in range(count):
+        A = inputs[i % 3]
+        f = torchdet.det if i % 2 else torchdet.logdet
+        torch.autograd.grad(f(A).sum(), A, create_graph=i % 10 == 0)
+
+work(5000)
+memory, objects = status("VmRSS"), len(gc.get_objects())
+work(100_000)
+grown = status("VmRSS") - memory
+assert grown < 2, f"{grown} MB"
+assert len(gc.get_objects()) - objects < 100
+"""
+    )
