@@ -83,6 +83,7 @@ class Comparison:
         matrix = of_kind("A", "M")
         rules: dict[str, dict[str, Callable[[int, str, Tensor], bool]]] = {
             "leaf": {},
+            "pull": {},
             "nudge": {"of": of_kind("A"), "by": matrix},
             "dot": {"of": matrix, "by": matrix},
             "times": {"of": of_kind("y"), "by": matrix},

@@ -34,6 +34,7 @@ class Machine:
         self.is_reference = functions is reference
         self.values: Values = []
         self.records: list[Tensor] = []
+        self.pulls: list[Callable[[], Tensor]] = []
 
     def function(self, name: str) -> Callable[[Tensor], Any]:
         if name == "det" and self.case["singular"] and self.is_reference:
@@ -152,8 +153,17 @@ class Machine:
 
     def do_vjp(self, step: Step, of: Tensor) -> Values:
         f = self.function(step["function"])
-        value, g = transforms.pulled(f, of, step["seed"], self.narrow)
-        return [("y", value), ("M", g)]
+        value, pull = transforms.pulling(f, of, step["seed"], self.narrow)
+        if step["late"]:
+            self.pulls.append(pull)
+            return [("y", value)]
+        return [("y", value), ("M", pull())]
+
+    def do_pull(self, step: Step) -> Values:
+        """Call what torch.func.vjp has returned in an earlier step."""
+        if not self.pulls:
+            raise Skip
+        return [("M", self.pulls[step["of"] % len(self.pulls)]())]
 
     def do_dual(self, step: Step, of: Tensor) -> Values:
         out = transforms.dual(self.function(step["function"]), of, step["seed"], self.narrow)

@@ -102,13 +102,12 @@ def dual(
     return results
 
 
-def pulled(
+def pulling(
     function: Callable[[Tensor], Any], A: Tensor, seed: int, narrow: torch.dtype
-) -> list[Tensor]:
-    """torch.func.vjp: the value, still part of the graph around it, and the gradient."""
-    f = scalar(function, seed, narrow)
-    value, pull = torch.func.vjp(f, A)
-    return [value, pull(torch.ones_like(value))[0]]
+) -> tuple[Tensor, Callable[[], Tensor]]:
+    """torch.func.vjp: the value, still part of the graph around it, and what gives the gradient."""
+    value, pull = torch.func.vjp(scalar(function, seed, narrow), A)
+    return value, lambda: pull(torch.ones_like(value))[0]
 
 
 def jacobian(
