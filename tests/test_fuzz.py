@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fuzz import answers, compare, reference, search
+from fuzz import answers, compare, reference, search, tensors
 from fuzz.child import Child
 from fuzz.judge import Wrong
 
@@ -106,6 +106,19 @@ def test_a_call_finds_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(answers.torchdet, "det", fault)
         with pytest.raises(Wrong, match=text):
             answers.run(case)
+
+
+def test_what_lies_around_an_argument_is_watched() -> None:
+    spec = {"shape": [2, 3], "dtype": "float16", "content": "normal", "seed": 1}
+    for is_written in (False, True):
+        built = tensors.build(spec, is_written)
+        assert not built.spoiled(is_written)
+        built.tensor.add_(1)
+        assert built.spoiled(False)
+        assert built.spoiled(True) is False
+        beyond = built.tensor.as_strided((1,), (1,), built.tensor.storage_offset() + 6)
+        beyond.mul_(2) if is_written else beyond.zero_()
+        assert built.spoiled(is_written)
 
 
 def run(case: dict[str, Any]) -> None:

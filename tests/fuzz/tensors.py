@@ -200,8 +200,8 @@ class TooLarge(Exception):
     """torch has no tensor of this shape, or this machine no memory for it."""
 
 
-def build(spec: Spec) -> Built:
-    """The tensor that a specification describes."""
+def build(spec: Spec, is_written: bool = False) -> Built:
+    """The tensor that a specification describes; is_written: the call may write to it."""
     shape, dtype = tuple(spec["shape"]), getattr(torch, spec["dtype"])
     layout, offset = spec.get("layout", "contiguous"), spec.get("offset", 0)
     count = math.prod(shape)
@@ -215,7 +215,8 @@ def build(spec: Spec) -> Built:
     # A kernel that takes 2-byte numbers for 8-byte ones stays inside the margin.
     margin = 64 + 8 * min(count, 1 << 16)
     buffer = torch.zeros(2 * margin + offset + length, dtype=dtype)
-    with_nan = dtype.is_floating_point or dtype.is_complex
+    # A kernel that reads NaN and writes NaN in its place would change no bit.
+    with_nan = (dtype.is_floating_point or dtype.is_complex) and not is_written
     _bits(buffer).fill_(0xFF if with_nan else 0x5A if dtype != torch.bool else 1)
     start = margin + offset
     try:
