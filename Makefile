@@ -25,7 +25,7 @@ PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
 .PHONY: help setup demo test test-reference test-cuda-emulation test-arm fuzz sanitize cuda-check instructions lint lint-python lint-cpp lint-types lint-length format \
-        bench exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check versions clean
+        bench accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check versions clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,10 @@ fuzz: $(VENV)/.installed ## search for wrong answers and crashes; findings go to
 # Needs a compiler with its sanitizers, and no extension: the kernels are compiled in programs of their own.
 sanitize: $(VENV)/.installed ## the CPU kernels under the sanitizers of memory, undefined behaviour and threads
 	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) tests/test_sanitizers.py $(PYTEST_ARGS)
+
+# MINUTES are nominal: they set how many matrices are tried. TORCHDET_EXTENSION=0 for the plain PyTorch implementation.
+accuracy: $(VENV)/.installed ## search for the largest errors; writes docs/accuracy.md and tests/worst_cases.json
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(RUN) -m accuracy --minutes $(or $(MINUTES),30) --seed $(or $(SEED),0) --jobs $(JOBS) $(ACCURACY_ARGS)
 
 bench: $(VENV)/.installed ## timings against torch.linalg; wants an idle machine; BENCH_ARGS="--help" for the choices
 	$(RUN) -m bench $(BENCH_ARGS)
