@@ -98,7 +98,21 @@ def _determinant_ratio(Y: Element, N: Sequence[Tensor]) -> Element:
     return theta
 
 
+def _adjugate_of_order_3(T: Element) -> tuple[Element, Element]:
+    # By minors; cyclic neighbours carry the sign. Powers of T would cancel more.
+    def shifted(i: int, j: int) -> Element:
+        return [x.roll((-i, -j), (-2, -1)) for x in T]
+
+    plus = _product(shifted(1, 1), shifted(2, 2), times)
+    minus = _product(shifted(1, 2), shifted(2, 1), times)
+    C = [x - y for x, y in zip(plus, minus, strict=True)]
+    rows = _product([x[..., :1, :] for x in T], [c[..., :1, :] for c in C], times)
+    return [c.mT for c in C], [sum_last(x).unsqueeze(-1) for x in rows]
+
+
 def _adjugate(T: Element) -> tuple[Element, Element]:
+    if T[0].shape[-1] == 3:
+        return _adjugate_of_order_3(T)
     # Faddeev-LeVerrier, which divides by 2..t only: X_1 = I, c_k = -tr(T X_k) / k,
     # X_{k+1} = T X_k + c_k I; adj T = (-1)^(t-1) X_t and det T = (-1)^t c_t.
     t = T[0].shape[-1]
