@@ -53,9 +53,10 @@ from ._reference_numbers import (
 
 # On a CPU, entries that are eliminated together: few enough for the cache, enough to keep it busy.
 _CHUNK = 1 << 18
-# The largest entry of U that is taken for granted, in B's units of 1 and as a share of n.
+# Partial pivoting serves a matrix if U has no entry above the larger of 4 and n / 2: rounding errors
+# are proportional to its largest one.
 _GROWTH, _GROWTH_SHARE = 4.0, 0.5
-# The largest multiplier of Gauss-Jordan elimination that is: what it loses is a share of its n eps.
+# Gauss-Jordan elimination serves a matrix if it has no multiplier above this one.
 _MULTIPLIER = 2.0**10
 
 
@@ -99,7 +100,7 @@ def compute(X: Tensor) -> tuple[Tensor, Tensor]:
     """Return X in its dtype of computation, non-finite matrices zeroed, and which are finite."""
     if X.dtype in (torch.float16, torch.bfloat16):
         X = X.to(torch.float32)
-    # A sum of squares or the like would overflow; the largest entry is NaN if one of them is.
+    # The largest entry is NaN if one of them is.
     largest = magnitude(X).flatten(-2).amax(-1) if X.shape[-1] else X.real.sum((-2, -1))
     finite = torch.isfinite(largest)
     return X.resolve_conj().masked_fill(~finite[..., None, None], 0), finite
