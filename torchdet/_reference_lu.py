@@ -53,8 +53,8 @@ from ._reference_numbers import (
 
 # On a CPU, entries that are eliminated together: few enough for the cache, enough to keep it busy.
 _CHUNK = 1 << 18
-# Partial pivoting serves a matrix if U has no entry above the larger of 4 and n / 2: rounding errors
-# are proportional to its largest one.
+# Partial pivoting serves a matrix if U has no entry above the larger of 4 and n / 2: its rounding
+# errors are proportional to the largest entry.
 _GROWTH, _GROWTH_SHARE = 4.0, 0.5
 # Gauss-Jordan elimination serves a matrix if it has no multiplier above this one.
 _MULTIPLIER = 2.0**10
