@@ -7,6 +7,7 @@ are compared as well, with what is right and with each other: uninitialised memo
 from __future__ import annotations
 
 import itertools
+import subprocess
 
 import checks
 import numpy as np
@@ -58,6 +59,25 @@ def test_no_strides_and_no_content_of_scratch_change_a_bit(instructions, operato
         again = program(instructions, fill=fill).run(operator, *args)
         assert_same_bits(again, expected, f"scratch of {fill:#x}")
     checks.nan_and_inf_stay_in_their_own_matrix(run, operator, n, dtype, len(args[0]))
+
+
+@pytest.mark.parametrize(
+    ("sanitize", "fault"),
+    (
+        ("address", "before a tensor"),
+        ("address", "behind a tensor"),
+        ("address", "between pieces"),
+        ("address", "overflow"),
+        ("thread", "race"),
+    ),
+)
+def test_a_fault_is_found(sanitize, fault):
+    program = sanitized_cpu.build("portable", sanitize) / "faults"
+    environment = sanitized_cpu.environment("portable")
+    assert subprocess.run([program, "none"], env=environment).returncode == 0
+    found = subprocess.run([program, fault], env=environment, capture_output=True, text=True)
+    assert found.returncode != 0
+    assert "SUMMARY: " in found.stderr or "runtime error: " in found.stderr
 
 
 # ---- the ends of the formats
@@ -197,13 +217,13 @@ def foreign(integers: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
 @instructions
 @dtypes
 @pytest.mark.parametrize("name", ("det", "slogdet"))
-@pytest.mark.parametrize("n", (11, 12, 13, 16, 22, 32, 33, 40, 64, 65, 72, 96, 97, 129, 150))
+@pytest.mark.parametrize("n", (11, 12, 13, 16, 22, 32, 33, 64, 65, 97, 129))
 def test_integers_that_no_forward_pass_has_written(instructions, name, n, dtype):
     if n < program(instructions).least_kept():
         return
     run = program(instructions).run
     rng = np.random.default_rng(n)
-    A, grad = arguments(f"{name}_backward", n, dtype, 5)
+    A, grad = arguments(f"{name}_backward", n, dtype, 5 if n <= 33 else 2)
     *_, numbers, integers = run(f"{name}_keep", A)
     odd = rng.choice(extremes(n, dtype).reshape(-1), numbers.shape)
     for i, written in enumerate(foreign(integers, rng)):
