@@ -216,7 +216,8 @@ def _eliminate_completely(S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
     X = S.new_zeros(batch, n + 1, n + 1)
     X[:, :n, :n] = S
     X[:, :n, n] = X[:, n, :n] = torch.arange(n, device=S.device).to(S.dtype)
-    rows, pivots, exchanges = _Rows(X), [], ([], [])
+    rows, pivots = _Rows(X), []
+    exchanges: tuple[list[Tensor], list[Tensor]] = ([], [])
     for k in range(n):
         below = magnitude(X[:, k:n, k:n]).amax(-1).argmax(-1)
         behind = magnitude(rows.bring_up(k, below)[:, k:n]).argmax(-1)
