@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from accuracy import report
-from accuracy.measure import OPERATORS, Batch, exact_error
+from accuracy.measure import OPERATORS, Batch, exact_error, join
 from accuracy.search import Search
 
 ORDERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 64)
@@ -41,7 +41,8 @@ def microseconds(operator: str, n: int) -> float:
 def search(operator: str, n: int, matrices: int, seed: int) -> list[report.Case]:
     """The worst matrix of each dtype; those of the narrower formats are where the next begins."""
     torch.set_num_threads(1)
-    op, found, start = OPERATORS[operator], [], {}
+    op, found = OPERATORS[operator], []
+    start = dict.fromkeys("fc", mended(operator, n))
     for name in report.DTYPES:
         dtype = np.dtype(name)
         worst = Search(op, n, dtype, seed).run(matrices, start.get(dtype.kind))
@@ -54,6 +55,13 @@ def search(operator: str, n: int, matrices: int, seed: int) -> list[report.Case]
         one: Batch = worst.batch[k : k + 1]
         found.append(report.case(operator, report.BACKEND, error, worst.condition[k], one))
     return found
+
+
+def mended(operator: str, n: int) -> Batch | None:
+    """The matrices of this order that were once beyond a bound: where every search begins, too."""
+    stored = [c.batch for c in report.read_cases() if (c.operator, c.n) == (operator, n)
+              and c.found == "mended"]  # fmt: skip
+    return join(*stored) if stored else None
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ from numpy import ndarray
 
 from accuracy.measure import Batch, Operator, errors, frame, join
 
-KEPT = 64  # matrices that survive a generation
+KEPT = 24  # matrices that survive a generation
 CHILDREN = 24  # of each of them
-PER_FAMILY = KEPT // 4  # of one ancestor, lest the first hill takes all
+PER_FAMILY = KEPT // 3  # of one ancestor, lest the first hill takes all
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,11 @@ class Population:
     ancestor: ndarray
 
     def best(self) -> Population:
-        chosen, counts = [], {}
+        chosen, counts, last = [], {}, -1.0
         for k in np.argsort(-self.error, kind="stable"):
+            if self.error[k] == last:  # the same matrix, most likely
+                continue
+            last = self.error[k]
             count = counts.get(self.ancestor[k], 0)
             if count < PER_FAMILY:
                 counts[self.ancestor[k]] = count + 1
