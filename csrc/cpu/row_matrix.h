@@ -5,6 +5,7 @@
 #pragma once
 
 #include "../math/scaled.h"
+#include "across_lanes.h"
 #include "pack.h"
 
 namespace torchdet {
