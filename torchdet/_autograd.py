@@ -36,30 +36,22 @@ from ._function import (
     times,
 )
 
-# ---- what the public functions call: the Functions or, for torch.compile to record, the operators
+# ---- what the public functions call
 
 
 def det(A: Tensor) -> Tensor:
     """Determinants, with what helps the backward pass if there may be one."""
-    keep = _ops.keeps(A)
-    if torch.compiler.is_compiling():
-        ops = torch.ops.torchdet
-        return ops._det_keep(A)[0] if keep else ops.det(A)
-    return DetKeep.call(A)[0] if keep else Det.call(A)
+    return DetKeep.call(A)[0] if _ops.keeps(A) else Det.call(A)
 
 
 def slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
     """Sign and log|det A|, with what helps the backward pass if there may be one."""
-    keep = _ops.keeps(A)
-    if torch.compiler.is_compiling():
-        ops = torch.ops.torchdet
-        return ops._slogdet_keep(A)[:2] if keep else ops.slogdet(A)
-    return SlogdetKeep.call(A)[:2] if keep else Slogdet.call(A)
+    return SlogdetKeep.call(A)[:2] if _ops.keeps(A) else Slogdet.call(A)
 
 
 def cofactor(A: Tensor) -> Tensor:
     """Cofactor matrices."""
-    return torch.ops.torchdet.cofactor(A) if torch.compiler.is_compiling() else Cofactor.call(A)
+    return Cofactor.call(A)
 
 
 # ---- det and the cofactor matrix

@@ -37,6 +37,11 @@ def forward_rule(rule: Rule) -> Callable[..., Any]:
     return jvp
 
 
+def _operator(name: str) -> Callable[..., Any]:
+    # By a name that torch.compile knows as a constant; an attribute of a Function is none to it.
+    return lambda *args: getattr(torch.ops.torchdet, name)(*args)
+
+
 class Operator(torch.autograd.Function):
     """What the Functions share: how they are called, what they save, how they are batched."""
 
@@ -45,17 +50,24 @@ class Operator(torch.autograd.Function):
     # How many of forward's outputs the caller needs, None for all; the others only are saved.
     results: int | None = None
     _record: Callable[[tuple[Tensor, ...]], Any]
+    _trace: Callable[..., Any]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls._record = staticmethod(_torch_internals.recorder(cls))
+        if "operator" in vars(cls):
+            cls._trace = staticmethod(_operator(cls.operator))
 
     @classmethod
     def call(cls, *args: Tensor) -> Any:
         """Apply the Function, with no more machinery than the derivatives being taken need.
 
         Where a graph is recorded, and nothing else, the first `results` of the outputs are enough.
+        A tracer, of torch.compile or torch.jit.trace, gets the operator: it can neither look into
+        a Function nor write one down.
         """
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return cls._trace(*args)
         if _torch_internals.has_transforms():
             return _torch_internals.apply_function(cls, args)
         if _torch_internals.is_recorded(args):

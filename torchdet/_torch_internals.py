@@ -42,7 +42,7 @@ try:
         _dispatch_tls_is_dispatch_key_excluded,
     )
     from torch._C import _AutoDispatchBelowAutograd as _BelowAutograd
-    from torch._C._functorch import unwrap_if_dead
+    from torch._C._functorch import TransformType, get_interpreter_stack, unwrap_if_dead
     from torch._functorch.utils import enable_single_level_autograd_function
     from torch.autograd.function import _SingleLevelFunction
 
@@ -116,6 +116,8 @@ else:
         if not _are_functorch_transforms_active():
             args = tuple(map(unwrap_if_dead, args))
             return super(torch.autograd.Function, cls).apply(*args)
+        if any(level.key() == TransformType.Functionalize for level in get_interpreter_stack()):
+            return getattr(torch.ops.torchdet, cls.operator)(*args)  # it takes no Functions
         if _dispatch_tls_is_dispatch_key_excluded(DispatchKey.FuncTorchDynamicLayerFrontMode):
             # In the jvp of an operator torch is at one of its levels and takes operators only.
             return getattr(torch.ops.torchdet, cls.operator)(*args)
