@@ -1,5 +1,6 @@
 // Every argument check of the operators and its error text, used by all backends. A message names
-// the operator, what was expected, what came and, where there is one, the remedy.
+// the operator, what was expected, what came and, where there is one, the remedy. The texts and
+// their order are those of torchdet/_reference.py and _reference_kept.py (tests/test_errors.py).
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -13,9 +14,10 @@ namespace torchdet {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Printed as the shape of x, and only then looked at.
+// Printed as the shape of x, without its last `dropped` dimensions, and only then looked at.
 struct ShapeOf {
   const Tensor& x;
+  int64_t dropped = 0;
 };
 
 // Messages are strings and not streams: where another library of the process has brought a C++
@@ -27,12 +29,20 @@ inline std::string text_of(int64_t number) {
   return std::to_string(number);
 }
 inline std::string text_of(const ShapeOf& shape) {
-  const Tensor& x = shape.x;
+  const int64_t dims = shape.x.dim() - shape.dropped;
   std::string text = "(";
-  for (int64_t d = 0; d < x.dim(); ++d) {
-    text += (d > 0 ? ", " : "") + text_of(x.size(d));
+  for (int64_t d = 0; d < dims; ++d) {
+    text += (d > 0 ? ", " : "") + text_of(shape.x.size(d));
   }
-  return text + (x.dim() == 1 ? ",)" : ")");
+  return text + (dims == 1 ? ",)" : ")");
+}
+
+// Printed as the device of x, as torch prints it; device() names CPUs and NVIDIA's GPUs.
+struct DeviceOf {
+  const Tensor& x;
+};
+inline std::string text_of(const DeviceOf& device) {
+  return device.x.is_cuda() ? "cuda:" + text_of(int64_t{device.x.get_device_index()}) : "cpu";
 }
 
 template <typename... Parts>
@@ -75,6 +85,20 @@ inline const char* dtype_text(ScalarType dtype) {
       return "complex64";
     case ScalarType::ComplexDouble:
       return "complex128";
+    case ScalarType::UInt16:
+      return "uint16";
+    case ScalarType::UInt32:
+      return "uint32";
+    case ScalarType::UInt64:
+      return "uint64";
+    case ScalarType::Float8_e5m2:
+      return "float8_e5m2";
+    case ScalarType::Float8_e4m3fn:
+      return "float8_e4m3fn";
+    case ScalarType::Float8_e5m2fnuz:
+      return "float8_e5m2fnuz";
+    case ScalarType::Float8_e4m3fnuz:
+      return "float8_e4m3fnuz";
     default:
       return "another dtype";
   }
@@ -93,23 +117,25 @@ inline void check_matrices(const char* op, const char* name, const Tensor& A) {
                          dtype == ScalarType::ComplexDouble;
   check(supported, op, ": expected ", name,
         " of dtype float16, bfloat16, float32, float64, complex64 or complex128, got ",
-        dtype_text(dtype), "; convert it first, e.g. A.to(torch.float64)");
+        dtype_text(dtype), "; convert it first, e.g. A.to(torch.",
+        dtype == ScalarType::ComplexHalf ? "complex64" : "float64", ")");
 }
 
-// X must have the device of A, and the shape of A without its last `dropped` dimensions.
-// X (grad, Z or what is kept) must go with A, but for the last dimensions dropped.
+// X (grad, Z or what is kept) must have the shape of A without its last `dropped` dimensions, and
+// the dtype and the device of A.
 inline void check_matches(const char* op, const char* name, const Tensor& X, const Tensor& A,
                           int64_t dropped) {
   bool same = X.dim() == A.dim() - dropped;
   for (int64_t d = 0; same && d < X.dim(); ++d) {
     same = X.size(d) == A.size(d);
   }
-  check(same, op, ": expected ", name,
-        dropped > 0 ? " of the batch shape of A " : " of the shape of A ", ShapeOf{A}, ", got ",
-        ShapeOf{X}, "; expand it first");
-  check(X.device() == A.device(), op, ": expected A and ", name, " on the same device");
+  check(same, op, ": expected ", name, " of shape ", ShapeOf{A, dropped}, ", got ", ShapeOf{X},
+        "; expand or reshape it first");
   check(X.scalar_type() == A.scalar_type(), op, ": expected ", name, " of the dtype of A, ",
-        dtype_text(A.scalar_type()), ", got ", dtype_text(X.scalar_type()));
+        dtype_text(A.scalar_type()), ", got ", dtype_text(X.scalar_type()),
+        "; convert it first, e.g. ", name, ".to(A.dtype)");
+  check(X.device() == A.device(), op, ": expected ", name, " on the device of A, ", DeviceOf{A},
+        ", got ", DeviceOf{X}, "; move it first, e.g. ", name, ".to(A.device)");
 }
 
 // X has `count` integers for each matrix of A.
@@ -120,10 +146,11 @@ inline void check_integers(const char* op, const char* name, const Tensor& X, co
     same = X.size(d) == A.size(d);
   }
   check(same, op, ": expected ", name, ", ", count, " for each matrix of A ", ShapeOf{A}, ", got ",
-        ShapeOf{X});
+        ShapeOf{X}, "; pass those that the forward pass returned");
   check(X.scalar_type() == ScalarType::Int, op, ": expected ", name, " of dtype int32, got ",
-        dtype_text(X.scalar_type()));
-  check(X.device() == A.device(), op, ": expected A and ", name, " on the same device");
+        dtype_text(X.scalar_type()), "; pass those that the forward pass returned");
+  check(X.device() == A.device(), op, ": expected ", name, " on the device of A, ", DeviceOf{A},
+        ", got ", DeviceOf{X}, "; move it first, e.g. ", name, ".to(A.device)");
 }
 
 }  // namespace torchdet

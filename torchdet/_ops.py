@@ -256,6 +256,7 @@ if HAS_EXTENSION:
             and torch.is_grad_enabled()
             and A.is_cpu
             and A.dtype not in _HALF
+            and not torch.jit.is_tracing()  # the trace serves A without a gradient as well
         )
 
     def kept_integers(A: Tensor) -> int:

@@ -37,7 +37,8 @@ from ._reference_numbers import divide, quotient, scaled_product, split, sum_las
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
 
-# ---- argument checks, shared with the fake kernels: they read no data
+# ---- argument checks, shared with the fake kernels: they read no data. Texts and their order are
+# those of csrc/checks.h (tests/test_errors.py).
 
 
 def _check_strided(op: str, name: str, X: Tensor) -> None:
@@ -53,11 +54,12 @@ def check_square(op: str, A: Tensor) -> None:
     _check_strided(op, "A", A)
     if A.dim() < 2 or A.shape[-1] != A.shape[-2]:
         raise RuntimeError(f"{op}: expected A of shape (*, n, n), got {tuple(A.shape)}")
-    dtype = str(A.dtype).removeprefix("torch.")
+    dtype = dtype_name(A.dtype)
     if dtype not in _DTYPES:
+        remedy = "complex64" if A.dtype.is_complex else "float64"
         raise RuntimeError(
             f"{op}: expected A of dtype {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}, "
-            f"got {dtype}; convert it first, e.g. A.to(torch.float64)"
+            f"got {dtype}; convert it first, e.g. A.to(torch.{remedy})"
         )
 
 
@@ -66,13 +68,30 @@ def check_same(op: str, name: str, X: Tensor, A: Tensor, shape: torch.Size | Non
     shape = A.shape if shape is None else shape
     _check_strided(op, name, X)
     if X.shape != shape:
-        raise RuntimeError(f"{op}: expected {name} of shape {tuple(shape)}, got {tuple(X.shape)}")
-    for what, got, want in (("dtype", X.dtype, A.dtype), ("device", X.device, A.device)):
-        if got != want:
-            raise RuntimeError(
-                f"{op}: expected {name} of the {what} of A, {want}, got {got}; "
-                f"convert it first, e.g. {name}.to(A.{what})"
-            )
+        raise RuntimeError(
+            f"{op}: expected {name} of shape {tuple(shape)}, got {tuple(X.shape)}; "
+            "expand or reshape it first"
+        )
+    if X.dtype != A.dtype:
+        raise RuntimeError(
+            f"{op}: expected {name} of the dtype of A, {dtype_name(A.dtype)}, "
+            f"got {dtype_name(X.dtype)}; convert it first, e.g. {name}.to(A.dtype)"
+        )
+    check_device(op, name, X, A)
+
+
+def check_device(op: str, name: str, X: Tensor, A: Tensor) -> None:
+    """Raise RuntimeError unless X is on the device of A."""
+    if X.device != A.device:
+        raise RuntimeError(
+            f"{op}: expected {name} on the device of A, {A.device}, got {X.device}; "
+            f"move it first, e.g. {name}.to(A.device)"
+        )
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name without torch."""
+    return str(dtype).removeprefix("torch.")
 
 
 def real_dtype(A: Tensor) -> torch.dtype:

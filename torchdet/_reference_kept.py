@@ -32,10 +32,14 @@ def check_kept(op: str, A: Tensor, kept: Tensor, integers: Tensor, count: int = 
     if integers.shape != (*A.shape[:-2], count):
         raise RuntimeError(
             f"{op}: expected integers, {count} for each matrix of A {tuple(A.shape)}, "
-            f"got {tuple(integers.shape)}"
+            f"got {tuple(integers.shape)}; pass those that the forward pass returned"
         )
     if integers.dtype != torch.int32:
-        raise RuntimeError(f"{op}: expected integers of dtype int32, got {integers.dtype}")
+        raise RuntimeError(
+            f"{op}: expected integers of dtype int32, got {_reference.dtype_name(integers.dtype)}; "
+            "pass those that the forward pass returned"
+        )
+    _reference.check_device(op, "integers", integers, A)
 
 
 def det_backward_kept(grad: Tensor, A: Tensor, kept: Tensor, integers: Tensor) -> Tensor:
