@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +69,31 @@ def test_a_missing_extension_still_computes():
     done = python("-c", 'import sys; sys.modules["torchdet._C"] = None\n' + CHECK)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("extension") >= 1
+
+
+@pytest.mark.skipif(not torchdet._ops.HAS_EXTENSION, reason="there is no extension to find")
+@pytest.mark.parametrize("elsewhere", (False, True), ids=("nowhere", "installed"))
+def test_a_source_folder_in_front_of_an_installation_is_named(elsewhere, tmp_path):
+    """As in `python -m torchdet` inside a clone; the advice to reinstall would not help there."""
+    package = Path(torchdet.__file__).parent
+    clone, installation = tmp_path / "clone", tmp_path / "site-packages"
+    shutil.copytree(package, clone / "torchdet", ignore=shutil.ignore_patterns("_C.*.so"))
+    if elsewhere:
+        shutil.copytree(package, installation / "torchdet")
+    env = {k: v for k, v in os.environ.items() if k not in ("TORCHDET_EXTENSION", "PYTHONPATH")}
+    done = subprocess.run(
+        [sys.executable, "-m", "torchdet"], cwd=clone, env={**env, "PYTHONPATH": str(installation)},
+        capture_output=True, text=True, timeout=LIMIT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "plain PyTorch" in done.stdout
+    text = " ".join(done.stderr.split())
+    if elsewhere:
+        assert f"imported from {clone / 'torchdet'}, a source folder" in text
+        assert f"while {installation / 'torchdet'} has the extension" in text
+        assert "reinstall" not in text
+    elif "has the extension" not in text:  # the environment may have an installation of its own
+        assert "reinstall" in text
 
 
 def test_a_plain_import_computes():

@@ -9,16 +9,13 @@ operator gets
 Gradients are registered in _autograd.py, where the formulas are.
 """
 
-import importlib
-import os
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _higher_order, _reference, _reference_kept, _torch_internals
+from . import _extension, _higher_order, _reference, _reference_kept, _torch_internals
 
 _SCHEMAS = (
     "det(Tensor A) -> Tensor",
@@ -38,25 +35,7 @@ _SCHEMAS = (
 _SCHEMA_HIGHER_ORDER = "_cofactor_derivative(Tensor A, Tensor Z) -> Tensor"
 
 
-def _load_extension() -> bool:
-    if os.environ.get("TORCHDET_EXTENSION") == "0":
-        return False
-    try:
-        importlib.import_module("torchdet._C")  # registers the schemas and the CPU kernels
-    except ImportError as error:
-        warnings.warn(
-            f"torchdet: the compiled extension torchdet._C cannot be loaded ({error}), so the "
-            "operators run in plain PyTorch: results are right, but slower. To build it, reinstall "
-            "torchdet with a C++ compiler at hand, e.g. pip install --no-build-isolation -e . in "
-            "its source folder. TORCHDET_EXTENSION=0 in the environment silences this warning.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return False
-    return True
-
-
-HAS_EXTENSION = _load_extension()
+HAS_EXTENSION = _extension.load()
 
 # Registrations live as long as this object does.
 library = torch.library.Library("torchdet", "FRAGMENT")
