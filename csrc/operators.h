@@ -40,7 +40,7 @@ inline Tensor empty_tensor(const std::vector<int64_t>& sizes, ScalarType dtype, 
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
       device_index, &handle);
-  check(error == 0, "torchdet: torch has no memory for a result of ", stride,
+  check(error == 0, "torchdet: cannot allocate a result of ", stride,
         " numbers; free memory, or pass fewer matrices at a time");
   return Tensor(handle);
 }

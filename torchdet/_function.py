@@ -66,7 +66,7 @@ class Operator(torch.autograd.Function):
         A tracer, of torch.compile or torch.jit.trace, gets the operator: it can neither look into
         a Function nor write one down.
         """
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or _torch_internals.is_traced():
             return cls._trace(*args)
         if _torch_internals.has_transforms():
             return _torch_internals.apply_function(cls, args)

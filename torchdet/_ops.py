@@ -235,7 +235,7 @@ if HAS_EXTENSION:
             and torch.is_grad_enabled()
             and A.is_cpu
             and A.dtype not in _HALF
-            and not torch.jit.is_tracing()  # the trace serves A without a gradient as well
+            and not _torch_internals.is_traced()  # the trace serves A without a gradient as well
         )
 
     def kept_integers(A: Tensor) -> int:

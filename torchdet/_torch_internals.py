@@ -23,10 +23,15 @@ __all__ = [
     "has_torch_function_unary",
     "has_transforms",
     "is_recorded",
+    "is_traced",
     "recorder",
     "register_autograd",
     "without_tangent",
 ]
+
+
+# Documented, but not in torch's stubs.
+is_traced: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 
 def without_tangent(x: Tensor) -> Tensor:

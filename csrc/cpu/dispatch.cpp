@@ -64,10 +64,10 @@ class Scratch {
       release();
       data_ = ::operator new(bytes, kAlignment, std::nothrow);
       if (data_ == nullptr) {
-        throw std::runtime_error("torchdet: not enough memory: a thread needs " +
-                                 std::to_string(bytes) +
-                                 " bytes of work space for one matrix of this order; free memory, "
-                                 "or use fewer threads (torch.set_num_threads)");
+        throw std::runtime_error("torchdet: cannot allocate " + std::to_string(bytes) +
+                                 " bytes of work space, which each thread needs for a matrix of "
+                                 "this order; free memory, or use fewer threads "
+                                 "(torch.set_num_threads)");
       }
       capacity_ = bytes;
     }
