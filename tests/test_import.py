@@ -81,8 +81,14 @@ def test_a_source_folder_in_front_of_an_installation_is_named(elsewhere, tmp_pat
     if elsewhere:
         shutil.copytree(package, installation / "torchdet")
     env = {k: v for k, v in os.environ.items() if k not in ("TORCHDET_EXTENSION", "PYTHONPATH")}
+    # An editable installation, as this environment has, finds its extension from anywhere.
+    start = (
+        "import runpy, sys; "
+        "sys.meta_path[:] = [x for x in sys.meta_path if 'editable' not in repr(x).lower()]; "
+        "runpy.run_module('torchdet', run_name='__main__')"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "torchdet"], cwd=clone, env={**env, "PYTHONPATH": str(installation)},
+        [sys.executable, "-c", start], cwd=clone, env={**env, "PYTHONPATH": str(installation)},
         capture_output=True, text=True, timeout=LIMIT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -150,13 +150,16 @@ if __name__ == "__main__":
 
 
 def work(A: Tensor) -> list[Tensor]:
-    """All that there is to compute of a batch: values, gradients, what is kept, a Hessian."""
+    """All that there is to compute of a batch: values, gradients, what is kept, a Hessian.
+
+    Cotangents are constants: sums of torch over many numbers depend on the number of threads.
+    """
     A = A.clone().requires_grad_()
     d = torchdet.det(A)
-    (g,) = torch.autograd.grad(d.abs().sum(), A, create_graph=True)
-    (h,) = torch.autograd.grad(g.abs().sum(), A)
+    (g,) = torch.autograd.grad(d, A, torch.ones_like(d), create_graph=True)
+    (h,) = torch.autograd.grad(g, A, torch.ones_like(g))
     s = torchdet.slogdet(A).logabsdet
-    (of_log,) = torch.autograd.grad(s.sum(), A)
+    (of_log,) = torch.autograd.grad(s, A, torch.ones_like(s))
     return [d.detach(), g.detach(), h, s.detach(), of_log]
 
 

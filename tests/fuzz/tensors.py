@@ -183,7 +183,7 @@ def _strides(layout: str, shape: tuple[int, ...], seed: int) -> list[int]:
     strides, length = [0] * len(shape), step
     for d in reversed(order):
         strides[d] = length
-        length *= max(shape[d], 1) + (step > 1)
+        length *= max(shape[d], 1) + (step > 1 and shape[d] > 1)
     if layout == "expanded" and len(shape) > 2:
         strides[0] = 0
     elif layout == "equal_rows" and len(shape) >= 2:
@@ -212,6 +212,8 @@ def build(spec: Spec, is_written: bool = False) -> Built:
     strides = _strides(layout, shape, spec["seed"])
     empty = count == 0
     length = 0 if empty else 1 + sum((s - 1) * t for s, t in zip(shape, strides, strict=True))
+    if length > 1 << 26:  # gaps beside gaps
+        raise TooLarge
     # A kernel that takes 2-byte numbers for 8-byte ones stays inside the margin.
     margin = 64 + 8 * min(count, 1 << 16)
     buffer = torch.zeros(2 * margin + offset + length, dtype=dtype)
