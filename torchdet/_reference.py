@@ -159,7 +159,10 @@ def slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
     # e goes to floating point first: an integer tensor times a Python float is float32 in torch.
     e = (e + p.shift - small.to(e.dtype)).to(modulus.dtype)
     logabsdet = near_1.log() + e * math.log(2)
-    sign = times(times(p.sign, m), 1 / modulus.masked_fill(m == 0, 1))
+    # True quotients: the sign of a real number is exactly 1 or -1.
+    size = modulus.masked_fill(m == 0, 1)
+    unit = torch.complex(m.real / size, m.imag / size) if m.is_complex() else m / size
+    sign = times(p.sign, unit)
     zero = torch.zeros_like(p.shift)
     sign = unscale(sign, zero, p.finite, A.dtype)
     return sign, unscale(logabsdet, zero, p.finite, real_dtype(A))

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchdet import _ops
+
 Spec = dict[str, Any]
 
 LEGAL = ("float32", "float64", "complex64", "complex128", "float16", "bfloat16")
@@ -52,6 +54,10 @@ LAYOUTS = (
 OF_INTEGERS = ("integers", "equal_rows", "equal_tail", "zero_row", "zero_column")
 INTEGER_SIZES = (1, 2, 16, 128, 1000, 6000, 2.0**20, 2.0**-60)
 SIZES = (1, 2, 3, 128, 6000, 2.0**-20, 2.0**20, 2.0**60, 2.0**-60, 2.0**100, 2.0**-100)
+
+
+# Many of torch's functions, of which plain PyTorch is made, take at most 64 dimensions.
+MOST_BATCH_DIMS = 200 if _ops.HAS_EXTENSION else 60
 
 
 @dataclass
@@ -280,6 +286,7 @@ def batches(draw: st.DrawFn, n: int) -> list[int]:
         shape = draw(st.lists(st.integers(1, 4), min_size=0, max_size=3))
     else:
         dims = draw(st.one_of(st.integers(4, 70), st.integers(62, 70), st.integers(70, 200)))
+        dims = min(dims, MOST_BATCH_DIMS)
         shape = [1 + (d % 3 == 0) * draw(st.integers(0, 1)) for d in range(min(dims, 12))]
         shape += [1] * (dims - len(shape))
         if draw(st.booleans()):
