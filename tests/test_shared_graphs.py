@@ -209,3 +209,16 @@ def test_batched_hessians_of_autograd(f, n):
     (g,) = torch.autograd.grad(f(A), A, create_graph=True)
     (H,) = torch.autograd.grad(g, A, directions, is_grads_batched=True)
     assert_close(H, second_derivative(f, A, directions))
+
+
+@pytest.mark.parametrize("n", ORDERS)
+@functions
+def test_batched_gradients_can_be_differentiated_again(f, n):
+    """Gradients of a batch of cotangents are recorded like gradients that are taken one by one."""
+    A = well_conditioned(n, 2)
+    cotangents = torch.tensor([[0.5, -1.0], [2.0, 0.25]], dtype=A.dtype)
+    V = torch.randn(2, 2, n, n, dtype=A.dtype)
+    (g,) = torch.autograd.grad(f(A), A, cotangents, is_grads_batched=True, create_graph=True)
+    (H,) = torch.autograd.grad((g * V).sum(), A)
+    directions = (cotangents[..., None, None] * V).sum(0)
+    assert_close(H, second_derivative(f, A, directions))

@@ -64,13 +64,16 @@ class Operator(torch.autograd.Function):
 
         Where a graph is recorded, and nothing else, the first `results` of the outputs are enough.
         A tracer, of torch.compile or torch.jit.trace, gets the operator: it can neither look into
-        a Function nor write one down.
+        a Function nor write one down. So does a recorded pass with batched gradients, where torch
+        calls operators gradient by gradient.
         """
         if torch.compiler.is_compiling() or _torch_internals.is_traced():
             return cls._trace(*args)
         if _torch_internals.has_transforms():
             return _torch_internals.apply_function(cls, args)
         if _torch_internals.is_recorded(args):
+            if _torch_internals.has_batched_gradients(args):
+                return cls._trace(*args)
             return cls._record(args)
         return cls.forward(*args)
 

@@ -48,6 +48,7 @@ library.define(_SCHEMA_HIGHER_ORDER)
 def _check_directions(A: Tensor, Z: Tensor) -> None:
     op = "cofactor_derivative"
     _reference.check_square(op, A)
+    _reference.check_dense(op, "Z", Z)
     if Z.dim() < 3 or Z.shape[-3] == 0:
         raise RuntimeError(
             f"{op}: expected Z of shape (*, m, n, n) with m >= 1 directions, got {tuple(Z.shape)}"

@@ -41,7 +41,10 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128
 # those of csrc/checks.h (tests/test_errors.py).
 
 
-def _check_strided(op: str, name: str, X: Tensor) -> None:
+def check_dense(op: str, name: str, X: Tensor) -> None:
+    """Raise TypeError unless X is a Tensor, and RuntimeError unless it is dense."""
+    if not isinstance(X, Tensor):  # torch takes None for a Tensor
+        raise TypeError(f"{op}: expected {name} to be a Tensor, got {type(X).__name__}")
     if X.layout != torch.strided:
         raise RuntimeError(
             f"{op}: expected a dense (strided) {name}, got layout {X.layout}; "
@@ -51,7 +54,7 @@ def _check_strided(op: str, name: str, X: Tensor) -> None:
 
 def check_square(op: str, A: Tensor) -> None:
     """Raise RuntimeError unless A is dense, of a supported dtype and of shape (*, n, n)."""
-    _check_strided(op, "A", A)
+    check_dense(op, "A", A)
     if A.dim() < 2 or A.shape[-1] != A.shape[-2]:
         raise RuntimeError(f"{op}: expected A of shape (*, n, n), got {tuple(A.shape)}")
     dtype = dtype_name(A.dtype)
@@ -66,7 +69,7 @@ def check_square(op: str, A: Tensor) -> None:
 def check_same(op: str, name: str, X: Tensor, A: Tensor, shape: torch.Size | None = None) -> None:
     """Raise RuntimeError unless X has dtype and device of A, and the given shape (default: A's)."""
     shape = A.shape if shape is None else shape
-    _check_strided(op, name, X)
+    check_dense(op, name, X)
     if X.shape != shape:
         raise RuntimeError(
             f"{op}: expected {name} of shape {tuple(shape)}, got {tuple(X.shape)}; "

@@ -20,6 +20,7 @@ __all__ = [
     "below_autograd",
     "enable_forward_ad",
     "handle_torch_function",
+    "has_batched_gradients",
     "has_torch_function_unary",
     "has_transforms",
     "is_recorded",
@@ -47,7 +48,12 @@ try:
         _dispatch_tls_is_dispatch_key_excluded,
     )
     from torch._C import _AutoDispatchBelowAutograd as _BelowAutograd
-    from torch._C._functorch import TransformType, get_interpreter_stack, unwrap_if_dead
+    from torch._C._functorch import (
+        TransformType,
+        get_interpreter_stack,
+        is_legacy_batchedtensor,
+        unwrap_if_dead,
+    )
     from torch._functorch.utils import enable_single_level_autograd_function
     from torch.autograd.function import _SingleLevelFunction
 
@@ -61,6 +67,10 @@ except (ImportError, AttributeError, AssertionError):
     def is_recorded(args: tuple[Tensor, ...]) -> bool:
         """Whether a graph is recorded; True where torch does not tell."""
         return True
+
+    def has_batched_gradients(args: tuple[Tensor, ...]) -> bool:
+        """Whether is_grads_batched is at work; False where torch does not tell."""
+        return False
 
     def recorder(cls: Any) -> Callable[[tuple[Tensor, ...]], Any]:
         """cls.apply, called with a tuple."""
@@ -92,6 +102,14 @@ else:
     def is_recorded(args: tuple[Tensor, ...]) -> bool:
         """Whether a graph is recorded."""
         return torch.is_grad_enabled() and _any_requires_grad(*args)
+
+    def has_batched_gradients(args: tuple[Tensor, ...]) -> bool:
+        """Whether is_grads_batched is at work, which runs a backward pass on batched tensors.
+
+        A Function that records a graph for such a tensor records it for the batch as one, and torch
+        drops it when the batch comes apart: derivatives of the result would silently lack a term.
+        """
+        return any(map(is_legacy_batchedtensor, args))
 
     def recorder(cls: Any) -> Callable[[tuple[Tensor, ...]], Any]:
         """cls.apply, called with a tuple, for where a graph is recorded and nothing else is done.

@@ -176,6 +176,8 @@ def _legal(op: str, arguments: dict[str, Any]) -> bool:
 def _flat(x: Tensor, dims: int) -> Tensor:
     # One batch dimension in front of the last `dims`; also where there are more than 64.
     tail = x.shape[x.dim() - dims :]
+    if x.numel() == 0:  # a contiguous copy may have strides beyond int64
+        return x.new_empty(min(math.prod(x.shape[: x.dim() - dims]), 1 << 20), *tail)
     return (
         x.detach()
         .resolve_conj()

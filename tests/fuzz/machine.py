@@ -34,6 +34,8 @@ class Machine:
         self.is_reference = functions is reference
         self.values: Values = []
         self.records: list[Tensor] = []
+        # Where gradients are batched, hooks see all of them in one, which no record can hold.
+        self.records_hooks = True
         self.pulls: list[Callable[[], Tensor]] = []
 
     def function(self, name: str) -> Callable[[Tensor], Any]:
@@ -116,6 +118,13 @@ class Machine:
     # ---- derivatives
 
     def do_grad(self, step: Step, of: Tensor, wrt: Tensor) -> Values:
+        self.records_hooks = not step["batched"]
+        try:
+            return self._grad(step, of, wrt)
+        finally:
+            self.records_hooks = True
+
+    def _grad(self, step: Step, of: Tensor, wrt: Tensor) -> Values:
         options = {"create_graph": step["create_graph"], "retain_graph": self.keep(step)}
         if count := step["batched"]:
             cotangents = self.seeded(step["seed"], of, count)
@@ -228,8 +237,10 @@ class Machine:
         action = self._action(step["action"], of, wrt)
         scale = step["action"] == "scale"
 
-        def hook(g: Tensor) -> Tensor | None:
-            if step["action"] == "record":
+        def hook(g: Tensor | None) -> Tensor | None:
+            if g is None:  # torch calls hooks of an output that has no part in the result
+                return None
+            if step["action"] == "record" and self.records_hooks:
                 self.records.append(g.detach().clone())
             action()
             return 2 * g if scale else None
@@ -241,7 +252,7 @@ class Machine:
         action = self._action(step["action"], of, wrt)
 
         def hook(inputs: Any, outputs: Any) -> None:
-            if step["action"] == "record":
+            if step["action"] == "record" and self.records_hooks:
                 self.records += [g.detach().clone() for g in outputs if g is not None][:1]
             action()
 
@@ -257,7 +268,7 @@ class Machine:
             if action == "raise_once" and not fired:
                 fired.append(True)
                 raise HookError("raised by a hook")
-            if action == "inner_grad" and not running:
+            if action == "inner_grad" and not running and self.records_hooks:
                 running.append(True)
                 try:
                     (g,) = torch.autograd.grad(
