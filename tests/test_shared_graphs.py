@@ -124,31 +124,25 @@ def test_backward_can_be_tried_again_after_a_hook_has_raised(f, n):
 
 @pytest.mark.parametrize("n", (3, 16, 40, 130))
 @functions
-def test_threads_that_share_a_graph_get_the_gradient_or_an_error(f, n):
+def test_threads_that_share_a_graph_get_the_gradient(f, n):
+    """The graph stays: torch 2.13 itself crashes, with any Function written in Python, where one
+    thread frees a graph that another one runs through."""
     for _ in range(20):
         A = well_conditioned(n, 2)
         y = f(A).sum()
         start = threading.Barrier(2)
         got: list[Tensor] = []
-        errors: list[str] = []
 
-        def run(y: Tensor, A: Tensor, start: threading.Barrier, got: list[Tensor],
-                errors: list[str]) -> None:  # fmt: skip
+        def run(y: Tensor, A: Tensor, start: threading.Barrier, got: list[Tensor]) -> None:
             start.wait()
-            try:
-                got.extend(torch.autograd.grad(y, A))
-            except RuntimeError as error:
-                errors.append(str(error))
+            got.extend(torch.autograd.grad(y, A, retain_graph=True))
 
-        arguments = (y, A, start, got, errors)
-        threads = [threading.Thread(target=run, args=arguments) for _ in range(2)]
+        threads = [threading.Thread(target=run, args=(y, A, start, got)) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert got
-        assert len(got) + len(errors) == 2
-        assert all("second time" in text for text in errors)
+        assert len(got) == 2
         for x in got:
             assert_close(x, gradient(f, A))
 

@@ -46,7 +46,8 @@ def run(case: dict[str, Any]) -> None:
         A.requires_grad_()
     function = getattr(torchdet, op) if target in PUBLIC else getattr(torch.ops.torchdet, op)
     if case.get("out") and isinstance(A, Tensor):
-        _run_out(function, op, A, case["out"])
+        if A.numel() or A.dim() < 30:  # torch makes no larger empty tensor for out
+            _run_out(function, op, A, case["out"])
         return
     legal = _legal(op, arguments)
     try:

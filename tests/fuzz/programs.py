@@ -109,7 +109,7 @@ def _steps(n: int, functions: tuple[str, ...], is_complex: bool) -> st.SearchStr
         _step("pull", of=_place),
         _step("dual", of=_place, function=function, seed=_seed),
         *([jacobian] if n <= 24 else []),
-        _step("threads", of=_place, wrt=_place, retain=_flag, count=st.integers(2, 4)),
+        _step("threads", of=_place, wrt=_place, count=st.integers(2, 4)),
     )
 
 
