@@ -106,7 +106,7 @@ class Comparison:
         return {key: among(key, accepts) for key, accepts in accepted.items()}
 
     def _one(self, step: Step, chosen: dict[str, int], where: str) -> str:
-        frees = step["do"] in ("grad", "backward", "threads")
+        frees = step["do"] in ("grad", "backward")
         if frees and not (step["retain"] or step.get("create_graph")):
             self.freed = True
         self.changed |= step["do"] == "inplace"
@@ -130,7 +130,7 @@ class Comparison:
                 del m.records[count:]  # as many as threads came to the hook
             for _, x in got:
                 self._compare(x, want[0][1], where)
-            return "threads" if not step["retain"] else ""
+            return ""
         if len(got) != len(want):
             raise Wrong(f"{where}: {len(got)} results, expected {len(want)}")
         first = len(self.subject.values)
