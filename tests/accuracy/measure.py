@@ -17,6 +17,7 @@ from numpy import ndarray
 from torch import Tensor
 
 import oracles
+import torchdet  # noqa: F401  registers the operators
 import units
 from accuracy import truth
 

@@ -107,8 +107,9 @@ class Comparison:
 
     def _one(self, step: Step, chosen: dict[str, int], where: str) -> str:
         frees = step["do"] in ("grad", "backward")
-        if frees and not (step["retain"] or step.get("create_graph")):
-            self.freed = True
+        if frees:
+            keeps = step["create_graph"] if step["retain"] is None else step["retain"]
+            self.freed |= not keeps
         self.changed |= step["do"] == "inplace"
         recorded = [len(m.records) for m in (self.subject, self.reference)]
         got, error = self._attempt(self.subject, step, chosen)
