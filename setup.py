@@ -2,7 +2,7 @@
 
 TORCHDET_EXTENSION=0 builds the package without it (no compiler needed); torchdet then runs on
 plain PyTorch. TORCHDET_INSTRUCTION_SETS, e.g. "avx2", names those that get kernels beside the
-portable ones, which takes a third of the time of all. CUDA kernels are built where torch has CUDA
+portable ones: two thirds of the time of all. CUDA kernels are built where torch has CUDA
 and nvcc is at hand; TORCHDET_CUDA=0 and TORCHDET_CUDA=1 decide otherwise. TORCH_CUDA_ARCH_LIST,
 e.g. "9.0", names the architectures.
 """
