@@ -16,6 +16,10 @@ JVP = "det jvp"  # the derivative of det in a direction Z, in forward mode
 PER_SAMPLE = "det vmap(grad)"
 COMPILED = "det compiled forward+backward"
 TRANSFORMS = (JVP, PER_SAMPLE, COMPILED)
+# First and second derivatives as they are written with torch.func, and a graph that is used again.
+_FIRST = ("grad", "vmap(grad)", "vmap(jacrev)")
+_SECOND = ("jvp(grad)", "vmap(hessian)", "three hvp")
+FUNC = tuple(f"{name} {way}" for name in ("det", "slogdet") for way in (*_FIRST, "jvp", *_SECOND))
 
 LAYOUTS = ("contiguous", "transposed", "strided")
 
@@ -38,19 +42,24 @@ class Case:
         return str(self.dtype).removeprefix("torch.")
 
     @property
+    def transform(self) -> str:
+        """What is done with the function."""
+        return self.op.split(" ", 1)[1]
+
+    @property
     def backward(self) -> bool:
         """Whether the gradient is part of what is timed."""
-        return self.op.endswith("backward") or self.op == PER_SAMPLE
+        return self.op.endswith("backward") or self.transform in _FIRST
 
     @property
     def hvp(self) -> bool:
-        """Whether a Hessian-vector product is timed."""
-        return self.op == HVP
+        """Whether Hessian-vector products are timed, or all of them."""
+        return self.op == HVP or self.transform in _SECOND
 
     @property
     def directional(self) -> bool:
         """Whether there is a direction Z."""
-        return self.op in (HVP, JVP)
+        return self.hvp or self.transform == "jvp"
 
     @property
     def slogdet(self) -> bool:

@@ -25,16 +25,22 @@ class Truth:
         condition = matrix_norm(A) * matrix_norm(inverse)
         self.unit = 4 * case.n * torch.finfo(case.dtype).eps * condition
         X = inverse.mT
+        self.Z = A[:0]
         if Z is not None:
             Z = Z.reshape(-1, case.n, case.n)[:: self.stride].to(wide)
+            self.Z = Z
             inner = (X * Z).sum((-2, -1))
-        if case.hvp:
+        if case.hvp and case.slogdet:
+            self.result = -X @ Z.mT @ X
+            self.size = matrix_norm(X) ** 2 * matrix_norm(Z)
+        elif case.hvp:
             # d(det X) in direction Z. Its two terms may cancel, so their size measures the error.
             self.result = det[:, None, None] * (inner[:, None, None] * X - X @ Z.mT @ X)
             self.size = det.abs() * matrix_norm(X) ** 2 * matrix_norm(Z)
         elif case.directional:
-            self.result = det * inner
-            self.size = det.abs() * matrix_norm(X) * matrix_norm(Z)
+            scale = 1 if case.slogdet else det
+            self.result = scale * inner
+            self.size = abs(scale) * matrix_norm(X) * matrix_norm(Z)
         elif case.backward:
             self.result = X.conj() if case.slogdet else (det[:, None, None] * X).conj()
             self.size = matrix_norm(self.result)
@@ -46,6 +52,8 @@ class Truth:
         """What is wrong with a result beyond the condition of each matrix; None if right."""
         if not bool(torch.isfinite(got).all()):
             return "a result is not finite"
+        if got.dim() == 5:  # Hessians: one product of each
+            got = torch.einsum("bijkl,bkl->bij", got[:: self.stride].to(self.Z), self.Z)
         matrices = self.result.dim() == 3
         got = got.reshape(-1, *got.shape[-2:]) if matrices else got.reshape(-1)
         difference = got[:: self.stride] - self.result

@@ -15,7 +15,7 @@ import torch.utils.dlpack
 from torch import Tensor
 
 import torchdet
-from bench.cases import COMPILED, FORWARD, JVP, OPS, PER_SAMPLE, RECORDED, Case
+from bench.cases import COMPILED, FORWARD, FUNC, OPS, RECORDED, TRANSFORMS, Case
 from bench.clocks import Call
 from bench.suites import AGAINST_TORCH
 
@@ -66,12 +66,10 @@ class TorchPeer:
     def operation(self, case: Case, A: Tensor, Z: Tensor | None) -> Call:
         """The function, its gradient, that one's derivative; or one of torch's transforms."""
         function = self.logabsdet if case.slogdet else self.det
-        if case.op == JVP:
-            return lambda: torch.func.jvp(function, (A,), (Z,))[1]
-        if case.op == PER_SAMPLE:
-            return functools.partial(torch.func.vmap(torch.func.grad(function)), A)
         if case.op == COMPILED:
             function = torch.compile(function, fullgraph=True)
+        elif case.op in (*TRANSFORMS, *FUNC):
+            return _transformed(function, case.transform, A, Z)
         if case.hvp and self.hvp is not None:
             return functools.partial(self.hvp, A, Z)
         if case.op in FORWARD:
@@ -96,6 +94,32 @@ class TorchPeer:
 
     def finish(self, result: Tensor) -> None:
         """It is computed on torch's stream."""
+
+
+def _transformed(
+    function: Callable[[Tensor], Tensor], transform: str, A: Tensor, Z: Tensor | None
+) -> Call:
+    """As a user writes it; of three Hessian-vector products through one graph the last one."""
+    func = torch.func
+
+    def total(X: Tensor) -> Tensor:
+        return function(X).sum()
+
+    def thrice() -> Tensor:
+        leaf = A.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(total(leaf), leaf, create_graph=True)
+        return [torch.autograd.grad(gradient, leaf, Z, retain_graph=True)[0] for _ in range(3)][-1]
+
+    calls: dict[str, Call] = {
+        "grad": lambda: func.grad(total)(A),
+        "vmap(grad)": lambda: func.vmap(func.grad(function))(A),
+        "vmap(jacrev)": lambda: func.vmap(func.jacrev(function))(A),
+        "jvp": lambda: func.jvp(function, (A,), (Z,))[1],
+        "jvp(grad)": lambda: func.jvp(func.grad(total), (A,), (Z,))[1],
+        "vmap(hessian)": lambda: func.vmap(func.hessian(function))(A),
+        "three hvp": thrice,
+    }
+    return calls[transform]
 
 
 class RegularPeer(TorchPeer):

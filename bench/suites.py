@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from bench.cases import HVP, OPS, RECORDED, TRANSFORMS, Case
+from bench.cases import FUNC, HVP, OPS, RECORDED, TRANSFORMS, Case
 from bench.scan import DRAWS, LARGEST_N, scan_cases
 
 SMALL = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
@@ -14,6 +14,10 @@ MEDIUM = (48, 64, 96, 128, 192, 256)
 LARGE = (512, 1024)
 CPU_HVP = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CPU_TRANSFORMS = (3, 8, 32, 128)
+CPU_FUNC = (1, 3, 8, 16, 30)
+CPU_FUNC_BATCHES = (1, 32, 256)
+THRICE = "det three hvp"
+CPU_FUNC_HESSIANS = 16  # the largest n of a vmap(hessian), which has n^4 numbers a matrix
 CPU_BATCH = (3, 8, 32)
 CPU_BATCHES = (1, 10, 100, 1_000, 10_000, 100_000)
 CPU_MEMORY = (3, 32, 128, 512)
@@ -35,19 +39,19 @@ GPU_MEMORY = 8 << 30  # for the inputs and the results of a case
 SUITES = {
     "cpu": (
         *("small", "dram", "latency", "medium", "large", "hvp"),
-        *("transforms", "memory", "batch", "single", "orders", "scan"),
+        *("func", "transforms", "memory", "batch", "single", "orders", "scan"),
     ),
     "cuda": ("gpu-small", "gpu-large", "gpu-batch"),
 }
 # One case for each order and operation.
 AGAINST_N = ("small", "dram", "medium", "large", "hvp", "gpu-small", "gpu-large")
 # What they ask is about torchdet and torch.linalg alone, and that it is nowhere slower.
-AGAINST_TORCH = ("transforms", "memory", "batch", "single", "orders", "scan")
+AGAINST_TORCH = ("func", "transforms", "memory", "batch", "single", "orders", "scan")
 WORST_FIRST = ("orders", "scan")
 DEFAULT_SUITES = {"cpu": ("small", "dram", "latency"), "cuda": SUITES["cuda"]}
 
 _IMPORTANCE_OF_DTYPE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
-_IMPORTANCE_OF_OP = (OPS[0], OPS[1], RECORDED, HVP, *TRANSFORMS, OPS[2], OPS[3])
+_IMPORTANCE_OF_OP = (OPS[0], OPS[1], RECORDED, HVP, *TRANSFORMS, OPS[2], OPS[3], *FUNC)
 
 
 def _chosen(available: Iterable[int], sizes: list[int] | None, quick: bool) -> list[int]:
@@ -71,6 +75,7 @@ def cpu_cases(
         "hvp": (CPU_HVP, (HVP,), IN_CACHE),
         "dram": ((2, 3, 4), OPS, IN_DRAM),
         "latency": ((3,), OPS, None),
+        "func": (CPU_FUNC, FUNC, None),
         "transforms": (CPU_TRANSFORMS, TRANSFORMS, IN_CACHE),
         "memory": (CPU_MEMORY, (*OPS, HVP), FOR_MEMORY),
         "batch": (CPU_BATCH, OPS[:2], None),
@@ -79,6 +84,8 @@ def cpu_cases(
     }[suite]
 
     def batches(n: int, dtype: torch.dtype) -> list[int | None]:
+        if suite == "func":
+            return list(CPU_FUNC_BATCHES)
         if suite == "batch":
             return [batch for batch in CPU_BATCHES if batch * n * n <= FOR_MEMORY]
         shrink = 64 if quick else 1
@@ -91,7 +98,13 @@ def cpu_cases(
         for n in _chosen([n for n in available if n <= largest_n], sizes, quick)
         for batch in batches(n, dtype)
         for op in ops
+        if not _left_out(op, n)
     ]
+
+
+def _left_out(op: str, n: int) -> bool:
+    # torch's gradient of a 1 x 1 determinant has no graph.
+    return (op.endswith("vmap(hessian)") and n > CPU_FUNC_HESSIANS) or (op == THRICE and n == 1)
 
 
 def cuda_cases(

@@ -10,6 +10,7 @@ from bench.cases import Case
 from bench.suites import AGAINST_TORCH, GPU_LEAST_BATCH, SUITES
 
 _NOT_SLOWER = 1.0
+_SINGLE_FUNC = 0.9
 
 # Largest n of a range, then the least ratio of torch.linalg's time to torchdet's in float32:
 # forward, forward + backward.
@@ -50,6 +51,8 @@ def must(case: Case) -> float:
 def _must_on_cpu(case: Case) -> float:
     if case.suite == "latency":
         return _CPU_LATENCY[case.backward]
+    if case.suite == "func":
+        return _NOT_SLOWER if (case.batch or 1) >= 32 else _SINGLE_FUNC
     if case.directional or case.suite in AGAINST_TORCH:
         return _NOT_SLOWER
     if case.suite == "dram":

@@ -121,17 +121,18 @@ struct Operators {
       const auto [sign, logabsdet] = slogdet(in_float32(A));
       return {torch::stable::to(sign, dtype), torch::stable::to(logabsdet, dtype)};
     }
-    Tensor sign = Backend::empty(leading_sizes(A, 2), dtype, A);
-    Tensor logabsdet = Backend::empty(leading_sizes(A, 2), real_dtype(dtype), A);
-    if (order(A) == 0) {
-      torch::stable::fill_(sign, 1.0);
-      torch::stable::fill_(logabsdet, 0.0);
-    } else {
-      compute(A, {.op = Op::kSlogdet,
-                  .determinant = sign.mutable_data_ptr(),
-                  .logabsdet = logabsdet.mutable_data_ptr()});
+    return two_numbers(Op::kSlogdet, A, 1.0, 0.0);
+  }
+
+  // det = mantissa * 2^exponent; the exponent is a whole number in the real dtype of A.
+  static std::tuple<Tensor, Tensor> det_frexp(const Tensor& A) {
+    check_matrices("det_frexp", "A", A);
+    const ScalarType dtype = A.scalar_type();
+    if (is_half(dtype)) {
+      const auto [mantissa, exponent] = det_frexp(in_float32(A));
+      return {torch::stable::to(mantissa, dtype), exponent};
     }
-    return {sign, logabsdet};
+    return two_numbers(Op::kDetFrexp, A, 0.5, 1.0);
   }
 
   static Tensor cofactor(const Tensor& A) {
@@ -155,6 +156,59 @@ struct Operators {
     check_matrices("det_hvp", "A", A);
     check_matches("det_hvp", "Z", Z, A, 0);
     return matrix_operator(Op::kDetHvp, A, &Z, 2);
+  }
+
+  // -X Z^T X with X = A^-T. Directions that share a matrix, by a stride of 0, share its inverse.
+  static Tensor slogdet_hvp(const Tensor& A, const Tensor& Z) {
+    check_matrices("slogdet_hvp", "A", A);
+    check_matches("slogdet_hvp", "Z", Z, A, 0);
+    const ScalarType dtype = A.scalar_type();
+    if (is_half(dtype)) {
+      return torch::stable::to(slogdet_hvp(in_float32(A), in_float32(Z)), dtype);
+    }
+    Tensor out = Backend::empty(leading_sizes(A, 0), dtype, A);
+    if (order(A) == 0 || batch_size(A) == 0) {
+      return out;
+    }
+    std::vector<int64_t> sizes = leading_sizes(A, 0);
+    const int64_t n = order(A), batch_dims = A.dim() - 2;
+    BatchView distinct = {};
+    int64_t count = 1;
+    for (int64_t d = 0; d < batch_dims; ++d) {
+      sizes[d] = A.stride(d) == 0 ? 1 : sizes[d];
+      distinct.append(sizes[d], A.stride(d));
+      count *= sizes[d];
+    }
+    distinct.data = A.const_data_ptr();
+    distinct.row_stride = A.stride(-2);
+    distinct.column_stride = A.stride(-1);
+    const Tensor inverse = Backend::empty(sizes, dtype, A);
+    static const double one[] = {1, 0};
+    static const float one_in_float32[] = {1, 0};
+    Problem problem = {.op = Op::kSlogdetBackward, .n = n, .batch = count, .A = distinct};
+    problem.other.append(count, 0);
+    problem.other.data = real_dtype(dtype) == ScalarType::Float
+                             ? static_cast<const void*>(one_in_float32)
+                             : static_cast<const void*>(one);
+    problem.out = inverse.mutable_data_ptr();
+    Backend::run(problem, kernel_dtype(A), A);
+
+    problem = {.op = Op::kSlogdetHvp, .n = n, .batch = batch_size(A), .other = batch_view(Z, 2)};
+    for (int64_t d = 0; d < batch_dims; ++d) {
+      problem.A.append(A.size(d), sizes[d] == A.size(d) ? inverse.stride(d) : 0);
+    }
+    problem.A.data = inverse.const_data_ptr();
+    problem.A.row_stride = n;
+    problem.A.column_stride = 1;
+    problem.out = out.mutable_data_ptr();
+    Backend::run(problem, kernel_dtype(A), A);
+    return out;
+  }
+  // The same, conj(X) being what is given for A.
+  static Tensor slogdet_hvp_kept(const Tensor& A, const Tensor& Z) {
+    check_matrices("slogdet_hvp", "A", A);
+    check_matches("slogdet_hvp", "Z", Z, A, 0);
+    return matrix_operator(Op::kSlogdetHvp, A, &Z, 2);
   }
 
   // The determinant, and what helps *_backward_kept to its gradient: numbers and integers. Nothing
@@ -201,6 +255,22 @@ struct Operators {
   }
 
  private:
+  // first_of_empty, second_of_empty: the numbers where n = 0.
+  static std::tuple<Tensor, Tensor> two_numbers(Op op, const Tensor& A, double first_of_empty,
+                                                double second_of_empty) {
+    const ScalarType dtype = A.scalar_type();
+    Tensor first = Backend::empty(leading_sizes(A, 2), dtype, A);
+    Tensor second = Backend::empty(leading_sizes(A, 2), real_dtype(dtype), A);
+    if (order(A) == 0) {
+      torch::stable::fill_(first, first_of_empty);
+      torch::stable::fill_(second, second_of_empty);
+    } else {
+      compute(A, {.op = op,
+                  .determinant = first.mutable_data_ptr(),
+                  .logabsdet = second.mutable_data_ptr()});
+    }
+    return {first, second};
+  }
   // problem: all but the inputs, `other` being grad or Z with other_dims matrix dimensions, or
   // nothing.
   static void compute(const Tensor& A, const Tensor* other, int64_t other_dims, Problem&& problem) {
@@ -288,4 +358,8 @@ struct Operators {
   m.impl("_det_keep", TORCH_BOX(&torchdet::Operators<Backend>::det_keep));                   \
   m.impl("_slogdet_keep", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_keep));           \
   m.impl("_det_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::det_backward_kept)); \
-  m.impl("_slogdet_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_kept))
+  m.impl("_slogdet_backward_kept",                                                           \
+         TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_kept));                   \
+  m.impl("det_frexp", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp));                  \
+  m.impl("slogdet_hvp", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp));              \
+  m.impl("_slogdet_hvp_kept", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp_kept))

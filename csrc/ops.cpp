@@ -12,10 +12,13 @@
 STABLE_TORCH_LIBRARY(torchdet, m) {
   m.def("det(Tensor A) -> Tensor");
   m.def("slogdet(Tensor A) -> (Tensor sign, Tensor logabsdet)");
+  m.def("det_frexp(Tensor A) -> (Tensor mantissa, Tensor exponent)");
   m.def("cofactor(Tensor A) -> Tensor");
   m.def("det_backward(Tensor grad, Tensor A) -> Tensor");
   m.def("slogdet_backward(Tensor grad, Tensor A) -> Tensor");
   m.def("det_hvp(Tensor A, Tensor Z) -> Tensor");
+  m.def("slogdet_hvp(Tensor A, Tensor Z) -> Tensor");
+  m.def("_slogdet_hvp_kept(Tensor A, Tensor Z) -> Tensor");
   m.def("_det_keep(Tensor A) -> (Tensor det, Tensor kept, Tensor integers)");
   m.def(
       "_slogdet_keep(Tensor A) -> "

@@ -22,6 +22,8 @@ enum class Op {
   kDetHvp,
   kDetKeep,
   kSlogdetKeep,
+  kDetFrexp,    // mantissa and, in place of the logarithm, exponent
+  kSlogdetHvp,  // A holds conj(A^-T)
 };
 
 // grad conj(C(A)) or grad conj(A^-T).
@@ -92,7 +94,7 @@ struct Problem {
   // Results, contiguous.
   void* out = nullptr;          // matrices
   void* determinant = nullptr;  // numbers: det or, with logabsdet, the sign
-  void* logabsdet = nullptr;
+  void* logabsdet = nullptr;    // or the exponent, in the same format
   // CPU only (cpu/kept.h): of a matrix a forward pass keeps n x n numbers, in `out`, and integers.
   int32_t* integers = nullptr;
   // What a backward pass reads of them, or nothing.
@@ -110,8 +112,10 @@ struct KernelsByOperator {
     switch (op) {
       case Op::kDet:
       case Op::kSlogdet:
+      case Op::kDetFrexp:
         return determinants;
       case Op::kDetHvp:
+      case Op::kSlogdetHvp:  // CPU: a kernel of its own, for orders that are split like these
         return hvp;
       default:
         return cofactors;

@@ -145,6 +145,7 @@ def operator_arguments(
         "det_backward": (grad, A),
         "slogdet_backward": (grad, A),
         "det_hvp": (A, Z),
+        "slogdet_hvp": (A, Z),
         "_det_keep": (A,),
         "_slogdet_keep": (A,),
         "_det_backward_kept": (grad, A, *OPS._det_keep(A.detach())[1:]),

@@ -87,14 +87,15 @@ def test_what_does_not_go_with_A(name):
     assert "shape (4, 2), got (4,)" in text_of_all(name, torch.zeros(4).double(), A)
 
 
-def test_directions():
+@pytest.mark.parametrize("name", ("det_hvp", "slogdet_hvp"))
+def test_directions(name):
     A = torch.zeros(4, 3, 3)
     for shape in ((3, 3), (4, 3, 4), (1, 4, 3, 3)):
-        assert text_of_all("det_hvp", A, torch.zeros(shape)) == (
-            f"det_hvp: expected Z of shape (4, 3, 3), got {shape}; expand or reshape it first"
+        assert text_of_all(name, A, torch.zeros(shape)) == (
+            f"{name}: expected Z of shape (4, 3, 3), got {shape}; expand or reshape it first"
         )
-    assert text_of_all("det_hvp", A, torch.zeros(4, 3, 3).double()) == (
-        "det_hvp: expected Z of the dtype of A, float32, got float64; "
+    assert text_of_all(name, A, torch.zeros(4, 3, 3).double()) == (
+        f"{name}: expected Z of the dtype of A, float32, got float64; "
         "convert it first, e.g. Z.to(A.dtype)"
     )
 

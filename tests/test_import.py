@@ -13,6 +13,7 @@ import pytest
 import torchdet
 
 LIMIT = 180
+HIDDEN = Path(__file__).resolve().parents[1] / "tools" / "torch_without_private_names"
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -136,6 +137,28 @@ def test_the_check_of_the_installed_build_succeeds(extension):
     assert done.returncode == 0, done.stdout + done.stderr
     for dtype in ("float32", "float64", "complex64", "complex128"):
         assert dtype in done.stdout, done.stdout
+
+
+def test_a_torch_without_the_private_names_gets_the_same_derivatives():
+    code = """
+import torch, torchdet
+from torch.func import grad, jvp, vmap
+from torchdet import _torch_internals
+assert _torch_internals.HAS_LEVELS is {levels}
+f = lambda A: torchdet.slogdet(A)[1] + torchdet.det(A)
+A = torch.arange(36.0).reshape(4, 3, 3).sin()
+def hessian_product(A):
+    return jvp(grad(lambda x: f(x).sum()), (A,), (A.cos(),))[1]
+x = A.clone().requires_grad_()
+(g,) = torch.autograd.grad(f(x).sum(), x, create_graph=True)
+(h,) = torch.autograd.grad((g * A.cos()).sum(), x)
+for y in (f(A), vmap(grad(f))(A), hessian_product(A), vmap(hessian_product)(A), g, h):
+    print(y.tolist())
+"""
+    seen = python("-c", code.format(levels=True))
+    hidden = python("-c", code.format(levels=False), PYTHONPATH=str(HIDDEN))
+    assert seen.returncode == hidden.returncode == 0, seen.stderr + hidden.stderr
+    assert seen.stdout == hidden.stdout
 
 
 def test_the_check_fails_when_a_gradient_is_wrong():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import sanitized_cpu
 from checks import assert_same_bits
-from kernel_program import DTYPES, KEEPING_OPERATORS, OPERATORS
+from kernel_program import DTYPES, FURTHER_OPERATORS, KEEPING_OPERATORS, OPERATORS
 from problems import arguments
 from sanitized_cpu import program
 
@@ -29,7 +29,7 @@ LARGE_ORDERS = (161, 200, 257)  # wider panels, and the order from which threads
 
 instructions = pytest.mark.parametrize("instructions", SETS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
-operators = pytest.mark.parametrize("operator", OPERATORS)
+operators = pytest.mark.parametrize("operator", (*OPERATORS, *FURTHER_OPERATORS))
 
 
 def batch_of(n: int) -> int:
@@ -120,7 +120,9 @@ def test_numbers_at_the_ends_of_the_formats(instructions, n, dtype):
     grad = np.resize(A[:, 0, 0], len(A)).copy()
     others = {"det_backward": (grad,), "slogdet_backward": (grad,), "det_hvp": (A[::-1].copy(),)}
     finite = np.isfinite(A).all((1, 2))
-    for operator in OPERATORS:
+    others["slogdet_hvp"] = others["det_hvp"]
+    run("slogdet_hvp", A, *others["slogdet_hvp"])
+    for operator in (*OPERATORS, "det_frexp"):
         results = run(operator, A, *others.get(operator, ()))
         assert not np.isfinite(results[0].reshape(len(A), -1)[~finite]).any(), operator
     if n >= program(instructions).least_kept():
@@ -157,6 +159,10 @@ def test_determinants_of_singular_matrices_are_zero(instructions, n, dtype):
     sign, log = run("slogdet", A)
     assert (sign == 0).all()
     assert (log == -np.inf).all()
+    mantissa, exponent = run("det_frexp", A)
+    assert (mantissa == 0).all()
+    # Powers of two above the largest entry, which is 1 or all are 0.
+    assert set(exponent) <= {0, n}
     for operator in ("cofactor", "det_backward", "slogdet_backward", "det_hvp"):
         other = () if operator == "cofactor" else (A,) if operator == "det_hvp" else (ones,)
         run(operator, A, *other)

@@ -206,3 +206,79 @@ def test_the_gradient_of_logdet_stays_in_range_where_the_determinant_does_not(de
     expected = torch.eye(20, device=device) * (1 / torch.tensor(1e-30, device=device))
     assert torch.allclose(g, expected, rtol=4e-7, atol=0)
     assert math.isclose(torchdet.logdet(A).item(), -600 * math.log(10), rel_tol=1e-6)
+
+
+# ---- the operators of the second derivative
+
+OPS = torch.ops.torchdet
+
+
+def hvp_arguments(n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Well conditioned matrices, as many as make ragged tiles, and directions."""
+    A = torch.randn(19, n, n, dtype=dtype) / max(n, 1) ** 0.5 + 3 * torch.eye(n, dtype=dtype)
+    return A, torch.randn(19, n, n, dtype=dtype)
+
+
+@pytest.mark.parametrize("n", (1, 2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 16, 17, 22, 23, 31))
+def test_the_second_derivative_of_every_class_is_right(n, dtype, device):
+    A, Z = hvp_arguments(n, dtype)
+    A, Z = A[-2:], Z[-2:]
+    X = inverse_transpose(A)
+    wide = A.to(X.dtype)
+    expected = first(X, Z.to(X.dtype))
+    # Two inverses with an error of n eps cond, and a product; one more rounding in half types.
+    eps = torch.finfo(dtype).eps
+    sizes = X.norm(dim=(-2, -1)) ** 2 * Z.to(X.dtype).norm(dim=(-2, -1))
+    allowed = (2 * n * torch.linalg.cond(wide) + n) * eps * sizes
+    for got in (
+        OPS.slogdet_hvp(A.to(device), Z.to(device)),
+        OPS._slogdet_hvp_kept(X.conj().to(dtype).to(device), Z.to(device)),
+    ):
+        assert got.dtype == dtype and got.is_contiguous()
+        assert ((got.cpu().to(X.dtype) - expected).norm(dim=(-2, -1)) <= allowed).all()
+
+
+@pytest.mark.parametrize("n", (1, 2, 3, 8, 9, 13, 33, 64, 65, 130))
+def test_the_second_derivative_at_permutations_is_exact(n, dtype, device):
+    """X is the permutation, too, with reciprocal powers of two; Z holds integers."""
+    order = torch.randperm(n)
+    powers = 2.0 ** (torch.arange(n) % 3)
+    A = torch.zeros(n, n)
+    A[torch.arange(n), order] = powers
+    X = torch.zeros(n, n)
+    X[torch.arange(n), order] = 1 / powers
+    Z = torch.randint(-8, 9, (5, n, n)).float()
+    expected = (-X @ Z.mT @ X).to(dtype)
+    A, Z = A.to(dtype).to(device).expand(5, n, n), Z.to(dtype).to(device)
+    assert torch.equal(OPS.slogdet_hvp(A, Z).cpu(), expected)
+    assert torch.equal(OPS.slogdet_hvp(A.clone(), Z.mT.contiguous().mT).cpu(), expected)
+    assert torch.equal(OPS._slogdet_hvp_kept(X.to(A).expand(5, n, n), Z).cpu(), expected)
+
+
+@pytest.mark.parametrize("n", (3, 12, 33, 70))
+def test_directions_that_share_a_matrix_have_the_bits_of_those_that_do_not(n, wide_dtype, device):
+    A, Z = (X.to(device) for X in hvp_arguments(n, wide_dtype))
+    A, Z = A[:6].view(2, 3, n, n), Z[:18].view(2, 3, 3, n, n)
+    shared = A[:, None].expand(2, 3, 3, n, n)
+    assert torch.equal(OPS.slogdet_hvp(shared, Z), OPS.slogdet_hvp(shared.contiguous(), Z))
+
+
+def test_any_number_of_directions_through_one_graph(wide_dtype, device):
+    """An inverse that the node keeps changes no result, and no rule of autograd."""
+    for n in (2, 8, 20, 40):
+        A, Z = (X.to(device) for X in hvp_arguments(n, wide_dtype))
+        A.requires_grad_()
+        (g,) = torch.autograd.grad(logabs(A).square().sum(), A, create_graph=True)
+        results = [torch.autograd.grad(g, A, Z, retain_graph=True)[0] for _ in range(3)]
+        # The same as a part of another graph, where nothing is kept.
+        (recorded,) = torch.autograd.grad(g, A, Z, create_graph=True)
+        results += [torch.autograd.grad(g, A, Z, retain_graph=True)[0], recorded.detach()]
+        for result in results[1:-1]:
+            assert torch.equal(result, results[0])
+        scale = results[0].abs().max()
+        eps = torch.finfo(wide_dtype).eps
+        assert (results[-1] - results[0]).abs().max() <= 64 * n * eps * scale
+        with torch.no_grad():
+            A *= 2
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(g, A, Z)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, grad_and_value, jacfwd, jacrev, jvp, linearize, vmap
+from torch.func import (
+    functional_call,
+    grad,
+    grad_and_value,
+    jacfwd,
+    jacrev,
+    jvp,
+    linearize,
+    vjp,
+    vmap,
+)
 
 import torchdet
+from torchdet import _torch_internals
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "det": torchdet.det,
@@ -174,3 +186,48 @@ def test_a_graph_is_recorded_through_vmap(name, n, device):
     (got,) = torch.autograd.grad((vmap(f)(A) * weights).sum(), A)
     expected = torch.autograd.grad(sum((f(a) * weights).sum() for a in A), A)[0]
     close(got, expected)
+
+
+# ---- every nesting, against torch's own route for custom Functions
+
+
+def _matrices(n: int, rank: int) -> Tensor:
+    # Integers, so that a rank is exact; another matrix for each n and rank.
+    generator = torch.Generator().manual_seed(10 * n + rank)
+    left = torch.randint(-3, 4, (n, rank), generator=generator, dtype=torch.float64)
+    right = torch.randint(-3, 4, (rank, n), generator=generator, dtype=torch.float64)
+    return left @ right + (torch.eye(n, dtype=torch.float64) if rank == n else 0)
+
+
+def _direction(n: int) -> Tensor:
+    return torch.arange(1.0, n * n + 1, dtype=torch.float64).reshape(n, n).sin()
+
+
+NESTED: dict[str, Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]] = {
+    "vjp": lambda f: lambda A: vjp(f, A)[1](torch.full_like(f(A), 0.75))[0],
+    "jvp": lambda f: lambda A: jvp(f, (A,), (_direction(A.shape[-1]),))[1],
+    "vmap": lambda f: lambda A: vmap(f, 1)(torch.stack([A, 2 * A, A.mT], 1)).sum(0),
+    "jacrev": lambda f: jacrev(f),
+    "jacfwd": lambda f: jacfwd(f),
+}
+
+
+TWICE, THRICE = (tuple(product(NESTED, repeat=depth)) for depth in (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    (*product(("det", "log|det|", "cofactor"), TWICE), *product(("det", "log|det|"), THRICE)),
+    ids=lambda x: x if isinstance(x, str) else "-".join(x),
+)
+def test_every_nesting_has_the_bits_of_torch_s_own_route(name, names, monkeypatch):
+    f = FUNCTIONS[name] if name in FUNCTIONS else lambda A: torchdet.slogdet(A)[1]
+    for transform in reversed(names):
+        f = NESTED[transform](f)
+    for rank in (3, 1) if name in FUNCTIONS else (3,):
+        A = _matrices(3, rank)
+        value = f(A)
+        with monkeypatch.context() as patch:
+            patch.setattr(_torch_internals, "HAS_LEVELS", False)
+            expected = f(A)
+        assert torch.equal(value, expected)

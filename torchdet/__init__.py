@@ -1,7 +1,8 @@
 """Determinants of batches of matrices, with derivatives that are exact at every matrix."""
 
-from .linalg import adjugate, cofactor, det, logdet, slogdet
+from .linalg import adjugate, cofactor, det, det_frexp, logdet, slogdet
+from .sums import slogsumdet
 
 __version__ = "0.1.0"
 
-__all__ = ["adjugate", "cofactor", "det", "logdet", "slogdet"]
+__all__ = ["adjugate", "cofactor", "det", "det_frexp", "logdet", "slogdet", "slogsumdet"]

@@ -6,19 +6,19 @@ loss means dloss = Re sum(conj(G) * dA):
 
     d det A = sum(C(A) * dA),  so grad_A = grad conj(C(A))                                       (1)
     d log|det A| = Re t,  d sign = i sign Im t,  t = sum(X * dA)                                 (2)
-    d D^m C(A)[Z_1..Z_m] = D^(m+1) C(A)[Z_1..Z_m, dA] + sum_i D^m C(A)[.., dZ_i, ..]             (3)
+    d D^m F(A)[Z_1..Z_m] = D^(m+1) F(A)[Z_1..Z_m, dA] + sum_i D^m F(A)[.., dZ_i, ..]             (3)
     d X = -X dA^T X                                                                              (4)
 
-In (3), sum(V * D^m C(A)[Z_1..Z_m]) is symmetric in V and the Z_i, since it is a derivative of det;
-so a cotangent V is one more direction.
+In (3), F is C or X, and sum(V * D^m F(A)[Z_1..Z_m]) is symmetric in V and the Z_i, since it is a
+derivative of det or log det; so a cotangent V is one more direction.
 
-The Functions form a family closed under (1) to (4): backward and jvp of each are calls of others.
-So derivatives of all orders exist, and a backward that is itself recorded (create_graph=True) gives
-the same numbers as one that is not. The end of this file gives the formulas to the operators.
+The Functions form a family closed under (1) to (4): gradients and tangent of each are calls of
+others. So derivatives of all orders exist, and a backward that is itself recorded
+(create_graph=True) gives the same numbers as one that is not. The end of this file gives the
+formulas to the operators.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,13 +28,14 @@ from ._function import (
     Context,
     Gradient,
     Operator,
+    Outputs,
     add,
-    forward_rule,
     inner,
+    is_plain,
     ones,
-    sandwich,
     times,
 )
+from ._reference_numbers import power_of_two
 
 # ---- what the public functions call
 
@@ -67,15 +68,14 @@ class Det(Operator):
         return _ops.det(A)
 
     @staticmethod
-    def backward(ctx: Context, grad: Gradient, *_: Gradient) -> Gradient:
+    def gradients(ctx: Context, grad: Gradient, *_: Gradient) -> Gradient:
         A, *kept = ctx.saved_tensors
         if grad is None:
             return None
         return _det_backward(grad, A, kept)
 
     @staticmethod
-    @forward_rule
-    def jvp(ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
+    def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
         (A, *kept), (dA,) = saved, tangents
         return None if dA is None else inner(_cofactor(A, kept), dA)
 
@@ -91,19 +91,51 @@ class DetKeep(Det):
     def forward(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         return _ops.det_keep(A)
 
-    @staticmethod
-    def setup_context(ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
-        _, *kept = output
-        ctx.mark_non_differentiable(*kept)
-        Operator.setup_context(ctx, (*inputs, *kept), output)
+    @classmethod
+    def saved(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
+        return *inputs, *outputs[1:]
+
+    @classmethod
+    def constants(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
+        return outputs[1:]
+
+
+class _Backward(Operator):
+    """g conj(F(A)), one number g for each matrix, F the gradient of a function of A."""
 
     @staticmethod
-    def jvp(ctx: Context, *tangents: Gradient) -> Any:
-        return Det.jvp(ctx, *tangents), None, None
+    def gradient(A: Tensor, kept: Sequence[Tensor]) -> Tensor:
+        """F(A)."""
+        raise NotImplementedError
+
+    @staticmethod
+    def hessian_product(A: Tensor, Z: Tensor) -> Tensor:
+        """D F(A)[Z]."""
+        raise NotImplementedError
+
+    @classmethod
+    def gradients(cls, ctx: Context, V: Gradient) -> tuple[Gradient, ...]:
+        grad, A, *kept = ctx.saved_tensors
+        for_grad, for_A, *_ = ctx.needs_input_grad
+        if V is None:
+            return (None,) * len(ctx.needs_input_grad)
+        return (
+            inner(V, cls.gradient(A, kept)) if for_grad else None,
+            cls.hessian_product(A, times(grad.conj(), V)).conj() if for_A else None,
+            *(None for _ in kept),
+        )
+
+    @classmethod
+    def tangent(cls, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
+        (grad, A, *kept), (dgrad, dA, *_) = saved, tangents
+        return add(
+            None if dgrad is None else cls.call(dgrad, A, *kept),
+            None if dA is None else times(grad, cls.hessian_product(A, dA).conj()),
+        )
 
 
-class DetBackward(Operator):
-    """g conj(C(A)), one number g for each matrix."""
+class DetBackward(_Backward):
+    """g conj(C(A))."""
 
     operator = "det_backward"
 
@@ -112,25 +144,12 @@ class DetBackward(Operator):
         return _ops.det_backward(grad, A)
 
     @staticmethod
-    def backward(ctx: Context, V: Gradient) -> tuple[Gradient, ...]:
-        grad, A, *kept = ctx.saved_tensors
-        for_grad, for_A, *_ = ctx.needs_input_grad
-        if V is None:
-            return (None,) * len(ctx.needs_input_grad)
-        return (
-            inner(V, _cofactor(A, kept)) if for_grad else None,
-            DetHvp.call(A, times(grad.conj(), V)).conj() if for_A else None,
-            *(None for _ in kept),
-        )
+    def gradient(A: Tensor, kept: Sequence[Tensor]) -> Tensor:
+        return _cofactor(A, kept)
 
     @staticmethod
-    @forward_rule
-    def jvp(ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
-        (grad, A, *kept), (dgrad, dA, *_) = saved, tangents
-        return add(
-            None if dgrad is None else _det_backward(dgrad, A, kept),
-            None if dA is None else times(grad, DetHvp.call(A, dA).conj()),
-        )
+    def hessian_product(A: Tensor, Z: Tensor) -> Tensor:
+        return DetHvp.call(A, Z)
 
 
 class DetBackwardKept(DetBackward):
@@ -145,32 +164,44 @@ class DetBackwardKept(DetBackward):
         return _ops.det_backward_kept(grad, A, kept, integers)
 
 
-class _CofactorDerivative(Operator):
-    """D^m C(A)[Z_1..Z_m], with (3). The subclasses differ in how they are given the directions."""
+class _Derivative(Operator):
+    """D^m F(A)[Z_1..Z_m], with (3). The subclasses differ in F and in how directions are given."""
 
     @staticmethod
-    def backward(ctx: Context, V: Gradient) -> tuple[Gradient, ...]:
+    def derivative(A: Tensor, *Z: Tensor) -> Tensor:
+        """The member of the family with these directions."""
+        raise NotImplementedError
+
+    @classmethod
+    def gradients(cls, ctx: Context, V: Gradient) -> tuple[Gradient, ...]:
         A, *given = ctx.saved_tensors
         if V is None:
             return (None,) * (1 + len(given))
         for_A, *for_given = ctx.needs_input_grad
         V, Z = V.conj(), _directions(A, given)
-        grad_A = cofactor_derivative(A, *Z, V).conj() if for_A else None
+        grad_A = cls.derivative(A, *Z, V).conj() if for_A else None
         if not any(for_given):
             return (grad_A, *(None for _ in given))
         replaced = ((*Z[:i], V, *Z[i + 1 :]) for i in range(len(Z)))
-        return grad_A, *_stack([cofactor_derivative(A, *z).conj() for z in replaced])
+        return grad_A, *_stack([cls.derivative(A, *z).conj() for z in replaced])
 
-    @staticmethod
-    @forward_rule
-    def jvp(ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
+    @classmethod
+    def tangent(cls, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
         (A, *given), (dA, *dgiven) = saved, tangents
         Z = _directions(A, given)
         dZ = _directions(A, [x for x in dgiven if x is not None])
         return add(
-            None if dA is None else cofactor_derivative(A, *Z, dA),
-            *(cofactor_derivative(A, *Z[:i], dz, *Z[i + 1 :]) for i, dz in enumerate(dZ)),
+            None if dA is None else cls.derivative(A, *Z, dA),
+            *(cls.derivative(A, *Z[:i], dz, *Z[i + 1 :]) for i, dz in enumerate(dZ)),
         )
+
+
+class _CofactorDerivative(_Derivative):
+    """F = C."""
+
+    @staticmethod
+    def derivative(A: Tensor, *Z: Tensor) -> Tensor:
+        return cofactor_derivative(A, *Z)
 
 
 class Cofactor(_CofactorDerivative):
@@ -217,6 +248,62 @@ def _directions(A: Tensor, given: Sequence[Tensor]) -> Sequence[Tensor]:
     return given[0].unbind(-3) if given and given[0].dim() > A.dim() else given
 
 
+# ---- det as mantissa and exponent
+
+
+def det_frexp(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Mantissa m and exponent e, a whole number in floating point, with det A = m 2^e."""
+    return DetFrexp.call(A)
+
+
+class DetFrexp(Operator):
+    """m and e with det A = m 2^e, e constant.
+
+    With R = diag(2^-rho_i) for whole numbers rho_i whose sum is e, m = det(R A), which is in range
+    as are its derivatives: so they are those of det at R A.
+    """
+
+    operator = "det_frexp"
+    out_dims = (0, 0)
+
+    @staticmethod
+    def forward(A: Tensor) -> tuple[Tensor, Tensor]:
+        return _ops.det_frexp(A)
+
+    @classmethod
+    def saved(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
+        return *inputs, outputs[1]
+
+    @classmethod
+    def constants(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
+        return outputs[1:]
+
+    @staticmethod
+    def gradients(ctx: Context, grad: Gradient, *_: Gradient) -> Gradient:
+        A, e = ctx.saved_tensors
+        if grad is None:
+            return None
+        R = _row_factors(A, e)
+        RA = R * A  # in the dtype of computation
+        return (R * DetBackward.call(grad.to(RA.dtype), RA)).to(A.dtype)
+
+    @staticmethod
+    def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> tuple[Gradient, Gradient]:
+        (A, e), (dA, *_) = saved, tangents
+        if dA is None:
+            return None, None
+        R = _row_factors(A, e)
+        return inner(Cofactor.call(R * A), R * dA).to(A.dtype), None
+
+
+def _row_factors(A: Tensor, e: Tensor) -> Tensor:
+    # 2^-rho_i, (*, n, 1), with rho_i = floor((e + i) / n): their sum is e (Hermite's identity).
+    n = A.shape[-1]
+    i = torch.arange(n, dtype=e.dtype, device=e.device)
+    rho = torch.div(e.unsqueeze(-1) + i, n, rounding_mode="floor").unsqueeze(-1)
+    return power_of_two(-rho, e.dtype)
+
+
 # ---- slogdet
 
 
@@ -230,15 +317,18 @@ class Slogdet(Operator):
     def forward(A: Tensor) -> tuple[Tensor, Tensor]:
         return _ops.slogdet(A)
 
-    @staticmethod
-    def setup_context(ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
-        (A,), (sign, _, *kept) = inputs, output
-        signs = (sign,) if A.is_complex() else ()
-        ctx.mark_non_differentiable(*kept, *(() if signs else (sign,)))
-        Operator.setup_context(ctx, (A, *kept, *signs), output)
+    @classmethod
+    def saved(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
+        (A,), (sign, _, *kept) = inputs, outputs
+        return (A, *kept, sign) if A.is_complex() else (A, *kept)
+
+    @classmethod
+    def constants(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
+        (A,), (sign, _, *kept) = inputs, outputs
+        return kept if A.is_complex() else (sign, *kept)
 
     @staticmethod
-    def backward(ctx: Context, grad_sign: Gradient, grad_log: Gradient, *_: Gradient) -> Gradient:
+    def gradients(ctx: Context, grad_sign: Gradient, grad_log: Gradient, *_: Gradient) -> Gradient:
         # dloss = Re(conj(g) t) with g = grad_log - i Im(conj(grad_sign) sign), from (2)
         A, kept, sign = _saved_by_slogdet(ctx.saved_tensors)
         phase = (grad_sign.conj() * sign[0]).imag if sign and grad_sign is not None else None
@@ -251,10 +341,7 @@ class Slogdet(Operator):
         return _slogdet_backward(grad, A, kept)
 
     @staticmethod
-    @forward_rule
-    def jvp(
-        ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]
-    ) -> tuple[Gradient, Gradient]:
+    def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> tuple[Gradient, Gradient]:
         (A, kept, sign), (dA,) = _saved_by_slogdet(saved), tangents
         if dA is None:
             return None, None
@@ -275,13 +362,9 @@ class SlogdetKeep(Slogdet):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return _ops.slogdet_keep(A)
 
-    @staticmethod
-    def jvp(ctx: Context, *tangents: Gradient) -> Any:
-        return *Slogdet.jvp(ctx, *tangents), None, None
 
-
-class SlogdetBackward(Operator):
-    """g conj(X), one number g for each matrix, with (4)."""
+class SlogdetBackward(_Backward):
+    """g conj(X)."""
 
     operator = "slogdet_backward"
 
@@ -290,27 +373,28 @@ class SlogdetBackward(Operator):
         return _ops.slogdet_backward(grad, A)
 
     @staticmethod
-    def backward(ctx: Context, V: Gradient) -> tuple[Gradient, ...]:
-        # Re sum(conj(V) g conj(-X dA^T X)) = Re sum(-X M^T X * dA) with M = conj(g) V
-        grad, A, *kept = ctx.saved_tensors
-        for_grad, for_A, *_ = ctx.needs_input_grad
-        if V is None:
-            return (None,) * len(ctx.needs_input_grad)
-        X = _inverse_transpose(A, kept)
-        return (
-            inner(V, X) if for_grad else None,
-            -sandwich(X, times(grad.conj(), V)).conj() if for_A else None,
-            *(None for _ in kept),
-        )
+    def gradient(A: Tensor, kept: Sequence[Tensor]) -> Tensor:
+        return _inverse_transpose(A, kept)
 
     @staticmethod
-    @forward_rule
-    def jvp(ctx: Context, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
-        (grad, A, *kept), (dgrad, dA, *_) = saved, tangents
-        change = None if dA is None else sandwich(_inverse_transpose(A, kept), dA).conj()
-        return add(
-            None if dgrad is None else _slogdet_backward(dgrad, A, kept),
-            None if change is None else -times(grad, change),
+    def hessian_product(A: Tensor, Z: Tensor) -> Tensor:
+        return SlogdetHvp.call(A, Z)
+
+    @classmethod
+    def gradients(cls, ctx: Context, V: Gradient) -> tuple[Gradient, ...]:
+        # Where the results are no part of another graph, any number of directions share one
+        # inverse, which lives as long as the node.
+        grad, A, *kept = ctx.saved_tensors
+        if V is None or not is_plain(grad, A, V):
+            return super().gradients(ctx, V)
+        for_grad, for_A, *_ = ctx.needs_input_grad
+        if getattr(ctx, "inverse", None) is None:
+            ctx.inverse = _slogdet_backward(ones(A), A, kept)
+        Z = times(grad.conj(), V)
+        return (
+            inner(V, ctx.inverse.conj()) if for_grad else None,
+            _ops.slogdet_hvp_kept(ctx.inverse, Z).conj() if for_A else None,
+            *(None for _ in kept),
         )
 
 
@@ -327,6 +411,35 @@ class SlogdetBackwardKept(SlogdetBackward):
 
 
 # ---- first derivatives, from A alone or with what is kept: numbers and integers, or nothing
+
+
+class _InverseDerivative(_Derivative):
+    """F = X, with (4): -X Z^T X and its derivatives."""
+
+    @staticmethod
+    def derivative(A: Tensor, *Z: Tensor) -> Tensor:
+        function = SlogdetHvp if len(Z) == 1 else HigherInverseDerivative
+        return function.call(A, *_stack(Z))
+
+
+class SlogdetHvp(_InverseDerivative):
+    """D X(A)[Z] = -X Z^T X."""
+
+    operator = "slogdet_hvp"
+
+    @staticmethod
+    def forward(A: Tensor, Z: Tensor) -> Tensor:
+        return _ops.slogdet_hvp(A, Z)
+
+
+class HigherInverseDerivative(_InverseDerivative):
+    """D^m X(A)[Z_1..Z_m] for m >= 2, with the directions stacked in Z of shape (*, m, n, n)."""
+
+    operator = "_inverse_derivative"
+
+    @staticmethod
+    def forward(A: Tensor, Z: Tensor) -> Tensor:
+        return _ops.inverse_derivative(A, Z)
 
 
 def _det_backward(grad: Tensor, A: Tensor, kept: Sequence[Tensor]) -> Tensor:
@@ -360,6 +473,7 @@ def _saved_by_slogdet(
 
 for _function in (
     Det,
+    DetFrexp,
     DetKeep,
     DetBackward,
     DetBackwardKept,
@@ -370,5 +484,7 @@ for _function in (
     SlogdetKeep,
     SlogdetBackward,
     SlogdetBackwardKept,
+    SlogdetHvp,
+    HigherInverseDerivative,
 ):
     _torch_internals.register_autograd(_function, _ops.library)

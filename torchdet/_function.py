@@ -1,40 +1,21 @@
 """What the autograd Functions have in common.
 
-That is how they are called, what they save, how they are batched and how their jvp stays
-differentiable; and the terms that their formulas are made of.
+That is how they are called, what they save and how they are batched; and the terms that their
+formulas are made of.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _ops, _torch_internals
+from . import _levels, _ops, _torch_internals
 
 Context = Any
 Gradient = Tensor | None
-Rule = Callable[[Context, Sequence[Tensor], Sequence[Gradient]], Any]
-
-
-def forward_rule(rule: Rule) -> Callable[..., Any]:
-    """Turn rule(ctx, saved, tangents) into a jvp that can itself be differentiated forward.
-
-    torch switches forward mode off around a jvp, so that the tangents of an enclosing forward-mode
-    level get lost and jvp of jvp is silently zero (pytorch issue 197867). Here it is on again. The
-    saved tensors must then shed their tangents of the level that is being differentiated just now;
-    the tangents of enclosing levels lie below those and stay.
-    """
-
-    @functools.wraps(rule)
-    def jvp(ctx: Context, *tangents: Gradient) -> Any:
-        saved = [_torch_internals.without_tangent(x) for x in ctx.saved_tensors]
-        with _torch_internals.enable_forward_ad(True):
-            return rule(ctx, saved, tangents)
-
-    return jvp
+Outputs = Any  # a Tensor or a tuple of them
 
 
 def _operator(name: str) -> Callable[..., Any]:
@@ -43,23 +24,36 @@ def _operator(name: str) -> Callable[..., Any]:
 
 
 class Operator(torch.autograd.Function):
-    """What the Functions share: how they are called, what they save, how they are batched."""
+    """What the Functions share: how they are called, what they save, how they are batched.
+
+    A subclass has forward, the kernel, and the rules of both modes:
+    gradients(ctx, *grads), which torch calls backward, and tangent.
+    """
 
     operator: str
+    # One for each output of forward.
     out_dims: int | tuple[int, ...] = 0
-    # How many of forward's outputs the caller needs, None for all; the others only are saved.
+    # How many of these outputs the caller needs, None for all; the others only are saved.
     results: int | None = None
-    _record: Callable[[tuple[Tensor, ...]], Any]
-    _trace: Callable[..., Any]
+    gradients: Callable[..., Any]
+    traced: Callable[..., Outputs]
+    record: Callable[[Sequence[Tensor]], Outputs]
+    record_at_level: Callable[[Sequence[Tensor]], Outputs]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls._record = staticmethod(_torch_internals.recorder(cls))
+
+        def backward(ctx: Context, *grads: Gradient) -> Any:  # torch.compile takes no classmethod
+            return cls.gradients(ctx, *grads)
+
+        cls.backward = staticmethod(backward)  # type: ignore[method-assign]
+        cls.record = staticmethod(_torch_internals.recorder(cls))
+        cls.record_at_level = staticmethod(_torch_internals.level_recorder(cls, _levels.below))
         if "operator" in vars(cls):
-            cls._trace = staticmethod(_operator(cls.operator))
+            cls.traced = staticmethod(_operator(cls.operator))
 
     @classmethod
-    def call(cls, *args: Tensor) -> Any:
+    def call(cls, *args: Tensor) -> Outputs:
         """Apply the Function, with no more machinery than the derivatives being taken need.
 
         Where a graph is recorded, and nothing else, the first `results` of the outputs are enough.
@@ -68,25 +62,68 @@ class Operator(torch.autograd.Function):
         calls operators gradient by gradient.
         """
         if torch.compiler.is_compiling() or _torch_internals.is_traced():
-            return cls._trace(*args)
+            return cls.traced(*args)
         if _torch_internals.has_transforms():
-            return _torch_internals.apply_function(cls, args)
+            return _levels.call(cls, args) if _torch_internals.HAS_LEVELS else cls.apply(*args)
         if _torch_internals.is_recorded(args):
             if _torch_internals.has_batched_gradients(args):
-                return cls._trace(*args)
-            return cls._record(args)
+                return cls.traced(*args)
+            return cls.record(args)
         return cls.forward(*args)
 
-    @staticmethod
-    def setup_context(ctx: Context, inputs: tuple[Tensor, ...], output: Any) -> None:
+    @classmethod
+    def saved(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
+        """What gradients and tangent are given."""
+        return inputs
+
+    @classmethod
+    def constants(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
+        """The outputs that have no derivative."""
+        return ()
+
+    @classmethod
+    def setup_context(cls, ctx: Context, inputs: tuple[Tensor, ...], output: Outputs) -> None:
+        saved = cls.saved(inputs, output)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
+        ctx.mark_non_differentiable(*cls.constants(inputs, output))
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
+
+    @staticmethod
+    def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Any:
+        """Tangents of the first outputs, from what is saved and the tangents of the inputs."""
+        raise NotImplementedError
+
+    @classmethod
+    def jvp(cls, ctx: Context, *tangents: Gradient) -> Any:
+        """`tangent` as torch asks for it, for who calls `apply` or an operator.
+
+        torch switches forward mode off around a jvp, so that the tangents of an enclosing level get
+        lost. Here it is on again. What is saved must then shed its tangents of the level that is
+        being differentiated just now; those of enclosing levels lie below and stay.
+        """
+        saved = [_torch_internals.without_tangent(x) for x in ctx.saved_tensors]
+        with _torch_internals.enable_forward_ad(True):
+            changes = cls.tangent(saved, tangents)
+        if not isinstance(cls.out_dims, tuple):
+            return changes
+        changes = changes if isinstance(changes, tuple) else (changes,)
+        return *changes, *(None for _ in cls.out_dims[len(changes) :])
 
     @classmethod
     def vmap(cls, info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
-        args = tuple(_ops.batch_first(info, in_dims, args))
-        return _torch_internals.apply_function(cls, args), cls.out_dims
+        args = tuple(_ops.batch_first(info.batch_size, in_dims, args))
+        return cls.apply(*args), cls.out_dims
+
+
+def is_plain(*args: Tensor) -> bool:
+    """Whether nobody differentiates, maps or traces what is computed of these: numbers only."""
+    return not (
+        torch.compiler.is_compiling()
+        or _torch_internals.is_traced()
+        or _torch_internals.has_transforms()
+        or _torch_internals.is_recorded(args)
+    )
 
 
 # ---- terms of the formulas
@@ -110,13 +147,3 @@ def add(*terms: Gradient) -> Gradient:
 def ones(A: Tensor) -> Tensor:
     """One number 1 for each matrix of A."""
     return A.new_ones(()).expand(A.shape[:-2])
-
-
-def sandwich(X: Tensor, Y: Tensor) -> Tensor:
-    """X Y^T X; never in half precision, as autocast would have it."""
-    device = X.device.type
-    autocast: AbstractContextManager[Any] = nullcontext()
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        autocast = torch.autocast(device, enabled=False)
-    with autocast:
-        return X @ Y.mT @ X

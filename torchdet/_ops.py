@@ -15,38 +15,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _extension, _higher_order, _reference, _reference_kept, _torch_internals
+from . import _extension, _higher_order, _inverse, _reference, _reference_kept, _torch_internals
 
 _SCHEMAS = (
     "det(Tensor A) -> Tensor",
     "slogdet(Tensor A) -> (Tensor sign, Tensor logabsdet)",
+    "det_frexp(Tensor A) -> (Tensor mantissa, Tensor exponent)",
     "cofactor(Tensor A) -> Tensor",
     "det_backward(Tensor grad, Tensor A) -> Tensor",
     "slogdet_backward(Tensor grad, Tensor A) -> Tensor",
     "det_hvp(Tensor A, Tensor Z) -> Tensor",
+    "slogdet_hvp(Tensor A, Tensor Z) -> Tensor",
+    "_slogdet_hvp_kept(Tensor A, Tensor Z) -> Tensor",
     # Determinants with what helps their backward passes, numbers and integers; and those passes.
     "_det_keep(Tensor A) -> (Tensor det, Tensor kept, Tensor integers)",
     "_slogdet_keep(Tensor A) -> (Tensor sign, Tensor logabsdet, Tensor kept, Tensor integers)",
     "_det_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor",
     "_slogdet_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor",
 )
-# In PyTorch only: D^m C(A)[Z_1..Z_m] for m >= 2, the directions stacked in Z of shape (*, m, n, n).
-# It is an operator all the same, so that is_grads_batched=True and torch.compile need not look in.
-_SCHEMA_HIGHER_ORDER = "_cofactor_derivative(Tensor A, Tensor Z) -> Tensor"
+# In PyTorch only: D^m C(A)[Z_1..Z_m] and D^m A^-T[Z_1..Z_m] for m >= 2, the directions stacked in Z
+# of shape (*, m, n, n). They are operators all the same, so that is_grads_batched=True and
+# torch.compile need not look in.
+_SCHEMAS_HIGHER_ORDER = (
+    "_cofactor_derivative(Tensor A, Tensor Z) -> Tensor",
+    "_inverse_derivative(Tensor A, Tensor Z) -> Tensor",
+)
 
 
 HAS_EXTENSION = _extension.load()
+_HALF = (torch.float16, torch.bfloat16)
 
 # Registrations live as long as this object does.
 library = torch.library.Library("torchdet", "FRAGMENT")
 if not HAS_EXTENSION:
     for _schema in _SCHEMAS:
         library.define(_schema)
-library.define(_SCHEMA_HIGHER_ORDER)
+for _schema in _SCHEMAS_HIGHER_ORDER:
+    library.define(_schema)
 
 
-def _check_directions(A: Tensor, Z: Tensor) -> None:
-    op = "cofactor_derivative"
+def _check_directions(op: str, A: Tensor, Z: Tensor) -> None:
     _reference.check_square(op, A)
     _reference.check_dense(op, "Z", Z)
     if Z.dim() < 3 or Z.shape[-3] == 0:
@@ -58,8 +66,13 @@ def _check_directions(A: Tensor, Z: Tensor) -> None:
 
 
 def _cofactor_derivative(A: Tensor, Z: Tensor) -> Tensor:
-    _check_directions(A, Z)
+    _check_directions("cofactor_derivative", A, Z)
     return _higher_order.cofactor_derivative(A, Z.unbind(-3))
+
+
+def _inverse_derivative(A: Tensor, Z: Tensor) -> Tensor:
+    _check_directions("inverse_derivative", A, Z)
+    return _inverse.derivative(A, Z.unbind(-3))
 
 
 # ---- kernels in plain PyTorch
@@ -67,15 +80,19 @@ def _cofactor_derivative(A: Tensor, Z: Tensor) -> Tensor:
 _KERNELS: dict[str, Callable[..., Any]] = {
     "det": _reference.det,
     "slogdet": _reference.slogdet,
+    "det_frexp": _reference.det_frexp,
     "cofactor": _reference.cofactor,
     "det_backward": _reference.det_backward,
     "slogdet_backward": _reference.slogdet_backward,
     "det_hvp": _reference.det_hvp,
+    "slogdet_hvp": _inverse.slogdet_hvp,
+    "_slogdet_hvp_kept": _inverse.slogdet_hvp_kept,
     "_det_keep": _reference_kept.det_keep,
     "_slogdet_keep": _reference_kept.slogdet_keep,
     "_det_backward_kept": _reference_kept.det_backward_kept,
     "_slogdet_backward_kept": _reference_kept.slogdet_backward_kept,
     "_cofactor_derivative": _cofactor_derivative,
+    "_inverse_derivative": _inverse_derivative,
 }
 
 # ---- fake kernels: the checks of the reference and empty outputs
@@ -90,6 +107,13 @@ def _fake_slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
     _reference.check_square("slogdet", A)
     batch = A.shape[:-2]
     return A.new_empty(batch), A.new_empty(batch, dtype=_reference.real_dtype(A))
+
+
+def _fake_det_frexp(A: Tensor) -> tuple[Tensor, Tensor]:
+    _reference.check_square("det_frexp", A)
+    batch = A.shape[:-2]
+    exponents = torch.float32 if A.dtype in _HALF else _reference.real_dtype(A)
+    return A.new_empty(batch), A.new_empty(batch, dtype=exponents)
 
 
 def _fake_cofactor(A: Tensor) -> Tensor:
@@ -112,6 +136,12 @@ def _fake_slogdet_backward(grad: Tensor, A: Tensor) -> Tensor:
 def _fake_det_hvp(A: Tensor, Z: Tensor) -> Tensor:
     _reference.check_square("det_hvp", A)
     _reference.check_same("det_hvp", "Z", Z, A)
+    return A.new_empty(A.shape)
+
+
+def _fake_slogdet_hvp(A: Tensor, Z: Tensor) -> Tensor:
+    _reference.check_square("slogdet_hvp", A)
+    _reference.check_same("slogdet_hvp", "Z", Z, A)
     return A.new_empty(A.shape)
 
 
@@ -143,36 +173,47 @@ def _fake_slogdet_backward_kept(grad: Tensor, A: Tensor, kept: Tensor, integers:
 
 
 def _fake_cofactor_derivative(A: Tensor, Z: Tensor) -> Tensor:
-    _check_directions(A, Z)
+    _check_directions("cofactor_derivative", A, Z)
+    return A.new_empty(A.shape)
+
+
+def _fake_inverse_derivative(A: Tensor, Z: Tensor) -> Tensor:
+    _check_directions("inverse_derivative", A, Z)
     return A.new_empty(A.shape)
 
 
 _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "det": _fake_det,
     "slogdet": _fake_slogdet,
+    "det_frexp": _fake_det_frexp,
     "cofactor": _fake_cofactor,
     "det_backward": _fake_det_backward,
     "slogdet_backward": _fake_slogdet_backward,
     "det_hvp": _fake_det_hvp,
+    "slogdet_hvp": _fake_slogdet_hvp,
+    "_slogdet_hvp_kept": _fake_slogdet_hvp,
     "_det_keep": _fake_det_keep,
     "_slogdet_keep": _fake_slogdet_keep,
     "_det_backward_kept": _fake_det_backward_kept,
     "_slogdet_backward_kept": _fake_slogdet_backward_kept,
     "_cofactor_derivative": _fake_cofactor_derivative,
+    "_inverse_derivative": _fake_inverse_derivative,
 }
 
 
 # ---- batching
 
 
-def batch_first(info: Any, in_dims: Sequence[int | None], args: Sequence[Tensor]) -> list[Tensor]:
+def batch_first(
+    batch_size: int, in_dims: Sequence[int | None], args: Sequence[Tensor]
+) -> list[Tensor]:
     """The arguments of a vmapped call with the mapped dimension in front, as a batch dimension.
 
     All operators take any batch shape, so this is the whole batching rule. A tensor that is not
     mapped is expanded, not copied: kernels can see by its stride 0 that one matrix serves many.
     """
     return [
-        x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        x.expand(batch_size, *x.shape) if dim is None else x.movedim(dim, 0) if dim else x
         for x, dim in zip(args, in_dims, strict=True)
     ]
 
@@ -183,7 +224,7 @@ def _register(name: str) -> None:
     out_dims = (0,) * results if results > 1 else 0
 
     def vmap(info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
-        return op(*batch_first(info, in_dims, args)), out_dims
+        return op(*batch_first(info.batch_size, in_dims, args)), out_dims
 
     library.impl(name, _KERNELS[name], "CompositeExplicitAutograd")
     torch.library.register_fake(f"torchdet::{name}", _FAKE_KERNELS[name], lib=library)
@@ -198,10 +239,13 @@ for _name in _KERNELS:
 
 det = _torch_internals.below_autograd(torch.ops.torchdet.det.default)
 slogdet = _torch_internals.below_autograd(torch.ops.torchdet.slogdet.default)
+det_frexp = _torch_internals.below_autograd(torch.ops.torchdet.det_frexp.default)
 cofactor = _torch_internals.below_autograd(torch.ops.torchdet.cofactor.default)
 det_backward = _torch_internals.below_autograd(torch.ops.torchdet.det_backward.default)
 slogdet_backward = _torch_internals.below_autograd(torch.ops.torchdet.slogdet_backward.default)
 det_hvp = _torch_internals.below_autograd(torch.ops.torchdet.det_hvp.default)
+slogdet_hvp = _torch_internals.below_autograd(torch.ops.torchdet.slogdet_hvp.default)
+slogdet_hvp_kept = _torch_internals.below_autograd(torch.ops.torchdet._slogdet_hvp_kept.default)
 det_keep = _torch_internals.below_autograd(torch.ops.torchdet._det_keep.default)
 slogdet_keep = _torch_internals.below_autograd(torch.ops.torchdet._slogdet_keep.default)
 det_backward_kept = _torch_internals.below_autograd(torch.ops.torchdet._det_backward_kept.default)
@@ -211,11 +255,10 @@ slogdet_backward_kept = _torch_internals.below_autograd(
 cofactor_derivative = _torch_internals.below_autograd(
     torch.ops.torchdet._cofactor_derivative.default
 )
+inverse_derivative = _torch_internals.below_autograd(torch.ops.torchdet._inverse_derivative.default)
 
 
 # ---- what forward passes keep for the backward pass
-
-_HALF = (torch.float16, torch.bfloat16)
 
 if HAS_EXTENSION:
     from . import _C

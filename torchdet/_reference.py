@@ -32,7 +32,16 @@ from ._reference_lu import (
     unexpand,
     unscale,
 )
-from ._reference_numbers import divide, quotient, scaled_product, split, sum_last, times
+from ._reference_numbers import (
+    divide,
+    exponents,
+    quotient,
+    scaled_product,
+    split,
+    sum_last,
+    times,
+    without_zeros,
+)
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
@@ -169,6 +178,23 @@ def slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
     zero = torch.zeros_like(p.shift)
     sign = unscale(sign, zero, p.finite, A.dtype)
     return sign, unscale(logabsdet, zero, p.finite, real_dtype(A))
+
+
+def det_frexp(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Return m and e, a whole number in floating point, with det A = m 2^e and |m| in [1/2, 1).
+
+    Of a complex m the larger part is. For m = 0, e is that of s^n, s a power of two above the
+    largest entry; where A is not finite, e is 0.
+    """
+    check_square("det_frexp", A)
+    p = pivots(A)
+    m, e = scaled_product(p.d)
+    m, more = split(times(p.sign, m))
+    wide, _ = compute(A)
+    largest = exponents(wide).amax((-2, -1)) if A.shape[-1] else torch.zeros_like(e)
+    e = torch.where(m == 0, A.shape[-1] * without_zeros(largest), e + more + p.shift)
+    mantissa = unscale(m, torch.zeros_like(e), p.finite, A.dtype)
+    return mantissa, e.masked_fill(~p.finite, 0).to(real_dtype(m))
 
 
 def cofactor(A: Tensor) -> Tensor:

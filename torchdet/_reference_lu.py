@@ -42,12 +42,17 @@ from ._reference_numbers import (
     exponents,
     ldexp,
     magnitude,
+    magnitude_of_parts,
     matmul,
+    parts,
     quotient,
     ratio,
     scale,
     share,
+    share_of_parts,
+    subtract_product,
     times,
+    whole,
     without_zeros,
 )
 
@@ -150,8 +155,8 @@ class _Rows:
 
     def __init__(self, X: Tensor) -> None:
         self.X = X
-        self.flat = X.view(-1, X.shape[-1])
-        self.first = torch.arange(0, len(self.flat), X.shape[-2], device=X.device)
+        self.flat = X.flatten(0, 1)
+        self.first = torch.arange(0, len(self.flat), X.shape[1], device=X.device)
 
     def bring_up(self, k: int, below: Tensor) -> Tensor:
         """Exchange rows k and k + below of each matrix and return what row k is then."""
@@ -181,22 +186,22 @@ def _sign(odd: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _eliminate_by_rows(B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Partial pivoting: return pivots, sign, and in which matrices U has grown."""
-    X = B.clone(memory_format=torch.contiguous_format)
-    n = X.shape[-1]
+    X = parts(B)
+    n = B.shape[-1]
     rows, pivots, exchanges = _Rows(X), [], []
     for k in range(n):
-        below = magnitude(X[:, k:, k]).argmax(-1)
+        below = magnitude_of_parts(X[:, k:, :, k]).argmax(-1)
         row = rows.bring_up(k, below)
-        d = row[:, k : k + 1]
-        l = share(X[:, k + 1 :, k], d)
+        d = row[:, None, :, k]
+        l = share_of_parts(X[:, k + 1 :, :, k], d)
         # Whole packs of 8 are faster. What this does left of the trailing block is not looked at.
         left = (k + 1) // 8 * 8
-        add_product(X[:, k + 1 :, left:], l.unsqueeze(-1), row[:, None, left:], -1)
+        subtract_product(X[:, k + 1 :, :, left:], l, row[..., left:])
         pivots.append(d)
         exchanges.append(below)
-    largest = magnitude(X.triu()).amax((-2, -1))
+    largest = magnitude_of_parts(X.transpose(1, 2).triu().movedim(1, -1)).amax((-2, -1))
     grown = ~(largest <= max(_GROWTH, _GROWTH_SHARE * n))  # NaN as well
-    return torch.cat(pivots, -1), _sign(_odd(exchanges), X.dtype), grown
+    return whole(torch.cat(pivots, 1)), _sign(_odd(exchanges), B.dtype), grown
 
 
 def _eliminate_completely(S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

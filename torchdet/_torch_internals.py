@@ -4,7 +4,8 @@ Where a name only buys speed, a torch without it gets a slower, documented way. 
 results depend on is imported without a net: a torch without it fails here, not by wrong numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,17 +17,24 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled as enable_forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 __all__ = [
-    "apply_function",
+    "HAS_LEVELS",
+    "Level",
     "below_autograd",
     "enable_forward_ad",
     "handle_torch_function",
     "has_batched_gradients",
     "has_torch_function_unary",
     "has_transforms",
+    "innermost_level",
     "is_recorded",
     "is_traced",
+    "level_recorder",
+    "make_dual",
+    "record_all",
     "recorder",
     "register_autograd",
+    "tangents",
+    "unwrap_if_dead",
     "without_tangent",
 ]
 
@@ -40,45 +48,68 @@ def without_tangent(x: Tensor) -> Tensor:
     return forward_ad.unpack_dual(x, level=0).primal
 
 
+def make_dual(x: Tensor, tangent: Tensor) -> Tensor:
+    """X with a tangent of the current forward-mode level."""
+    return forward_ad.make_dual(x, tangent, level=0)
+
+
 try:
     from torch._C import (
         DispatchKey,
         _any_requires_grad,
         _are_functorch_transforms_active,
         _dispatch_tls_is_dispatch_key_excluded,
+        _is_fwd_grad_enabled,
+        _set_fwd_grad_enabled,
+        _set_grad_enabled,
     )
     from torch._C import _AutoDispatchBelowAutograd as _BelowAutograd
     from torch._C._functorch import (
+        CGradInterpreterPtr,
+        CInterpreter,
+        CJvpInterpreterPtr,
+        CVmapInterpreterPtr,
         TransformType,
-        get_interpreter_stack,
+        _add_batch_dim,
+        _unwrap_batched,
+        _unwrap_for_grad,
+        _wrap_for_grad,
+        get_single_level_autograd_function_allowed,
         is_legacy_batchedtensor,
+        peek_interpreter_stack,
+        pop_dynamic_layer_stack,
+        push_dynamic_layer_stack,
+        set_single_level_autograd_function_allowed,
         unwrap_if_dead,
     )
+    from torch._functorch import eager_transforms
     from torch._functorch.utils import enable_single_level_autograd_function
     from torch.autograd.function import _SingleLevelFunction
 
+    assert isinstance(eager_transforms.JVP_NESTING, int)
     assert isinstance(forward_ad._current_level, int)
 except (ImportError, AttributeError, AssertionError):
+    HAS_LEVELS = False
 
     def has_transforms() -> bool:
         """Whether there are torch.func transforms or dual levels; True where torch hides it."""
         return True
 
-    def is_recorded(args: tuple[Tensor, ...]) -> bool:
+    def is_recorded(args: Sequence[Tensor]) -> bool:
         """Whether a graph is recorded; True where torch does not tell."""
         return True
 
-    def has_batched_gradients(args: tuple[Tensor, ...]) -> bool:
+    def has_batched_gradients(args: Sequence[Tensor]) -> bool:
         """Whether is_grads_batched is at work; False where torch does not tell."""
         return False
 
-    def recorder(cls: Any) -> Callable[[tuple[Tensor, ...]], Any]:
+    def recorder(cls: Any) -> Callable[[Sequence[Tensor]], Any]:
         """cls.apply, called with a tuple."""
         return lambda args: cls.apply(*args)
 
-    def apply_function(cls: Any, args: tuple[Tensor, ...]) -> Any:
-        """cls.apply(*args)."""
-        return cls.apply(*args)
+    def level_recorder(cls: Any, below: Any) -> Callable[[Sequence[Tensor]], Any]:
+        """Nothing is done level by level here: cls.apply."""
+        return lambda args: cls.apply(*args)
 
     def below_autograd(op: Any) -> Callable[..., Any]:
         """The operator without its autograd kernel or, as here, with it: slower, same result."""
@@ -94,16 +125,17 @@ except (ImportError, AttributeError, AssertionError):
         )
 
 else:
+    HAS_LEVELS = True
 
     def has_transforms() -> bool:
         """Whether there is a torch.func transform or a level of forward mode."""
         return _are_functorch_transforms_active() or forward_ad._current_level >= 0
 
-    def is_recorded(args: tuple[Tensor, ...]) -> bool:
+    def is_recorded(args: Sequence[Tensor]) -> bool:
         """Whether a graph is recorded."""
         return torch.is_grad_enabled() and _any_requires_grad(*args)
 
-    def has_batched_gradients(args: tuple[Tensor, ...]) -> bool:
+    def has_batched_gradients(args: Sequence[Tensor]) -> bool:
         """Whether is_grads_batched is at work, which runs a backward pass on batched tensors.
 
         A Function that records a graph for such a tensor records it for the batch as one, and torch
@@ -111,7 +143,7 @@ else:
         """
         return any(map(is_legacy_batchedtensor, args))
 
-    def recorder(cls: Any) -> Callable[[tuple[Tensor, ...]], Any]:
+    def recorder(cls: Any) -> Callable[[Sequence[Tensor]], Any]:
         """cls.apply, called with a tuple, for where a graph is recorded and nothing else is done.
 
         A Function whose forward takes ctx is the cheapest to call, but torch.func does not take it.
@@ -130,21 +162,137 @@ else:
 
         return lambda args: apply(*map(unwrap_if_dead, args))
 
-    def apply_function(cls: Any, args: tuple[Tensor, ...]) -> Any:
-        """cls.apply(*args) without the 30 microseconds it spends in inspect.signature.
+    def record_all(cls: Any, args: Sequence[Tensor]) -> Any:
+        """cls.apply, all outputs, without the 30 microseconds it spends in inspect.signature."""
+        return super(torch.autograd.Function, cls).apply(*args)
 
-        Function.apply looks for default arguments, which the Functions here do not have, and
-        then, where no torch.func transform is active, does what stands here.
+    def level_recorder(cls: Any, below: Any) -> Callable[[Sequence[Tensor]], Any]:
+        """As record_all, for a level of torch.func: forward is below(cls, args, level)."""
+
+        def forward(ctx: Any, *args: Tensor) -> Any:
+            # torch switches derivatives off for a forward, and restores what was before. The levels
+            # below need them on.
+            _set_grad_enabled(True)
+            _set_fwd_grad_enabled(True)
+            outputs = below(cls, args, innermost_level())
+            cls.setup_context(ctx, args, outputs)
+            return outputs
+
+        members = {"forward": staticmethod(forward), "backward": staticmethod(cls.backward)}
+        function: Any = type(cls.__name__, (_SingleLevelFunction,), members)
+
+        def record(args: Sequence[Tensor]) -> Any:
+            allowed = get_single_level_autograd_function_allowed()
+            set_single_level_autograd_function_allowed(True)
+            try:
+                return function.apply(*args)
+            finally:
+                set_single_level_autograd_function_allowed(allowed)
+
+        return record
+
+    def _number(kind: Any) -> int:  # a fast key; torch's stubs do not know that it is an int
+        return int(kind)
+
+    _GRAD, _JVP, _VMAP = map(_number, (TransformType.Grad, TransformType.Jvp, TransformType.Vmap))
+    _POINTERS = {_GRAD: CGradInterpreterPtr, _JVP: CJvpInterpreterPtr, _VMAP: CVmapInterpreterPtr}
+    _FRONT = DispatchKey.FuncTorchDynamicLayerFrontMode
+
+    class Level:
+        """One of the active transforms of torch.func."""
+
+        __slots__ = (
+            "_interpreter",
+            "_kind",
+            "_pointer",
+            "is_jvp",
+            "maps",
+            "number",
+            "takes_operators_only",
+        )
+
+        def __init__(self, interpreter: CInterpreter) -> None:
+            self._interpreter = interpreter  # it owns what _pointer points to
+            self._kind = kind = _number(interpreter.key())
+            self.number = interpreter.level()
+            self.is_jvp, self.maps = kind == _JVP, kind == _VMAP
+            pointer = _POINTERS.get(kind)  # none for functionalize
+            # In the kernel of an operator torch is at one level.
+            self.takes_operators_only = pointer is None or (
+                _dispatch_tls_is_dispatch_key_excluded(_FRONT)
+            )
+            self._pointer: Any = pointer and pointer(interpreter)
+
+        def lift(self, x: Tensor) -> Tensor:
+            """X as a Tensor of this level; it is a constant there if it was none."""
+            lifted: Tensor = self._pointer.lift(x)
+            return lifted
+
+        def unwrap(self, x: Tensor) -> Tensor:
+            """What X holds, a Tensor of the level below."""
+            return _unwrap_for_grad(x, self.number)
+
+        def wrap(self, x: Tensor) -> Tensor:
+            """A Tensor of this level that holds X, without a derivative."""
+            return _wrap_for_grad(x, self.number)
+
+        @property
+        def batch_size(self) -> int:
+            """How many X vmap maps over."""
+            size: int = self._pointer.batchSize()
+            return size
+
+        def unwrap_batched(self, x: Tensor) -> tuple[Tensor, int | None]:
+            """What X holds, a Tensor of the level below, and which dimension of it is mapped."""
+            return _unwrap_batched(x, self.number)
+
+        def wrap_batched(self, x: Tensor) -> Tensor:
+            """A Tensor of this level that maps over the first dimension of X."""
+            return _add_batch_dim(x, 0, self.number)
+
+        def below(self) -> AbstractContextManager[None]:
+            """Leave this level; a mode that was off around its transform is off there."""
+            if self._kind == _GRAD and not self._pointer.prevGradMode():
+                return _Below(torch.no_grad())
+            if self._kind == _JVP and not self._pointer.prevFwdGradMode():
+                return _Below(enable_forward_ad(False))
+            return _Below(None)
+
+    class _Below:
+        # A class, since contextlib.contextmanager takes longer than what it would manage here.
+
+        __slots__ = ("_layer", "_mode")
+
+        def __init__(self, mode: AbstractContextManager[Any] | None) -> None:
+            self._mode = mode
+
+        def __enter__(self) -> None:
+            if self._mode is not None:
+                self._mode.__enter__()
+            self._layer = pop_dynamic_layer_stack()
+
+        def __exit__(self, *exception: Any) -> None:
+            push_dynamic_layer_stack(self._layer)
+            if self._mode is not None:
+                self._mode.__exit__(*exception)
+
+    def innermost_level() -> Level | None:
+        """Where torch.func is, if any of its transforms is active."""
+        interpreter = peek_interpreter_stack()
+        return None if interpreter is None else Level(interpreter)
+
+    def tangents(args: Sequence[Tensor], level: Level | None) -> tuple[Tensor | None, ...] | None:
+        """The tangents at this level; None where there are none at all.
+
+        To ask takes 6 microseconds a Tensor. torch.func.jvp lets no other forward mode be around
+        it, so with it only its own levels have some.
         """
-        if not _are_functorch_transforms_active():
-            args = tuple(map(unwrap_if_dead, args))
-            return super(torch.autograd.Function, cls).apply(*args)
-        if any(level.key() == TransformType.Functionalize for level in get_interpreter_stack()):
-            return getattr(torch.ops.torchdet, cls.operator)(*args)  # it takes no Functions
-        if _dispatch_tls_is_dispatch_key_excluded(DispatchKey.FuncTorchDynamicLayerFrontMode):
-            # In the jvp of an operator torch is at one of its levels and takes operators only.
-            return getattr(torch.ops.torchdet, cls.operator)(*args)
-        return cls.apply(*args)
+        if forward_ad._current_level < 0 or not _is_fwd_grad_enabled():
+            return None
+        if eager_transforms.JVP_NESTING > 0 and not (level is not None and level.is_jvp):
+            return None
+        found = tuple(forward_ad.unpack_dual(x, level=0).tangent for x in args)
+        return None if all(x is None for x in found) else found
 
     def below_autograd(op: Any) -> Callable[..., Any]:
         """The operator without its autograd kernel: that is Python, dearer than a small matrix."""

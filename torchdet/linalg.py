@@ -1,7 +1,7 @@
 """The public functions: determinants, cofactors, and how they behave at singular matrices."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def det(
         A = _given("det", A, input)
     if has_torch_function_unary(A):
         return handle_torch_function(det, (A,), A, out=out)
-    A = _argument("det", A)
+    A = argument("det", A)
     result = _autograd.det(A)
     return result if out is None else _written("det", A, {"out": (result, out)})[0]
 
@@ -126,7 +126,7 @@ def slogdet(
         A = _given("slogdet", A, input)
     if has_torch_function_unary(A):
         return handle_torch_function(slogdet, (A,), A, out=out)
-    A = _argument("slogdet", A)
+    A = argument("slogdet", A)
     result: tuple[Tensor, ...] = _autograd.slogdet(A)
     if out is not None:
         if not isinstance(out, (tuple, list)) or len(out) != 2:
@@ -174,6 +174,47 @@ def logdet(A: Tensor | None = None, *, input: Tensor | None = None) -> Tensor:
     return logabsdet.masked_fill(sign < 0, math.nan)
 
 
+class DetFrexp(NamedTuple):
+    """det(A) = mantissa * 2**exponent."""
+
+    mantissa: Tensor
+    exponent: Tensor
+
+
+def det_frexp(A: Tensor) -> DetFrexp:
+    r"""Determinant of every matrix in a batch as mantissa and exponent, as torch.frexp gives them.
+
+    det(A) = mantissa * 2**exponent, whatever its size.
+
+    Args:
+        A: (*, n, n), dtypes and strides as for `det`. n = 0 gives 0.5 and 1.
+
+    Returns:
+        Named tuple (mantissa, exponent), each (*): mantissa in the dtype of A, of modulus in
+        [1/2, 1) (of a complex one, its larger part), or zero; exponent int32. Where the determinant
+        is zero, the exponent is that of s**n, s a power of two above the largest entry.
+
+    Gradient:
+        Of the mantissa, the exponent being constant: grad[..., None, None] * conj(C) * 2**-exponent
+        with the cofactor matrix C, in range and defined for every A, as are derivatives of every
+        order. The mantissa jumps by a factor of 2 where the exponent changes; together they do not.
+
+    Accuracy, singular matrices:
+        Those of `det`; nothing overflows or underflows. A matrix with NaN or inf gives NaN and 0.
+
+    Raises:
+        RuntimeError, TypeError: As `cofactor`.
+
+    Example:
+        >>> torchdet.det_frexp(1e30 * torch.eye(3))
+        DetFrexp(mantissa=tensor(0.7897), exponent=tensor(299, dtype=torch.int32))
+    """
+    if has_torch_function_unary(A):
+        return handle_torch_function(det_frexp, (A,), A)
+    mantissa, exponent = _autograd.det_frexp(argument("det_frexp", A))
+    return DetFrexp(mantissa, exponent.to(torch.int32))
+
+
 def cofactor(A: Tensor) -> Tensor:
     r"""Cofactor matrix of every matrix in a batch: the gradient of the determinant.
 
@@ -210,7 +251,7 @@ def cofactor(A: Tensor) -> Tensor:
     """
     if has_torch_function_unary(A):
         return handle_torch_function(cofactor, (A,), A)
-    A = _argument("cofactor", A)
+    A = argument("cofactor", A)
     return _autograd.cofactor(A)
 
 
@@ -249,8 +290,8 @@ def _given(op: str, A: Tensor | None, input: Tensor | None) -> Tensor:
     return given
 
 
-def _argument(op: str, A: Tensor) -> Tensor:
-    # Autocast runs determinants in float32, as it runs torch's.
+def argument(op: str, A: Tensor) -> Tensor:
+    """Return A, in float32 where autocast runs determinants so; raise TypeError if it is none."""
     if not isinstance(A, Tensor):
         raise TypeError(
             f"{op}: expected A to be a Tensor, got {type(A).__name__}; "
@@ -269,7 +310,7 @@ def _autocasts(device: str) -> bool:
 
 def _square(op: str, A: Tensor) -> Tensor:
     # For functions without an operator of their own, which would look at A in its own name.
-    A = _argument(op, A)
+    A = argument(op, A)
     check_square(op, A)
     return A
 

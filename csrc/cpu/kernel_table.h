@@ -7,6 +7,7 @@
 #include "blocked_kernels.h"
 #include "hvp_kernel.h"
 #include "lane_kernels.h"
+#include "slogdet_hvp.h"
 #include "sweep_hvp.h"
 #include "sweep_kernels.h"
 
@@ -101,12 +102,17 @@ struct KernelsOf {
   static void set(KernelTable& table, Dtype dtype) {
     Kernels(&kernels)[kLargestRows + 1] = table.small[static_cast<int>(dtype)];
     using B = BlockedKernels<V>;
-    const Kernels blocked = {
-        {B::determinants, B::cofactor_matrices, RankRevealing<V>::det_hvp}, B::keep, B::from_kept};
+    const Kernels blocked = {{B::determinants, B::cofactor_matrices, RankRevealing<V>::det_hvp},
+                             B::keep,
+                             B::from_kept,
+                             RowSlogdetHvp<V>::slogdet_hvp};
     table.blocked[static_cast<int>(dtype)] = blocked;
     std::fill(kernels, kernels + kLargestRows + 1, blocked);
     set_all_rows(kernels);
     set_lane<kLane.determinants>(kernels);
+    for (int n = 1; n <= kLane.hvp; ++n) {
+      kernels[n].slogdet_hvp = LaneSlogdetHvp<V>::slogdet_hvp;
+    }
     table.largest_lane[static_cast<int>(dtype)] = {kLane.determinants, kLane.cofactors, kLane.hvp};
   }
 };

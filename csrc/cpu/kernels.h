@@ -16,6 +16,8 @@ using Kernel = void (*)(const Problem&, int64_t begin, int64_t end);
 struct Kernels : KernelsByOperator<Kernel> {
   // Determinants with what helps the backward pass, and that pass (kept.h), from kLeastKept on.
   Kernel keep, from_kept;
+  // The second derivative of log|det| from an inverse.
+  Kernel slogdet_hvp;
 };
 
 // small[n] for the orders of the first two size classes, blocked for those above.
@@ -27,9 +29,10 @@ struct KernelTable {
   Kernel select(const Problem& p, Dtype dtype) const {
     const int d = static_cast<int>(dtype);
     const Kernels& kernels = p.n <= kLargestRows ? small[d][p.n] : blocked[d];
-    return p.kept != nullptr ? kernels.from_kept
-           : keeps(p.op)     ? kernels.keep
-                             : kernels.select(p.op);
+    return p.kept != nullptr         ? kernels.from_kept
+           : keeps(p.op)             ? kernels.keep
+           : p.op == Op::kSlogdetHvp ? kernels.slogdet_hvp
+                                     : kernels.select(p.op);
   }
 };
 

@@ -7,6 +7,7 @@
 #include "../math/cofactor.h"
 #include "../math/logarithm.h"
 #include "../problem.h"
+#include "frexp.h"
 #include "pack.h"
 
 namespace torchdet {
@@ -35,9 +36,14 @@ struct LaneSteps {
       return;
     }
     d.mantissa = add_poison(d.mantissa, eq.poison);
-    const SignAndLog<V> result = sign_and_log(d);
+    const SignAndLog<V> result = p.op == Op::kDetFrexp ? mantissa_and_exponent(d) : sign_and_log(d);
     Tile<V>::write_numbers(p.determinant, first, lanes, result.sign);
     Tile<R>::write_numbers(p.logabsdet, first, lanes, result.log);
+    if (p.op == Op::kDetFrexp) {
+      for (int64_t b = first; b < first + lanes; ++b) {
+        rewrite_exponent<ScalarOf<V>, kIsComplex<V> ? 2 : 1>(p, b);
+      }
+    }
   }
 };
 
@@ -67,7 +73,7 @@ struct LaneKernels {
   using Steps = std::conditional_t<(N <= kLargestOwnSteps), LaneSteps<V>, SharedLaneSteps<V>>;
   static constexpr int W = LaneTraits<V>::kWidth;
 
-  // kDet and kSlogdet.
+  // kDet, kSlogdet and kDetFrexp.
   static void determinants(const Problem& p, int64_t begin, int64_t end) {
     constexpr int n = N;
     V a[tile_size(N)];

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../math/logarithm.h"
+#include "frexp.h"
 #include "kept.h"
 #include "row_equilibrate.h"
 
@@ -22,9 +23,13 @@ void write_determinant(const Problem& p, int64_t b, Scaled<NumberOf<P>> d, const
   if (p.logabsdet == nullptr) {
     to = scale_pow2(d.mantissa, d.exponent);
   } else {
-    const SignAndLog<NumberOf<P>> result = sign_and_log(d);
+    const SignAndLog<NumberOf<P>> result =
+        p.op == Op::kDetFrexp ? mantissa_and_exponent(d) : sign_and_log(d);
     to = result.sign;
     static_cast<ScalarOf<P>*>(p.logabsdet)[b] = result.log;
+    if (p.op == Op::kDetFrexp) {
+      rewrite_exponent<ScalarOf<P>, kIsComplex<P> ? 2 : 1>(p, b);
+    }
   }
 }
 

@@ -8,6 +8,7 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
+// Sign and logarithm, or mantissa and exponent.
 template <typename V>
 struct SignAndLog {
   V sign;
@@ -40,6 +41,12 @@ TORCHDET_LANE R log_scaled(R m, IntegerOf<R> e) {
       sizeof(T) == 4 ? T(std::numbers::ln2_v<double> - kLn2) : T(2.319046813846299558e-17);
   const R exponent = real_of(e);
   return fma(exponent, R(kLn2), fma(exponent, R(kLn2Rest), log_m));
+}
+
+// As frexp: the larger component of the mantissa is in [1/2, 1).
+template <typename V>
+TORCHDET_LANE SignAndLog<V> mantissa_and_exponent(Scaled<V> d) {
+  return {d.mantissa * RealOf<V>(ScalarOf<V>(0.5)), real_of(d.exponent + IntegerOf<V>(1))};
 }
 
 template <typename R>

@@ -13,8 +13,10 @@ import numpy as np
 
 OPERATORS = ("det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp")
 KEEPING_OPERATORS = ("det_keep", "slogdet_keep")
+# det_frexp: mantissa and exponent. slogdet_hvp: A is conj(A^-T), other the direction.
+FURTHER_OPERATORS = ("det_frexp", "slogdet_hvp")
 DTYPES = ("float32", "float64", "complex64", "complex128")
-_OPS = OPERATORS + KEEPING_OPERATORS  # in the order of csrc/problem.h
+_OPS = OPERATORS + KEEPING_OPERATORS + FURTHER_OPERATORS  # in the order of csrc/problem.h
 _FACTS = -1
 _NOTHING = np.empty(0, np.uint8)
 
@@ -81,13 +83,13 @@ class KernelProgram:
         """
         batch, n = A.shape[:-2], A.shape[-1]
         results = dict.fromkeys(("matrices", "determinant", "logabsdet", "integers"), _NOTHING)
-        if operator in ("det", "slogdet", *KEEPING_OPERATORS):
+        if operator in ("det", "slogdet", "det_frexp", *KEEPING_OPERATORS):
             results["determinant"] = np.ones(batch, A.dtype)
-        if operator in ("slogdet", "slogdet_keep"):
+        if operator in ("slogdet", "slogdet_keep", "det_frexp"):
             results["logabsdet"] = np.zeros(batch, A.real.dtype)
         if operator in KEEPING_OPERATORS:
             results["integers"] = np.zeros((*batch, self.kept_integers(n)), np.int32)
-        if operator not in ("det", "slogdet"):
+        if operator not in ("det", "slogdet", "det_frexp"):
             results["matrices"] = np.empty(A.shape, A.dtype)
         if A.size > 0:
             numbers, integers = kept or (_NOTHING, _NOTHING)

@@ -27,4 +27,4 @@ def arguments(operator: str, n: int, dtype: str, batch: int) -> tuple[np.ndarray
         A[NOT_FINITE[1], n - 1, 0] = np.inf
     if operator.endswith("_backward"):
         return A, normal(batch)
-    return (A, normal(batch, n, n)) if operator == "det_hvp" else (A,)
+    return (A, normal(batch, n, n)) if operator in ("det_hvp", "slogdet_hvp") else (A,)

@@ -112,7 +112,7 @@ void answer_request() {
   read(bytes, sizeof(bytes));
   p.A = A.view(2);
   if (other.bytes.bytes() > 0) {
-    p.other = other.view(p.op == Op::kDetHvp ? 2 : 0);
+    p.other = other.view(p.op == Op::kDetHvp || p.op == Op::kSlogdetHvp ? 2 : 0);
   }
   p.kept = kept.data();
   p.kept_integers = reinterpret_cast<const int32_t*>(kept_integers.data());

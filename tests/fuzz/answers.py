@@ -17,15 +17,18 @@ from torch import Tensor
 import torchdet
 
 from . import judge, tensors
-from .calls import KEEPERS, PUBLIC, SPECIAL, registered
+from .calls import KEEPERS, PUBLIC, SPECIAL, STACKED, registered
 from .judge import Wrong
 from .tensors import Built, Spec
 
 ERRORS = (RuntimeError, TypeError, ValueError)  # NotImplementedError is a RuntimeError
 # Operators that take illegal arguments for an error, and legal ones for a right answer.
-STRICT = {"det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp"}
+STRICT = {
+    *("det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp"),
+    *("slogdet_hvp", "_slogdet_hvp_kept"),
+}
 # Written in PyTorch: bits may depend on strides and place.
-WITHOUT_BITS = {"_cofactor_derivative"}
+WITHOUT_BITS = {name.removeprefix("ops.") for name in STACKED}
 COMPILED = "torchdet._C" in sys.modules
 
 
@@ -164,7 +167,7 @@ def _legal(op: str, arguments: dict[str, Any]) -> bool:
         if name == "integers":
             continue
         expected = batch if name == "grad" else A.shape
-        if op == "_cofactor_derivative":
+        if op in WITHOUT_BITS:
             expected = (*batch, *x.shape[-3:-2], *A.shape[-2:])
         if x.shape != expected or x.dtype != A.dtype:
             return False
@@ -209,8 +212,7 @@ def _judge_results(
     flat = [_flat(x, 0 if of_numbers else 2) for x in main]
     others = {k: x for k, x in arguments.items() if k in ("grad", "Z")}
     extra = {
-        k: _flat(x, 0 if k == "grad" else 3 if op == "_cofactor_derivative" else 2)
-        for k, x in others.items()
+        k: _flat(x, 0 if k == "grad" else 3 if op in WITHOUT_BITS else 2) for k, x in others.items()
     }
     for i in _chosen(len(matrices), n):
         one = {k: x[i] for k, x in extra.items()}
@@ -226,6 +228,8 @@ def _judge_one(
     op: str, A: Tensor, results: list[Tensor], other: dict[str, Tensor], case: dict[str, Any]
 ) -> None:
     finite = bool(A.isfinite().all())
+    if op == "_slogdet_hvp_kept":
+        return  # sums and products of what was given; judged by slogdet_hvp
     if not finite:
         partner = all(bool(x.isfinite().all()) and bool((x != 0).any()) for x in other.values())
         if partner and not all(bool(x.isnan().all()) for x in results):

@@ -14,6 +14,8 @@ from . import tensors
 
 PUBLIC = ("det", "slogdet", "logdet", "cofactor", "adjugate")
 KEEPERS = ("_det_keep", "_slogdet_keep")
+# In plain PyTorch, with directions stacked in Z.
+STACKED = ("ops._cofactor_derivative", "ops._inverse_derivative")
 
 
 def registered() -> dict[str, Any]:
@@ -35,7 +37,7 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
     operators = registered()
     name = draw(st.sampled_from((*PUBLIC, *(f"ops.{op}" for op in operators))))
     n = draw(tensors.orders())
-    if name == "ops._cofactor_derivative":
+    if name in STACKED:
         n = min(n, 24)  # in plain PyTorch, and slow
     batch = draw(tensors.batches(n))
     dtype = draw(st.sampled_from(("float32", *tensors.LEGAL)))
@@ -77,7 +79,7 @@ def _argument(
         return draw(tensors.specs(batch, dtype))
     if argument.name == "integers":
         return draw(tensors.specs([*batch, "count"], "int32"))
-    if name == "ops._cofactor_derivative":
+    if name in STACKED:
         return draw(tensors.specs([*batch, draw(st.integers(0, 3)), n, n], dtype))
     return draw(tensors.specs([*batch, n, n], dtype))
 

@@ -239,3 +239,32 @@ def slogdet_backward(A: Tensor, result: Tensor, grad: Tensor) -> None:
     if not math.sqrt(error) <= allowed:
         ratio = math.sqrt(error) / allowed * BUDGET
         raise Wrong(f"slogdet_backward: {ratio:.3g} units off, got {_shown(result)}")
+
+
+def slogdet_hvp(A: Tensor, result: Tensor, Z: Tensor) -> None:
+    """-X Z^T X with X = A^-T, of finite, well conditioned matrices."""
+    inverse_derivative(A, result, Z.unsqueeze(0))
+
+
+def inverse_derivative(A: Tensor, result: Tensor, Z: Tensor) -> None:
+    """D^m X[Z_1 .. Z_m], m = Z.shape[0]: m + 1 inverses, each with an error of n eps cond."""
+    n, m, info = A.shape[-1], len(Z), torch.finfo(A.dtype)
+    if n == 0 or m > 2 or not bool(Z.isfinite().all()) or not _feasible(A, 16, 8):
+        return
+    wide = torch.complex128 if A.is_complex() else torch.float64
+    cond = float(torch.linalg.cond(A.to(wide)))
+    if not n * info.eps * cond < 1e-3 or not bool((A == 0).logical_or(A.abs() > 1e-6).all()):
+        return
+    exact = torch.from_numpy(oracles.inverse_transpose(A).astype(complex))
+    X, Z = (exact if A.is_complex() else exact.real).to(wide), Z.to(wide)
+    true = -X @ Z[0].mT @ X
+    if m == 2:
+        true = X @ Z[0].mT @ X @ Z[1].mT @ X + X @ Z[1].mT @ X @ Z[0].mT @ X
+    size = float(X.norm()) ** (m + 1) * math.prod(map(float, Z.norm(dim=(-2, -1))))
+    if not info.smallest_normal / info.eps < size < info.max * info.eps:
+        return
+    error = float((result.to(wide) - true).norm())
+    # In units of the type and, for the true value, of float64.
+    allowed = BUDGET * (m + 1) * n * (info.eps * cond + 2.3e-16) * size
+    if not error <= allowed:
+        raise Wrong(f"inverse_derivative: {error / allowed * BUDGET:.3g} units off")

@@ -1,0 +1,161 @@
+r"""Sums of products of determinants as logarithms: the Slater determinants of a wave function."""
+
+import math
+from functools import reduce
+from operator import add, mul
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+from . import _autograd
+from ._reference import check_dense, check_device, check_same, check_square, dtype_name
+from ._reference_numbers import exponents, power_of_two, without_zeros
+from .linalg import LinalgSlogdet, argument
+
+_OP = "slogsumdet"
+
+
+def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogdet:
+    r"""Sign and logarithm of the modulus of a weighted sum of products of determinants.
+
+    sign * exp(logabsdet) = psi = sum_k w_k prod_s det(A_sk), also where psi or one of its terms is
+    out of range. In a wave function s counts the spins and k the determinants.
+
+    Args:
+        matrices: A_1, A_2, .., each (\*, K, n_s, n_s), of one dtype and device, dtypes and strides
+            as for `det`. The orders n_s may differ; (\*, K) broadcast.
+        weights: w, of shape (K,) or (\*, K), or (K, m) for m sums of the same terms; 1 if not
+            given. In the dtype of the matrices, or real.
+
+    Returns:
+        Named tuple (sign, logabsdet) as that of `slogdet`, each (\*); with weights (K, m), (\*, m).
+
+    Gradient:
+        With respect to matrices and weights wherever psi is not zero, also if some of the
+        determinants are zero, or all but one, or if matrices have rank n-2 or less. Derivatives of
+        every order exist, in forward and reverse mode.
+
+    Accuracy:
+        Of each determinant that of `det`; the errors of the sum are small beside the sum of the
+        moduli of its terms. Each term is a mantissa and an exponent, and the terms are combined
+        under the largest exponent, so that no scale of the matrices is out of range.
+
+    Singular matrices:
+        Their terms are zero and have the right derivatives. Where psi is zero: (0, -inf), and there
+        is no gradient: it comes out as inf or NaN. A matrix with NaN or inf gives NaN, for the sums
+        alone that it belongs to.
+
+    Raises:
+        RuntimeError: "slogsumdet: expected A of shape (\*, n, n), got (3, 4, 5)"; likewise for
+            dtype, layout and device, and for the shape and dtype of weights.
+        TypeError: No matrix is given, or something that is not a Tensor.
+
+    Reference:
+        d psi = sum_k w_k sum_s (prod_{t != s} det A_tk) sum(C(A_sk) * dA_sk) with the cofactor
+        matrix C, by Jacobi's formula: Giles (2008), section 2.2.4. The exponents: LAPACK Users'
+        Guide, 3rd ed., and every log-sum-exp.
+
+    Example:
+        >>> A = torch.stack([2 * torch.eye(3), torch.ones(3, 3)])  # K = 2, the second is singular
+        >>> torchdet.slogsumdet(A, A)
+        torch.return_types.linalg_slogdet(
+        sign=tensor(1.),
+        logabsdet=tensor(4.1589))
+    """
+    given = matrices if weights is None else (*matrices, weights)
+    if has_torch_function(given):
+        result: LinalgSlogdet = handle_torch_function(slogsumdet, given, *matrices, weights=weights)
+        return result
+    if not matrices:
+        raise TypeError(f"{_OP}: expected at least one Tensor of shape (*, K, n, n), got none")
+    matrices = tuple(argument(_OP, A) for A in matrices)
+    shape = _check(matrices)
+    dtype = matrices[0].dtype
+    half = dtype in (torch.float16, torch.bfloat16)
+    parts = [_autograd.det_frexp(A.to(torch.float32) if half else A) for A in matrices]
+    terms, E = (reduce(f, x) for f, x in zip((mul, add), zip(*parts, strict=True), strict=True))
+    dim = -1
+    if weights is not None:
+        if _has_columns(weights, matrices[0], shape):
+            terms, E, dim = terms.unsqueeze(-1), E.unsqueeze(-1), -2
+        w, e = _split(weights.to(torch.float32) if half else weights)
+        terms, E = terms * w, E + e
+    sign, logabsdet = _sum(terms, E, dim)
+    if half:
+        sign, logabsdet = sign.to(dtype), logabsdet.to(dtype)
+    return LinalgSlogdet((sign, logabsdet))
+
+
+def _sum(terms: Tensor, E: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    # Of terms * 2^E, moduli of the terms about 1 or 0.
+    if terms.shape[dim] == 0:
+        psi = terms.sum(dim)
+        return psi, psi.abs().log()
+    top = torch.where(terms != 0, E, -math.inf).amax(dim, keepdim=True)
+    top = torch.where(top == -math.inf, E.amax(dim, keepdim=True), top)
+    # A term of zero may have a larger exponent, with which its derivatives are to be in range.
+    largest = 100 if E.dtype == torch.float32 else 1000
+    psi = (terms * torch.exp2((E - top).clamp(max=largest))).sum(dim)
+    sign = torch.where(psi.isnan(), psi, psi.sgn())  # torch's sgn of NaN is 0
+    return sign, psi.abs().log() + top.squeeze(dim) * math.log(2)
+
+
+def _split(w: Tensor) -> tuple[Tensor, Tensor]:
+    # w 2^-e, of modulus about 1, and e in floating point; a factor of 2 is exact.
+    real = w.detach().real if w.is_complex() else w.detach()
+    largest = 120 if real.dtype == torch.float32 else 1000
+    e = without_zeros(exponents(w.detach())).masked_fill(~torch.isfinite(w.detach()), 0)
+    e = e.clamp(-largest, largest)
+    return w * power_of_two(-e, real.dtype), e.to(real.dtype)
+
+
+def _check(matrices: tuple[Tensor, ...]) -> torch.Size:
+    for A in matrices:
+        check_square(_OP, A)
+        if A.dim() < 3:
+            raise RuntimeError(
+                f"{_OP}: expected A of shape (*, K, n, n), got {tuple(A.shape)}; "
+                "a single determinant is A.unsqueeze(-3), K = 1"
+            )
+        first = matrices[0]
+        check_same(_OP, "A", A, first, A.shape)
+    shapes = [A.shape[:-2] for A in matrices]
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        got = ", ".join(str(tuple(shape)) for shape in shapes)
+        raise RuntimeError(
+            f"{_OP}: expected matrices whose shapes (*, K) broadcast, got {got}"
+        ) from None
+
+
+def _has_columns(weights: Tensor, A: Tensor, shape: torch.Size) -> bool:
+    """Whether weights are (K, m); RuntimeError unless they are, or (K,) or (*, K)."""
+    check_dense(_OP, "weights", weights)
+    check_device(_OP, "weights", weights, A)
+    real = A.real.dtype if A.is_complex() else A.dtype
+    if weights.dtype not in (A.dtype, real):
+        raise RuntimeError(
+            f"{_OP}: expected weights of the dtype of A, {dtype_name(A.dtype)}, or real, "
+            f"got {dtype_name(weights.dtype)}; convert it first, e.g. weights.to(A.dtype)"
+        )
+    K = shape[-1]
+    columns = weights.dim() == 2 and weights.shape[0] == K
+    rows = weights.dim() >= 1 and weights.shape[-1] == K
+    try:
+        rows = rows and torch.broadcast_shapes(weights.shape, shape) == shape
+    except RuntimeError:
+        rows = False
+    if columns and rows:
+        raise RuntimeError(
+            f"{_OP}: weights of shape {tuple(weights.shape)} may be (*, K) or (K, m), both fit; "
+            "give the matrices and, for (*, K), the weights one more dimension in front: "
+            "unsqueeze(0)"
+        )
+    if not (rows or columns):
+        raise RuntimeError(
+            f"{_OP}: expected weights of shape (K,), (*, K) or (K, m) for (*, K) = {tuple(shape)}, "
+            f"got {tuple(weights.shape)}"
+        )
+    return columns
