@@ -21,6 +21,9 @@ class HookError(Exception):
     """What a hook raises, once."""
 
 
+MOST_NUMBERS = 1 << 20  # of a Jacobian, which is computed by all directions at once
+
+
 class Skip(Exception):
     """The step has no value to work on."""
 
@@ -157,6 +160,8 @@ class Machine:
         return []
 
     def do_func(self, step: Step, of: Tensor) -> Values:
+        if of.numel() ** (1 + step["chain"].count("jacfwd")) > MOST_NUMBERS:
+            raise Skip
         f = transforms.scalar(self.function(step["function"]), step["seed"], self.narrow)
         return [("y", transforms.chain(step["chain"], f, step["seed"], self.narrow)(of))]
 
