@@ -291,7 +291,11 @@ else:
             return None
         if eager_transforms.JVP_NESTING > 0 and not (level is not None and level.is_jvp):
             return None
-        found = tuple(forward_ad.unpack_dual(x, level=0).tangent for x in args)
+        found = tuple(
+            # One of is_grads_batched is a gradient or a tangent, and cannot be asked.
+            None if is_legacy_batchedtensor(x) else forward_ad.unpack_dual(x, level=0).tangent
+            for x in args
+        )
         return None if all(x is None for x in found) else found
 
     def below_autograd(op: Any) -> Callable[..., Any]:

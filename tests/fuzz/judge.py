@@ -157,6 +157,23 @@ def _log_bounds(A: Tensor) -> tuple[complex, float, float, float] | None:
     return sign, float(log), float(log + mpmath.log1p(rho)), float(rho)
 
 
+def det_frexp(A: Tensor, mantissa: Tensor, exponent: Tensor) -> None:
+    """Mantissa and exponent of det A of a finite matrix."""
+    m, e = complex(mantissa), float(exponent)
+    size = max(abs(m.real), abs(m.imag))
+    if not (m == 0 or 0.5 <= size <= 1) or e != math.floor(e):
+        raise Wrong(f"det_frexp: got {m!r} and {e!r}")
+    if not _feasible(A, 24, 12):
+        return
+    total = _exponents(A)[2]
+    re, im = (mpmath.mpf(x.numerator) / x.denominator for x in oracles.det(A).fraction())
+    two = mpmath.mpf(2)
+    true = mpmath.mpc(re, im) * two**-total  # in the frame of the unit
+    error = abs(m * two ** (int(e) - total) - true)
+    if not error <= BUDGET * unit(A, 0) + 2 * torch.finfo(A.dtype).eps * abs(true):
+        raise Wrong(f"det_frexp: {_shown((m, e))} is off by {float(error):.3g} of {complex(true)}")
+
+
 def logdet(A: Tensor, result: Tensor) -> None:
     """The logarithm of det(A) of a finite matrix."""
     value = complex(result)
@@ -193,7 +210,11 @@ def det_backward(A: Tensor, result: Tensor, grad: Tensor) -> None:
 
 def det_hvp(A: Tensor, result: Tensor, Z: Tensor) -> None:
     """H(A)[Z] of finite matrices."""
-    if bool(Z.isfinite().all()) and _feasible(A, 12, 6) and (A.shape[-1] <= 6 or _spread(Z) < 300):
+    if not bool(Z.isfinite().all()) or not _feasible(A, 12, 6):
+        return
+    if bool((Z != 0).any()) and unit(A, 2, (Z,)) == 0:
+        return  # in the frame of A the direction is below the range of float64
+    if A.shape[-1] <= 6 or _spread(Z) < 300:
         _within("det_hvp", result, oracles.hvp(A, Z), A, 2, (Z,))
 
 

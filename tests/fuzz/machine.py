@@ -82,7 +82,10 @@ class Machine:
             with torch.no_grad():
                 out = f(of)
         elif under.startswith("checkpoint"):
-            out = checkpoint(f, of, use_reentrant=under.endswith("reentrant"))
+            # A Function may return no view that is changed in place later.
+            clone = step["function"] == "adjugate"
+            g = (lambda a: f(a).clone()) if clone else f
+            out = checkpoint(g, of, use_reentrant=under.endswith("reentrant"))
         elif under == "save_on_cpu":
             with torch.autograd.graph.save_on_cpu():
                 out = f(of)
@@ -169,7 +172,7 @@ class Machine:
         f = self.function(step["function"])
         value, pull = transforms.pulling(f, of, step["seed"], self.narrow)
         if step["late"]:
-            self.pulls.append(pull)
+            self.pulls.append((pull, of, of._version))
             return [("y", value)]
         return [("y", value), ("M", pull())]
 
@@ -177,7 +180,10 @@ class Machine:
         """Call what torch.func.vjp has returned in an earlier step."""
         if not self.pulls:
             raise Skip
-        return [("M", self.pulls[step["of"] % len(self.pulls)]())]
+        pull, of, version = self.pulls[step["of"] % len(self.pulls)]
+        if of._version != version:
+            raise Skip  # torch.func does not see a change in place, of its own functions neither
+        return [("M", pull())]
 
     def do_dual(self, step: Step, of: Tensor) -> Values:
         out = transforms.dual(self.function(step["function"]), of, step["seed"], self.narrow)
