@@ -107,6 +107,8 @@ def _extended(A: Tensor) -> tuple[complex, float, float] | None:
     else:  # torch is right at well conditioned matrices
         wide = A.detach().to(torch.complex128 if A.is_complex() else torch.float64)
         sign, log = (x.item() for x in torch.linalg.slogdet(wide))
+        if not math.isfinite(log):
+            return None  # but not at the ends of the range
     _, _, total = _exponents(A)
     size = log - total * math.log(2)
     allowed = BUDGET * unit(A, 0)
