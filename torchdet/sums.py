@@ -92,8 +92,8 @@ def _sum(terms: Tensor, E: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     if terms.shape[dim] == 0:
         psi = terms.sum(dim)
         return psi, psi.abs().log()
-    top = torch.where(terms != 0, E, -math.inf).amax(dim, keepdim=True)
-    top = torch.where(top == -math.inf, E.amax(dim, keepdim=True), top)
+    # Of the terms that are not zero; where all are, any number serves.
+    top = E.masked_fill(terms == 0, -(2.0**30)).amax(dim, keepdim=True)
     # A term of zero may have a larger exponent, with which its derivatives are to be in range.
     largest = 100 if E.dtype == torch.float32 else 1000
     psi = (terms * torch.exp2((E - top).clamp(max=largest))).sum(dim)
