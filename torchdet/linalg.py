@@ -174,14 +174,14 @@ def logdet(A: Tensor | None = None, *, input: Tensor | None = None) -> Tensor:
     return logabsdet.masked_fill(sign < 0, math.nan)
 
 
-class DetFrexp(NamedTuple):
+class MantissaAndExponent(NamedTuple):
     """det(A) = mantissa * 2**exponent."""
 
     mantissa: Tensor
     exponent: Tensor
 
 
-def det_frexp(A: Tensor) -> DetFrexp:
+def det_frexp(A: Tensor) -> MantissaAndExponent:
     r"""Determinant of every matrix in a batch as mantissa and exponent, as torch.frexp gives them.
 
     det(A) = mantissa * 2**exponent, whatever its size.
@@ -207,12 +207,12 @@ def det_frexp(A: Tensor) -> DetFrexp:
 
     Example:
         >>> torchdet.det_frexp(1e30 * torch.eye(3))
-        DetFrexp(mantissa=tensor(0.7897), exponent=tensor(299, dtype=torch.int32))
+        MantissaAndExponent(mantissa=tensor(0.9818), exponent=tensor(299, dtype=torch.int32))
     """
     if has_torch_function_unary(A):
         return handle_torch_function(det_frexp, (A,), A)
     mantissa, exponent = _autograd.det_frexp(argument("det_frexp", A))
-    return DetFrexp(mantissa, exponent.to(torch.int32))
+    return MantissaAndExponent(mantissa, exponent.to(torch.int32))
 
 
 def cofactor(A: Tensor) -> Tensor:

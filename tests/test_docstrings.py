@@ -1,0 +1,23 @@
+"""The examples of the public docstrings."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+import torch
+
+import torchdet
+from torchdet import linalg, sums
+
+
+@pytest.mark.parametrize("name", torchdet.__all__)
+def test_the_example_gives_what_it_shows(name):
+    finder = doctest.DocTestFinder(exclude_empty=False, recurse=False)
+    function = getattr(torchdet, name)
+    names = {"torch": torch, "torchdet": torchdet}
+    module = sums if name == "slogsumdet" else linalg
+    (example,) = finder.find(function, name, module, names)
+    assert example.examples, f"{name} has no example"
+    result = doctest.DocTestRunner(verbose=False).run(example)
+    assert result.failed == 0
