@@ -138,6 +138,23 @@ inline void check_matches(const char* op, const char* name, const Tensor& X, con
         ", got ", DeviceOf{X}, "; move it first, e.g. ", name, ".to(A.device)");
 }
 
+// One number of the real dtype for each matrix of A.
+inline void check_exponents(const char* op, const Tensor& X, const Tensor& A) {
+  const char* const remedy = "; pass those that det_frexp returned";
+  bool same = X.dim() == A.dim() - 2;
+  for (int64_t d = 0; same && d < X.dim(); ++d) {
+    same = X.size(d) == A.size(d);
+  }
+  check(same, op, ": expected exponent of shape ", ShapeOf{A, 2}, ", got ", ShapeOf{X}, remedy);
+  const ScalarType dtype = A.scalar_type();
+  const bool is_wide = dtype == ScalarType::Double || dtype == ScalarType::ComplexDouble;
+  const ScalarType expected = is_wide ? ScalarType::Double : ScalarType::Float;
+  check(X.scalar_type() == expected, op, ": expected exponent of dtype ", dtype_text(expected),
+        ", got ", dtype_text(X.scalar_type()), remedy);
+  check(X.device() == A.device(), op, ": expected exponent on the device of A, ", DeviceOf{A},
+        ", got ", DeviceOf{X}, "; move it first, e.g. exponent.to(A.device)");
+}
+
 // X has `count` integers for each matrix of A.
 inline void check_integers(const char* op, const char* name, const Tensor& X, const Tensor& A,
                            int64_t count) {

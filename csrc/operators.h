@@ -135,6 +135,18 @@ struct Operators {
     return two_numbers(Op::kDetFrexp, A, 0.5, 1.0);
   }
 
+  // grad conj(C(A)) 2^-exponent and H(A)[Z] 2^-exponent.
+  static Tensor det_frexp_backward(const Tensor& grad, const Tensor& A, const Tensor& exponent) {
+    check_matrices("det_frexp_backward", "A", A);
+    check_matches("det_frexp_backward", "grad", grad, A, 2);
+    return shifted("det_frexp_backward", Op::kDetBackward, A, grad, 0, exponent);
+  }
+  static Tensor det_frexp_hvp(const Tensor& A, const Tensor& Z, const Tensor& exponent) {
+    check_matrices("det_frexp_hvp", "A", A);
+    check_matches("det_frexp_hvp", "Z", Z, A, 0);
+    return shifted("det_frexp_hvp", Op::kDetHvp, A, Z, 2, exponent);
+  }
+
   static Tensor cofactor(const Tensor& A) {
     check_matrices("cofactor", "A", A);
     return matrix_operator(Op::kCofactor, A, nullptr, 0);
@@ -304,6 +316,21 @@ struct Operators {
     return out;
   }
 
+  static Tensor shifted(const char* name, Op op, const Tensor& A, const Tensor& other,
+                        int64_t other_dims, const Tensor& exponent) {
+    check_exponents(name, exponent, A);
+    const ScalarType dtype = A.scalar_type();
+    if (is_half(dtype)) {
+      const Tensor out = shifted(name, op, in_float32(A), in_float32(other), other_dims, exponent);
+      return torch::stable::to(out, dtype);
+    }
+    const Tensor shifts = exponent.is_contiguous() ? exponent : torch::stable::contiguous(exponent);
+    Tensor out = Backend::empty(leading_sizes(A, 0), dtype, A);
+    compute(A, &other, other_dims,
+            {.op = op, .out = out.mutable_data_ptr(), .shift = shifts.const_data_ptr()});
+    return out;
+  }
+
   static bool keeps_anything(const Tensor& A) {
     return !is_half(A.scalar_type()) && Backend::keeps(order(A));
   }
@@ -354,12 +381,14 @@ struct Operators {
   m.impl("det_hvp", TORCH_BOX(&torchdet::Operators<Backend>::det_hvp))
 
 // Those that keep something, for backends whose kernels do.
-#define TORCHDET_REGISTER_KEEPING_OPERATORS(m, Backend)                                      \
-  m.impl("_det_keep", TORCH_BOX(&torchdet::Operators<Backend>::det_keep));                   \
-  m.impl("_slogdet_keep", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_keep));           \
-  m.impl("_det_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::det_backward_kept)); \
-  m.impl("_slogdet_backward_kept",                                                           \
-         TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_kept));                   \
-  m.impl("det_frexp", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp));                  \
-  m.impl("slogdet_hvp", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp));              \
+#define TORCHDET_REGISTER_KEEPING_OPERATORS(m, Backend)                                        \
+  m.impl("_det_keep", TORCH_BOX(&torchdet::Operators<Backend>::det_keep));                     \
+  m.impl("_slogdet_keep", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_keep));             \
+  m.impl("_det_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::det_backward_kept));   \
+  m.impl("_slogdet_backward_kept",                                                             \
+         TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_kept));                     \
+  m.impl("det_frexp", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp));                    \
+  m.impl("_det_frexp_backward", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_backward)); \
+  m.impl("_det_frexp_hvp", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_hvp));           \
+  m.impl("slogdet_hvp", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp));                \
   m.impl("_slogdet_hvp_kept", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp_kept))

@@ -13,6 +13,8 @@ STABLE_TORCH_LIBRARY(torchdet, m) {
   m.def("det(Tensor A) -> Tensor");
   m.def("slogdet(Tensor A) -> (Tensor sign, Tensor logabsdet)");
   m.def("det_frexp(Tensor A) -> (Tensor mantissa, Tensor exponent)");
+  m.def("_det_frexp_backward(Tensor grad, Tensor A, Tensor exponent) -> Tensor");
+  m.def("_det_frexp_hvp(Tensor A, Tensor Z, Tensor exponent) -> Tensor");
   m.def("cofactor(Tensor A) -> Tensor");
   m.def("det_backward(Tensor grad, Tensor A) -> Tensor");
   m.def("slogdet_backward(Tensor grad, Tensor A) -> Tensor");

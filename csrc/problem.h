@@ -95,6 +95,9 @@ struct Problem {
   void* out = nullptr;          // matrices
   void* determinant = nullptr;  // numbers: det or, with logabsdet, the sign
   void* logabsdet = nullptr;    // or the exponent, in the same format
+  // CPU only: whole numbers in the real format, contiguous, or nothing. Cofactors and derivatives
+  // of them come multiplied by 2^-shift.
+  const void* shift = nullptr;
   // CPU only (cpu/kept.h): of a matrix a forward pass keeps n x n numbers, in `out`, and integers.
   int32_t* integers = nullptr;
   // What a backward pass reads of them, or nothing.

@@ -19,9 +19,11 @@ from torch.func import grad, hessian, jacfwd, jvp, vmap
 
 import oracles
 import torchdet
+from torchdet import _frexp
 
 mpmath.mp.dps = 60
 K = 4
+OPS = torch.ops.torchdet
 
 
 def _mp(exact: oracles.Exact) -> np.ndarray:
@@ -395,3 +397,53 @@ def test_the_mantissa_has_derivatives_beyond_the_range_of_the_determinant(wide_d
         assert torch.equal(got, expected)
     e = torchdet.det_frexp(A * 2.0**power).exponent - torchdet.det_frexp(A).exponent
     assert set(e.tolist()) == {12 * power}
+
+
+@pytest.mark.parametrize("n", (1, 2, 3, 4, 6, 9, 13, 24, 40, 70, 130))
+def test_derivatives_of_the_mantissa_are_those_of_det_times_a_power_of_two(n, dtype, device):
+    """Of every kernel, bit for bit where nothing leaves the range; and so in `_frexp`."""
+    torch.manual_seed(n)
+    half = dtype in (torch.float16, torch.bfloat16)
+    A = torch.randn(11, n, n, dtype=torch.float32 if half else dtype) / n**0.5
+    A[1, 0] = A[1, -1]
+    A[2, 0] = 0
+    A, Z = (X.to(dtype).to(device) for X in (A, torch.randn(A.shape).to(A.dtype)))
+    g = torch.randn(11).to(dtype).to(device)
+    e = torch.arange(-3.0, 8.0, device=device).to(torch.zeros(1, dtype=A.dtype).real.dtype)
+    e = e.float() if half else e
+    power = (2.0**-e)[:, None, None].to(dtype)
+    for got, expected in (
+        (OPS._det_frexp_backward(g, A, e), OPS.det_backward(g, A) * power),
+        (OPS._det_frexp_hvp(A, Z, e), OPS.det_hvp(A, Z) * power),
+    ):
+        assert got.dtype == dtype and got.is_contiguous()
+        if half:  # rounded once, and not before the power of two as well
+            assert torch.allclose(got, expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+        else:
+            assert torch.equal(got, expected)
+    eps = torch.finfo(dtype).eps
+    for plain, expected in (
+        (_frexp.backward(g, A, e), OPS._det_frexp_backward(g, A, e)),
+        (_frexp.hvp(A, Z, e), OPS._det_frexp_hvp(A, Z, e)),
+    ):
+        scale = expected.abs().amax((-2, -1), keepdim=True)
+        assert ((plain - expected).abs() <= 64 * n * eps * (scale + 1)).all()
+
+
+def test_any_exponent_is_survived(wide_dtype, device):
+    A = torch.randn(6, 5, 5, dtype=wide_dtype, device=device)
+    e = torch.tensor([0.0, math.nan, math.inf, -math.inf, 1e30, -1e30], device=device)
+    e = e.to(A.real.dtype)
+    for result in (OPS._det_frexp_backward(A[:, 0, 0], A, e), OPS._det_frexp_hvp(A, A, e)):
+        assert torch.isfinite(result[0]).all()
+
+
+def test_errors_of_the_exponent(device):
+    A = torch.zeros(4, 3, 3, device=device)
+    for op, other in (("det_frexp_backward", A[:, 0, 0]), ("det_frexp_hvp", A)):
+        kernel = getattr(OPS, f"_{op}")
+        order = (other, A) if op.endswith("backward") else (A, other)
+        with pytest.raises(RuntimeError, match=rf"{op}: expected exponent of shape \(4,\), got"):
+            kernel(*order, torch.zeros(3, device=device))
+        with pytest.raises(RuntimeError, match=f"{op}: expected exponent of dtype float32, got f"):
+            kernel(*order, torch.zeros(4, device=device).double())

@@ -15,12 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _extension, _higher_order, _inverse, _reference, _reference_kept, _torch_internals
+from . import (
+    _extension,
+    _frexp,
+    _higher_order,
+    _inverse,
+    _reference,
+    _reference_kept,
+    _torch_internals,
+)
 
 _SCHEMAS = (
     "det(Tensor A) -> Tensor",
     "slogdet(Tensor A) -> (Tensor sign, Tensor logabsdet)",
     "det_frexp(Tensor A) -> (Tensor mantissa, Tensor exponent)",
+    # What derivatives of the mantissa take: grad conj(C(A)) 2^-exponent, H(A)[Z] 2^-exponent.
+    "_det_frexp_backward(Tensor grad, Tensor A, Tensor exponent) -> Tensor",
+    "_det_frexp_hvp(Tensor A, Tensor Z, Tensor exponent) -> Tensor",
     "cofactor(Tensor A) -> Tensor",
     "det_backward(Tensor grad, Tensor A) -> Tensor",
     "slogdet_backward(Tensor grad, Tensor A) -> Tensor",
@@ -81,6 +92,8 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "det": _reference.det,
     "slogdet": _reference.slogdet,
     "det_frexp": _reference.det_frexp,
+    "_det_frexp_backward": _frexp.backward,
+    "_det_frexp_hvp": _frexp.hvp,
     "cofactor": _reference.cofactor,
     "det_backward": _reference.det_backward,
     "slogdet_backward": _reference.slogdet_backward,
@@ -114,6 +127,16 @@ def _fake_det_frexp(A: Tensor) -> tuple[Tensor, Tensor]:
     batch = A.shape[:-2]
     exponents = torch.float32 if A.dtype in _HALF else _reference.real_dtype(A)
     return A.new_empty(batch), A.new_empty(batch, dtype=exponents)
+
+
+def _fake_det_frexp_backward(grad: Tensor, A: Tensor, exponent: Tensor) -> Tensor:
+    _frexp.check_backward(grad, A, exponent)
+    return A.new_empty(A.shape)
+
+
+def _fake_det_frexp_hvp(A: Tensor, Z: Tensor, exponent: Tensor) -> Tensor:
+    _frexp.check_hvp(A, Z, exponent)
+    return A.new_empty(A.shape)
 
 
 def _fake_cofactor(A: Tensor) -> Tensor:
@@ -186,6 +209,8 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "det": _fake_det,
     "slogdet": _fake_slogdet,
     "det_frexp": _fake_det_frexp,
+    "_det_frexp_backward": _fake_det_frexp_backward,
+    "_det_frexp_hvp": _fake_det_frexp_hvp,
     "cofactor": _fake_cofactor,
     "det_backward": _fake_det_backward,
     "slogdet_backward": _fake_slogdet_backward,
@@ -240,6 +265,8 @@ for _name in _KERNELS:
 det = _torch_internals.below_autograd(torch.ops.torchdet.det.default)
 slogdet = _torch_internals.below_autograd(torch.ops.torchdet.slogdet.default)
 det_frexp = _torch_internals.below_autograd(torch.ops.torchdet.det_frexp.default)
+det_frexp_backward = _torch_internals.below_autograd(torch.ops.torchdet._det_frexp_backward.default)
+det_frexp_hvp = _torch_internals.below_autograd(torch.ops.torchdet._det_frexp_hvp.default)
 cofactor = _torch_internals.below_autograd(torch.ops.torchdet.cofactor.default)
 det_backward = _torch_internals.below_autograd(torch.ops.torchdet.det_backward.default)
 slogdet_backward = _torch_internals.below_autograd(torch.ops.torchdet.slogdet_backward.default)

@@ -1,5 +1,7 @@
-// Exponents of determinants whose mantissa is zero or NaN.
+// Exponents of determinants: those of zero and NaN, and what they take from derivatives.
 #pragma once
+
+#include <algorithm>
 
 #include "../math/scaled.h"
 #include "../problem.h"
@@ -30,6 +32,30 @@ template <typename T, int kParts>
   }
   const T exponent = static_cast<T>(p.n) * static_cast<T>(exponent_of(largest) + 1);
   static_cast<T*>(p.logabsdet)[b] = is_number && largest != 0 ? exponent : T(0);
+}
+
+// What is taken from the exponents of a result: of any number a whole one that can be added to.
+template <typename T>
+TORCHDET_LANE typename Format<T>::Integer shift_of(const Problem& p, int64_t b) {
+  using Integer = typename Format<T>::Integer;
+  constexpr T kMost = -kZeroExponent;
+  if (p.shift == nullptr) {
+    return 0;
+  }
+  const T shift = static_cast<const T*>(p.shift)[b];
+  return shift != shift ? 0 : static_cast<Integer>(std::clamp(shift, -kMost, kMost));
+}
+
+// The same for the matrices of a pack; lanes beyond the last one repeat it.
+template <typename V>
+TORCHDET_LANE IntegerOf<V> shifts_of(const Problem& p, int64_t first, int lanes) {
+  typename IntegerOf<V>::Raw shifts{};
+  if (p.shift != nullptr) {
+    for (int lane = 0; lane < LaneTraits<V>::kWidth; ++lane) {
+      shifts[lane] = shift_of<ScalarOf<V>>(p, first + std::min(lane, lanes - 1));
+    }
+  }
+  return IntegerOf<V>(shifts);
 }
 
 }  // namespace TORCHDET_CAPABILITY

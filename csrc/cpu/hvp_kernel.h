@@ -26,13 +26,15 @@ struct ClosedHvp {
       const Equilibration<V> eq = equilibrate<N>(a, N, row_exponent, column_exponent);
       if constexpr (N <= 2) {
         cofactor_derivative_closed<N>(a, z, h);
+        const I shift = shifts_of<V>(p, first, lanes);
         for (V& x : h) {
-          x = add_poison(x, eq.poison);
+          x = add_poison(p.shift == nullptr ? x : scale_pow2(x, -shift), eq.poison);
         }
       } else {
         DirectionScaling<V> scaling(z, N, row_exponent, column_exponent);
         cofactor_derivative_closed<N>(a, z, h);
-        scaling.restore(h, RealOf<V>(ScalarOf<V>(1)), eq.total, eq.poison);
+        const I exponent = eq.total - shifts_of<V>(p, first, lanes);
+        scaling.restore(h, RealOf<V>(ScalarOf<V>(1)), exponent, eq.poison);
       }
       Io::write_whole(p.out, first, lanes, N, h);
     }
@@ -103,7 +105,8 @@ struct FactoredHvp {
                                         {column_index, column_exponent}, row_weight, column_weight);
       PermutedTile<V>::gather(p.other, first, lanes, n, row_index, column_index, w);
       DirectionScaling<V> scaling(w, n, row_exponent, column_exponent);
-      const I exponent = cofactor_derivative(a, n, w, k) + eq.total;
+      const I shift = shifts_of<V>(p, first, lanes);
+      const I exponent = cofactor_derivative(a, n, w, k) + eq.total - shift;
       scaling.restore(k, sign, exponent, eq.poison);
       PermutedTile<V>::scatter(p.out, first, lanes, n, row_index, column_index, k);
     }

@@ -122,13 +122,14 @@ struct LaneKernels {
       // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and conj(grad),
       // since grad conj(C) = conj(conj(grad) C).
       Scaled<V> factor = {one<V>(), eq.total};
-      if (p.op != Op::kCofactor) {
+      if (multiplies_grad(p.op)) {
         factor = normalise(conj(Tile<V>::read_numbers(p.other, first, lanes)), eq.total);
       }
       if (is_inverse) {
         factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
         factor.exponent = factor.exponent - d.exponent - eq.total;
       }
+      factor.exponent = factor.exponent - shifts_of<V>(p, first, lanes);
       factor.mantissa = add_poison(factor.mantissa, eq.poison);
       const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
       const auto finish = [&](int i, int j, auto scale) TORCHDET_LANE_LAMBDA {

@@ -116,7 +116,7 @@ class RankRevealing {
     const ExclusivePairProducts<Number> rho([&](int64_t i) { return pivot(i); }, A_.n, x_, y_);
     multiply_by_products(rho);
     Scaled<Number> factor = rho.common;
-    factor.exponent += z + frame_.total;
+    factor.exponent += z + frame_.total - shift_of<T>(p, b);
     write(factor, false, result_matrix<P>(p, b));
   }
 
@@ -157,7 +157,7 @@ class RankRevealing {
       factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
       factor.exponent -= d.exponent + frame_.total;
     }
-    factor.exponent += exclusive_products() + frame_.total;
+    factor.exponent += exclusive_products() + frame_.total - shift_of<T>(p, b);
     transpose(A_);
     write(factor, p.op != Op::kCofactor, result_matrix<P>(p, b));
   }

@@ -56,7 +56,7 @@ Scaled<NumberOf<P>> result_factor(const Problem& p, int64_t b, Scaled<NumberOf<P
     factor.exponent -= last.exponent;
   } else {
     factor.mantissa = factor.mantissa * d.mantissa;
-    factor.exponent += d.exponent + frame.total;
+    factor.exponent += d.exponent + frame.total - shift_of<ScalarOf<P>>(p, b);
   }
   return factor;
 }

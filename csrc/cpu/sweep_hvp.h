@@ -115,9 +115,10 @@ class SweepHvp {
     const Scaled<Number> D = sweep_.product(m, false);
     P factor[kMaxPacks];
     I row_exponent[kMaxPacks];
+    const Integer exponent = D.exponent + f.frame.total + z - shift_of<T>(p, b);
     for (int v = 0; v < packs(); ++v) {
       factor[v] = broadcast<P>(D.mantissa);
-      row_exponent[v] = I(Integer(D.exponent + f.frame.total + z)) + f.row_exponent[v];
+      row_exponent[v] = I(exponent) + f.row_exponent[v];
     }
     int32_t step_of[S::kMaxOrder];
     for (int k = 0; k < n; ++k) {

@@ -164,7 +164,7 @@ def _legal(op: str, arguments: dict[str, Any]) -> bool:
             continue
         if not isinstance(x, Tensor) or x.layout != torch.strided or x.device != A.device:
             return False
-        if name == "integers":
+        if name in ("integers", "exponent"):
             continue
         expected = batch if name == "grad" else A.shape
         if op in WITHOUT_BITS:
@@ -230,8 +230,8 @@ def _judge_one(
     op: str, A: Tensor, results: list[Tensor], other: dict[str, Tensor], case: dict[str, Any]
 ) -> None:
     finite = bool(A.isfinite().all())
-    if op == "_slogdet_hvp_kept":
-        return  # sums and products of what was given; judged by slogdet_hvp
+    if op == "_slogdet_hvp_kept" or "exponent" in case["args"]:
+        return  # what was given, carried on; judged as slogdet_hvp and det_frexp
     if not finite:
         partner = all(bool(x.isfinite().all()) and bool((x != 0).any()) for x in other.values())
         numbers = results[:1] if op == "det_frexp" else results  # the exponent is 0

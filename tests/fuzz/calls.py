@@ -77,6 +77,9 @@ def _argument(
         return draw(st.floats())
     if argument.name == "grad":
         return draw(tensors.specs(batch, dtype))
+    if argument.name == "exponent":
+        wide = dtype in ("float64", "complex128")
+        return draw(tensors.specs(batch, "float64" if wide else "float32"))
     if argument.name == "integers":
         return draw(tensors.specs([*batch, "count"], "int32"))
     if name in STACKED:

@@ -245,22 +245,22 @@ def slogdet_backward(A: Tensor, result: Tensor, grad: Tensor) -> None:
     info = torch.finfo(A.dtype)
     inverse = oracles.inverse_transpose(A)
     got = result.detach().to(torch.complex128).numpy()
-    error = size = granule = 0.0
+    error = size = granule = mpmath.mpf(0)
     for index in np.ndindex(n, n):
         power = mpmath.ldexp(1, int(scale[index]))
         true = mpmath.mpc(g) * mpmath.conj(inverse[index])
         largest = max(abs(true.real), abs(true.imag))
         if largest > info.max / 2 or abs(inverse[index]) > info.max / 2:
             return  # overflow in range of the truth, or of grad's partner
-        size += float(abs(inverse[index] * power)) ** 2
+        size += abs(inverse[index] * power) ** 2
         z = complex(got[index])
         if not cmath.isfinite(z):
             raise Wrong(f"slogdet_backward: not finite at {index}, expected {complex(true)}")
-        error += float(abs((mpmath.mpc(z) - true) * power)) ** 2
-        granule += float(power * info.smallest_normal * info.eps) ** 2
-    allowed = BUDGET * n * eps * cond * math.sqrt(size) * abs(g) + 4 * math.sqrt(granule)
-    if not math.sqrt(error) <= allowed:
-        ratio = math.sqrt(error) / allowed * BUDGET
+        error += abs((mpmath.mpc(z) - true) * power) ** 2
+        granule += (power * info.smallest_normal * info.eps) ** 2
+    allowed = BUDGET * n * eps * cond * mpmath.sqrt(size) * abs(g) + 4 * mpmath.sqrt(granule)
+    if not mpmath.sqrt(error) <= allowed:
+        ratio = float(mpmath.sqrt(error) / allowed * BUDGET)
         raise Wrong(f"slogdet_backward: {ratio:.3g} units off, got {_shown(result)}")
 
 
