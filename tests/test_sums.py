@@ -394,7 +394,8 @@ def test_the_mantissa_has_derivatives_beyond_the_range_of_the_determinant(wide_d
 
     for got, expected in zip(derivatives(2.0**power), derivatives(1.0), strict=True):
         assert torch.isfinite(got).all()
-        assert torch.equal(got, expected)
+        size = expected.abs().max()
+        assert (got - expected).abs().max() <= 64 * 12 * torch.finfo(wide_dtype).eps * size
     e = torchdet.det_frexp(A * 2.0**power).exponent - torchdet.det_frexp(A).exponent
     assert set(e.tolist()) == {12 * power}
 
@@ -404,7 +405,7 @@ def test_derivatives_of_the_mantissa_are_those_of_det_times_a_power_of_two(n, dt
     """Of every kernel, bit for bit where nothing leaves the range; and so in `_frexp`."""
     torch.manual_seed(n)
     half = dtype in (torch.float16, torch.bfloat16)
-    A = torch.randn(11, n, n, dtype=torch.float32 if half else dtype) / n**0.5
+    A = torch.randn(11, n, n, dtype=torch.float32 if half else dtype) * (math.e / n) ** 0.5
     A[1, 0] = A[1, -1]
     A[2, 0] = 0
     A, Z = (X.to(dtype).to(device) for X in (A, torch.randn(A.shape).to(A.dtype)))
