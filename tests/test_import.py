@@ -45,7 +45,8 @@ assert "extension" in str(mine[0].message)
 
 
 def test_the_public_names_are_those_documented():
-    assert sorted(torchdet.__all__) == ["adjugate", "cofactor", "det", "logdet", "slogdet"]
+    names = ["adjugate", "cofactor", "det", "det_frexp", "logdet", "slogdet", "slogsumdet"]
+    assert sorted(torchdet.__all__) == names
     assert torchdet.__version__ == "0.1.0"
     assert all(getattr(torchdet, name).__doc__ for name in torchdet.__all__)
 
