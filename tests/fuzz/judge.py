@@ -63,7 +63,7 @@ def _within(
     frame = total - rows[:, None] - cols[None, :] if order else np.array(total)
     allowed = BUDGET * unit(A, order, directions) * factor
     error = frame_error(result, exact, frame, allowed)
-    if not error <= allowed:
+    if not (error == 0 or error <= allowed):
         ratio = error / allowed * BUDGET if allowed else math.inf
         expected = _shown(exact.tensor(A.dtype)) if A.shape[-1] <= 8 else "(large)"
         raise Wrong(f"{what}: {ratio:.3g} units off; expected {expected}, got {_shown(result)}")
