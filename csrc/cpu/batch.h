@@ -23,7 +23,8 @@ inline void run_batch(const Problem& problem, Dtype dtype, int64_t threads) {
   const int64_t parts = dtype == Dtype::kFloat || dtype == Dtype::kDouble ? 1 : 4;
   const int64_t unit_operations = parts * unit * n * n * (n + 8);
   const int64_t grain = std::max<int64_t>(1, kGrainOfBatch / unit_operations);
-  const bool share_matrices = n >= kLeastShared && batch < threads;
+  // By kernels that can; that of kSlogdetHvp takes whole matrices.
+  const bool share_matrices = n >= kLeastShared && batch < threads && problem.op != Op::kSlogdetHvp;
   if (batch <= grain * unit || share_matrices) {
     kernel(problem, 0, batch);
     end_thread_scratch();
