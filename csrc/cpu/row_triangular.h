@@ -18,19 +18,19 @@ TORCHDET_LANE const ScalarOf<P>* factor_at(const RowMatrix<P>& F, int64_t i, int
   return reinterpret_cast<const ScalarOf<P>*>(F.row(i)) + offset_of<P>(k);
 }
 
-// X_i -= sum_k F(i, k) X_k for rows i and k and the packs of the ranges.
+// X_i -= sum_k F(i, k) Y_k for rows i and k and the packs of the ranges.
 template <typename P>
-void subtract_products(const RowMatrix<P>& X, const RowMatrix<P>& F, Range rows, Range inner,
-                       Range packs) {
+void subtract_products(const RowMatrix<P>& X, const RowMatrix<P>& F, const RowMatrix<P>& Y,
+                       Range rows, Range inner, Range packs) {
   const bool fetch_ahead = X.n * X.packs * static_cast<int64_t>(sizeof(P)) >= kLeastFetchedAhead;
   for (int64_t first = inner.begin; first < inner.end; first += kProductDepth) {
     const int64_t count = std::min(kProductDepth, inner.end - first);
     for (int64_t p = packs.begin; p < packs.end; p += kTilePacks<P>) {
       const int64_t width = std::min<int64_t>(kTilePacks<P>, packs.end - p);
-      const P* const from = X.row(first) + p;
+      const P* const from = Y.row(first) + p;
       P strip[kProductDepth * kTilePacks<P>];
       for (int64_t k = 0; k < count; ++k) {  // on a few pages, line by line
-        std::copy(from + k * X.stride, from + k * X.stride + width, strip + k * width);
+        std::copy(from + k * Y.stride, from + k * Y.stride + width, strip + k * width);
       }
       subtract_rows<P>(
           rows.size(), width, [&](int64_t m) { return X.row(rows.begin + m) + p; },
@@ -45,6 +45,10 @@ template <typename P>
 [[gnu::noinline]] void negative_product(const RowMatrix<P>& F, const RowMatrix<P>& Y,
                                         const RowMatrix<P>& X) {
   X.clear();
+  if (X.n > kLargestRows) {
+    subtract_products(X, F, Y, {0, X.n}, {0, X.n}, {0, X.packs});
+    return;
+  }
   for (int64_t p = 0; p < X.packs; p += kTilePacks<P>) {
     subtract_rows<P>(
         X.n, std::min<int64_t>(kTilePacks<P>, X.packs - p), [&](int64_t i) { return X.row(i) + p; },
@@ -101,7 +105,7 @@ void solve_triangular(const RowMatrix<P>& F, const RowMatrix<P>& X, Range packs,
   };
   for (int64_t b = 0; b < blocks; ++b) {
     for (int64_t solved = 0; solved < b; ++solved) {
-      subtract_products(X, F, block(b), block(solved),
+      subtract_products(X, F, X, block(b), block(solved),
                         packs_of_rows<kForward, kTriangular>(X, block(solved), packs));
     }
     solve_diagonal_block<kForward, kTriangular>(F, X, block(b), packs, finish);
