@@ -66,7 +66,7 @@ def test_the_mantissa_has_derivatives_beyond_the_range_of_the_determinant(wide_d
 
 @pytest.mark.parametrize("n", (1, 2, 3, 4, 6, 9, 13, 24, 40, 70, 130))
 def test_derivatives_of_the_mantissa_are_those_of_det_times_a_power_of_two(n, dtype, device):
-    """Of every kernel, bit for bit where nothing leaves the range; and so in `_frexp`."""
+    """Of every kernel, bit for bit where nothing leaves the range; of `_frexp` to rounding."""
     torch.manual_seed(n)
     half = dtype in (torch.float16, torch.bfloat16)
     A = torch.randn(11, n, n, dtype=torch.float32 if half else dtype) * (math.e / n) ** 0.5

@@ -26,7 +26,7 @@ struct LaneSteps {
                                        const I* row_index) {
     Tile<V>::write_rows(out, first, lanes, n, tile, row_index);
   }
-  // The determinants or their signs and logarithms, from d = det B.
+  // The determinants, their signs and logarithms, or mantissas and exponents, from d = det B.
   TORCHDET_LANE static void write_determinants(const Problem& p, int64_t first, int lanes,
                                                Scaled<V> d, const Equilibration<V>& eq) {
     d.exponent = d.exponent + eq.total;

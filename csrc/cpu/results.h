@@ -14,7 +14,7 @@ NumberOf<P>* result_matrix(const Problem& p, int64_t b) {
   return static_cast<NumberOf<P>*>(p.out) + b * p.n * p.n;
 }
 
-// The determinant or its sign and logarithm, from d = det B.
+// The determinant, its sign and logarithm, or mantissa and exponent, from d = det B.
 template <typename P>
 void write_determinant(const Problem& p, int64_t b, Scaled<NumberOf<P>> d, const Frame<P>& frame) {
   d.mantissa = add_poison(d.mantissa, frame.poison());
