@@ -121,6 +121,15 @@ inline void check_matrices(const char* op, const char* name, const Tensor& A) {
         dtype == ScalarType::ComplexHalf ? "complex64" : "float64", ")");
 }
 
+inline void check_dtype_and_device(const char* op, const char* name, const Tensor& X,
+                                   const Tensor& A) {
+  check(X.scalar_type() == A.scalar_type(), op, ": expected ", name, " of the dtype of A, ",
+        dtype_text(A.scalar_type()), ", got ", dtype_text(X.scalar_type()),
+        "; convert it first, e.g. ", name, ".to(A.dtype)");
+  check(X.device() == A.device(), op, ": expected ", name, " on the device of A, ", DeviceOf{A},
+        ", got ", DeviceOf{X}, "; move it first, e.g. ", name, ".to(A.device)");
+}
+
 // X (grad, Z or what is kept) must have the shape of A without its last `dropped` dimensions, and
 // the dtype and the device of A.
 inline void check_matches(const char* op, const char* name, const Tensor& X, const Tensor& A,
@@ -131,11 +140,19 @@ inline void check_matches(const char* op, const char* name, const Tensor& X, con
   }
   check(same, op, ": expected ", name, " of shape ", ShapeOf{A, dropped}, ", got ", ShapeOf{X},
         "; expand or reshape it first");
-  check(X.scalar_type() == A.scalar_type(), op, ": expected ", name, " of the dtype of A, ",
-        dtype_text(A.scalar_type()), ", got ", dtype_text(X.scalar_type()),
-        "; convert it first, e.g. ", name, ".to(A.dtype)");
-  check(X.device() == A.device(), op, ": expected ", name, " on the device of A, ", DeviceOf{A},
-        ", got ", DeviceOf{X}, "; move it first, e.g. ", name, ".to(A.device)");
+  check_dtype_and_device(op, name, X, A);
+}
+
+// X (directions) must have the shape (*, d, n, n) where A has (*, n, n), and dtype and device of A.
+inline void check_directions(const char* op, const char* name, const Tensor& X, const Tensor& A) {
+  bool same = X.dim() == A.dim() + 1;
+  for (int64_t d = 0; same && d < A.dim() - 2; ++d) {
+    same = X.size(d) == A.size(d);
+  }
+  same = same && X.size(-2) == A.size(-2) && X.size(-1) == A.size(-1);
+  check(same, op, ": expected ", name, " of shape (*, d, n, n) for A of shape ", ShapeOf{A},
+        ", got ", ShapeOf{X}, "; expand or reshape it first");
+  check_dtype_and_device(op, name, X, A);
 }
 
 // One number of the real dtype for each matrix of A.

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <optional>
 #include <tuple>
@@ -10,89 +9,10 @@
 #include <vector>
 
 #include "checks.h"
-#include "problem.h"
 #include "size_class.h"
+#include "tensors.h"
 
 namespace torchdet {
-
-inline std::vector<int64_t> leading_sizes(const Tensor& A, int64_t dropped) {
-  std::vector<int64_t> sizes;
-  for (int64_t d = 0; d < A.dim() - dropped; ++d) {
-    sizes.push_back(A.size(d));
-  }
-  return sizes;
-}
-
-// An uninitialised contiguous tensor. torch::stable::new_empty goes through boxed dispatch, which
-// costs a small matrix as much as its determinant.
-inline Tensor empty_tensor(const std::vector<int64_t>& sizes, ScalarType dtype, int32_t device_type,
-                           int32_t device_index) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t stride = 1;
-  for (size_t d = sizes.size(); d-- > 0;) {
-    strides[d] = stride;
-    if (__builtin_mul_overflow(stride, std::max<int64_t>(sizes[d], 1), &stride)) {
-      stride = 1;  // the tensor is empty, or its numbers could not be counted
-    }
-  }
-  AtenTensorHandle handle;
-  const int32_t error = aoti_torch_empty_strided(
-      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
-      device_index, &handle);
-  check(error == 0, "torchdet: cannot allocate a result of ", stride,
-        " numbers; free memory, or pass fewer matrices at a time");
-  return Tensor(handle);
-}
-
-// Of a tensor that is not empty. The dimensions that remain have a size of 2 at least, and their
-// product is a number of 64 bits, so BatchView has room for them.
-inline BatchView batch_view(const Tensor& X, int64_t matrix_dims) {
-  BatchView view;
-  view.data = X.const_data_ptr();
-  for (int64_t d = 0; d < X.dim() - matrix_dims; ++d) {
-    view.append(X.size(d), X.stride(d));
-  }
-  if (matrix_dims == 2) {
-    view.row_stride = X.stride(-2);
-    view.column_stride = X.stride(-1);
-  }
-  return view;
-}
-
-inline Dtype kernel_dtype(const Tensor& A) {
-  switch (A.scalar_type()) {
-    case ScalarType::Float:
-      return Dtype::kFloat;
-    case ScalarType::Double:
-      return Dtype::kDouble;
-    case ScalarType::ComplexFloat:
-      return Dtype::kComplexFloat;
-    default:
-      return Dtype::kComplexDouble;
-  }
-}
-
-// The order of the matrices and their number.
-inline int64_t order(const Tensor& A) {
-  return A.size(-1);
-}
-inline int64_t batch_size(const Tensor& A) {
-  int64_t batch = 1;
-  for (int64_t d = 0; d < A.dim() - 2; ++d) {
-    batch *= A.size(d);
-  }
-  return batch;
-}
-
-inline ScalarType real_dtype(ScalarType dtype) {
-  const bool single = dtype == ScalarType::Float || dtype == ScalarType::ComplexFloat;
-  return single ? ScalarType::Float : ScalarType::Double;
-}
-
-inline Tensor in_float32(const Tensor& X) {
-  return torch::stable::to(X, ScalarType::Float);
-}
 
 // A Backend has
 //   static Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like);
@@ -145,6 +65,39 @@ struct Operators {
     check_matrices("det_frexp_hvp", "A", A);
     check_matches("det_frexp_hvp", "Z", Z, A, 0);
     return shifted("det_frexp_hvp", Op::kDetHvp, A, Z, 2, exponent);
+  }
+
+  // Of det(A + t J) at t = 0, times 2^-exponent, for each of d directions (*, d, n, n): the first
+  // and the second derivative, (*, d).
+  static std::tuple<Tensor, Tensor> det_frexp_jet(const Tensor& A, const Tensor& J,
+                                                  const Tensor& exponent) {
+    check_matrices("det_frexp_jet", "A", A);
+    check_directions("det_frexp_jet", "J", J, A);
+    check_exponents("det_frexp_jet", exponent, A);
+    const ScalarType dtype = A.scalar_type();
+    if (is_half(dtype)) {
+      const auto [first, second] = det_frexp_jet(in_float32(A), in_float32(J), exponent);
+      return {torch::stable::to(first, dtype), torch::stable::to(second, dtype)};
+    }
+    std::vector<int64_t> sizes = leading_sizes(A, 2);
+    const int64_t directions = J.size(-3);
+    sizes.push_back(directions);
+    Tensor first = Backend::empty(sizes, dtype, A), second = Backend::empty(sizes, dtype, A);
+    if (order(A) == 0) {  // det is 1
+      torch::stable::fill_(first, 0.0);
+      torch::stable::fill_(second, 0.0);
+      return {first, second};
+    }
+    if (directions > 0) {
+      const Tensor shifts = as_contiguous(exponent);
+      Problem problem = {.op = Op::kDetJet, .directions = directions};
+      problem.direction_stride = J.stride(-3);
+      problem.determinant = first.mutable_data_ptr();
+      problem.out = second.mutable_data_ptr();
+      problem.shift = shifts.const_data_ptr();
+      compute(A, &J, 3, std::move(problem));
+    }
+    return {first, second};
   }
 
   static Tensor cofactor(const Tensor& A) {
@@ -324,7 +277,7 @@ struct Operators {
       const Tensor out = shifted(name, op, in_float32(A), in_float32(other), other_dims, exponent);
       return torch::stable::to(out, dtype);
     }
-    const Tensor shifts = exponent.is_contiguous() ? exponent : torch::stable::contiguous(exponent);
+    const Tensor shifts = as_contiguous(exponent);
     Tensor out = Backend::empty(leading_sizes(A, 0), dtype, A);
     compute(A, &other, other_dims,
             {.op = op, .out = out.mutable_data_ptr(), .shift = shifts.const_data_ptr()});
@@ -355,10 +308,7 @@ struct Operators {
     if (!keeps_anything(A)) {
       return matrix_operator(op, A, &grad, 0);
     }
-    const auto contiguous = [](const Tensor& X) {
-      return X.is_contiguous() ? X : torch::stable::contiguous(X);
-    };
-    const Tensor numbers = contiguous(kept), places = contiguous(integers);
+    const Tensor numbers = as_contiguous(kept), places = as_contiguous(integers);
     Tensor out = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
     compute(A, &grad, 0,
             {.op = op,
@@ -390,5 +340,6 @@ struct Operators {
   m.impl("det_frexp", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp));                    \
   m.impl("_det_frexp_backward", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_backward)); \
   m.impl("_det_frexp_hvp", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_hvp));           \
+  m.impl("_det_frexp_jet", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_jet));           \
   m.impl("slogdet_hvp", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp));                \
   m.impl("_slogdet_hvp_kept", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp_kept))

@@ -24,6 +24,7 @@ enum class Op {
   kSlogdetKeep,
   kDetFrexp,    // mantissa and, in place of the logarithm, exponent
   kSlogdetHvp,  // A holds conj(A^-T)
+  kDetJet,      // `determinant` takes the first and `out` the second derivatives along directions
 };
 
 // grad conj(C(A)) or grad conj(A^-T).
@@ -91,12 +92,14 @@ struct Problem {
   int64_t batch = 0;  // their number
   BatchView A = {};
   BatchView other = {};  // grad (numbers) or Z (matrices)
+  // kDetJet: how many directions each matrix has, and how far apart they lie in `other`.
+  int64_t directions = 0, direction_stride = 0;
   // Results, contiguous.
   void* out = nullptr;          // matrices
   void* determinant = nullptr;  // numbers: det or, with logabsdet, the sign
   void* logabsdet = nullptr;    // or the exponent, in the same format
   // CPU only: whole numbers in the real format, contiguous, or nothing. Cofactors and derivatives
-  // of them come multiplied by 2^-shift.
+  // come multiplied by 2^-shift.
   const void* shift = nullptr;
   // CPU only (cpu/kept.h): of a matrix a forward pass keeps n x n numbers, in `out`, and integers.
   int32_t* integers = nullptr;
@@ -118,7 +121,8 @@ struct KernelsByOperator {
       case Op::kDetFrexp:
         return determinants;
       case Op::kDetHvp:
-      case Op::kSlogdetHvp:  // CPU: a kernel of its own, for orders that are split like these
+      case Op::kSlogdetHvp:  // CPU: kernels of their own, for orders that are split like these
+      case Op::kDetJet:
         return hvp;
       default:
         return cofactors;

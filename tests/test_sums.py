@@ -1,14 +1,8 @@
-"""Sums of determinants as logarithms, against exact arithmetic.
-
-The terms of psi are T_k = w_k prod_s det A_sk. The first two derivatives of log psi are made of
-psi, determinants, cofactors C and their derivatives H[Z]. The oracle takes those from rational
-numbers and combines them in arithmetic of 60 digits with exponents of any size.
-"""
+"""Sums of determinants as logarithms, against exact arithmetic."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import mpmath
 import numpy as np
@@ -17,151 +11,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jvp, vmap
 
-import oracles
 import torchdet
-
-mpmath.mp.dps = 60
-K = 4
-
-
-def _mp(exact: oracles.Exact) -> np.ndarray:
-    """The numbers as mpmath's."""
-    out = np.empty(exact.values.shape, dtype=object)
-    for index in np.ndindex(*out.shape):
-        re, im = oracles.parts(exact.values[index])
-        e = int(np.asarray(exact.exponents)[index])
-        out[index] = mpmath.mpc(mpmath.ldexp(re, e), mpmath.ldexp(im, e))
-    return out
-
-
-def _numbers(x: Tensor) -> np.ndarray:
-    return np.vectorize(mpmath.mpc, otypes=[object])(x.detach().resolve_conj().cpu().numpy())
-
-
-class Truth:
-    """Psi, and the derivatives of log psi, of one sum; and what rounding of each term may do."""
-
-    def __init__(self, matrices: list[Tensor], w: Tensor) -> None:
-        self.matrices, self.w = matrices, _numbers(w)
-        self.S, self.K = len(matrices), len(w)
-        self.det = [[_mp(oracles.det(a))[()] for a in A] for A in matrices]
-        self.C = [[_mp(oracles.cofactor(a)) for a in A] for A in matrices]
-        self.psi = sum(self.term(k) for k in range(self.K))
-
-    def others(self, k: int, *left_out: int) -> mpmath.mpc:
-        return mpmath.fprod(self.det[s][k] for s in range(self.S) if s not in left_out)
-
-    def term(self, k: int) -> mpmath.mpc:
-        return self.w[k] * self.others(k)
-
-    def gradient(self) -> tuple[list[list[np.ndarray]], list[mpmath.mpc]]:
-        """D log psi with respect to the matrices and to w; holomorphic, no conjugate."""
-        matrices = [
-            [self.w[k] * self.others(k, s) / self.psi * self.C[s][k] for k in range(self.K)]
-            for s in range(self.S)
-        ]
-        return matrices, [self.others(k) / self.psi for k in range(self.K)]
-
-    def hessian_product(self, Zs: list[Tensor], dw: Tensor) -> list[list[np.ndarray]]:
-        """The derivative of the gradient with respect to the matrices in direction (Z, dw)."""
-        dw_ = _numbers(dw)
-        along = [
-            [(C * _numbers(z)).sum() for C, z in zip(self.C[s], Zs[s], strict=True)]
-            for s in range(self.S)
-        ]
-        d_psi = mpmath.mpc(0)
-        for k in range(self.K):
-            d_psi += dw_[k] * self.others(k)
-            for s in range(self.S):
-                d_psi += self.w[k] * self.others(k, s) * along[s][k]
-        result = []
-        for s in range(self.S):
-            row = []
-            for k in range(self.K):
-                A, Z, rest = self.matrices[s][k], Zs[s][k], self.others(k, s)
-                X = self.w[k] * rest * _mp(oracles.hvp(A, Z)) + dw_[k] * rest * self.C[s][k]
-                for t in range(self.S):
-                    if t != s:
-                        X = X + self.w[k] * self.others(k, s, t) * along[t][k] * self.C[s][k]
-                gradient = self.w[k] * rest * self.C[s][k]
-                row.append(X / self.psi - gradient * d_psi / self.psi**2)
-            result.append(row)
-        return result
-
-
-def _family(name: str, n: int, dtype: torch.dtype, seed: int) -> Tensor:
-    """K integer matrices of order n, some of them singular."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def of_rank(rank: int) -> Tensor:
-        left = torch.randint(-2, 3, (n, rank), generator=generator).double()
-        right = torch.randint(-2, 3, (rank, n), generator=generator).double()
-        return left @ right + (3 * torch.eye(n) if rank == n else 0)
-
-    def whole() -> Tensor:
-        while True:
-            A = of_rank(n)
-            if abs(float(torch.linalg.det(A))) > 0.5:
-                return A
-
-    kinds: dict[str, Callable[[], list[Tensor]]] = {
-        "regular": lambda: [whole() for _ in range(K)],
-        "one singular": lambda: [whole(), of_rank(n - 1), whole(), whole()],
-        "all but one": lambda: [of_rank(n - 1), of_rank(n - 1), whole(), of_rank(n - 1)],
-        "rank n-2": lambda: [whole(), of_rank(n - 2), of_rank(n - 2), whole()],
-        "a zero matrix": lambda: [whole(), torch.zeros(n, n).double(), whole(), whole()],
-    }
-    A = torch.stack(kinds[name]())
-    if dtype.is_complex:  # a phase for each row, exact
-        phase = torch.tensor([1, 1j, -1, -1j])[torch.arange(n) % 4].to(torch.complex128)
-        A = A * phase[:, None] * (1 + 0.5j)
-    return A.to(dtype)
-
-
-FAMILIES = ("regular", "one singular", "all but one", "rank n-2", "a zero matrix")
-SCALES = (0, 500, -500)  # of powers of two; in float32 a tenth of it
-
-
-def _scaled(A: Tensor, scale: int) -> Tensor:
-    exponent = scale if A.dtype in (torch.float64, torch.complex128) else scale // 10
-    return A * 2.0**exponent
-
-
-def _assert_blocks(got: Tensor, expected: list[np.ndarray], allowed: float, what: str) -> None:
-    """Entries of all K blocks together, relative to the largest of them."""
-    exact = np.stack(expected)
-    largest = max(abs(x) for x in exact.ravel())
-    difference = _numbers(got) - exact
-    error = max(abs(x) for x in difference.ravel())
-    assert error <= allowed * largest, (what, float(error / largest), allowed)
-
-
-def _allowed(truth: Truth, derivatives: int) -> float:
-    """A relative error for the largest block.
-
-    Each factor of a term, that is det, C or H, has a relative error of n eps cond, with cond the
-    quotient of the largest and the smallest singular value that is not zero; a term has at most one
-    for each matrix and derivative. A quotient by psi adds the error of psi, larger by what cancels.
-    """
-    eps, most = torch.finfo(truth.matrices[0].dtype).eps, 1.0
-    for A in truth.matrices:
-        for a in A:
-            s = torch.linalg.svdvals(a.to(torch.complex128))
-            s = s[s > 1e-9 * s[0]] if float(s[0]) > 0 else torch.ones(1)
-            most = max(most, float(s[0] / s[-1]))
-    n = max(A.shape[-1] for A in truth.matrices)
-    cancel = float(sum(abs(truth.term(k)) for k in range(truth.K)) / abs(truth.psi))
-    factors = len(truth.matrices) + derivatives + 1
-    return factors * n * eps * most * cancel ** (1 + derivatives)
-
-
-def _case(family: str, scale: int, dtype: torch.dtype, device: str):
-    matrices = [_scaled(_family(family, n, dtype, 7 * n), scale) for n in (3, 4)]
-    w = torch.tensor([0.5, -1.25, 2.0, 0.75]).to(dtype)
-    if dtype.is_complex:
-        w = w * (1 - 0.5j)
-    truth = Truth(matrices, w)
-    return truth, [A.to(device) for A in matrices], w.to(device)
+from sum_oracles import FAMILIES, SCALES, K, allowed_error, assert_blocks, case_of, scaled
 
 
 def logabs(*matrices: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -175,9 +26,9 @@ scales = pytest.mark.parametrize("scale", SCALES)
 @families
 @scales
 def test_values(family, scale, wide_dtype, device):
-    truth, matrices, w = _case(family, scale, wide_dtype, device)
+    truth, matrices, w = case_of(family, scale, wide_dtype, device)
     sign, log = torchdet.slogsumdet(*matrices, weights=w)
-    allowed = _allowed(truth, 0)
+    allowed = allowed_error(truth, 0)
     exact = mpmath.log(abs(truth.psi))
     assert abs(float(log) - exact) <= allowed + 4 * torch.finfo(wide_dtype).eps * abs(exact)
     assert abs(mpmath.mpc(complex(sign)) - truth.psi / abs(truth.psi)) <= 2 * allowed
@@ -186,32 +37,31 @@ def test_values(family, scale, wide_dtype, device):
 @families
 @scales
 def test_first_derivatives(family, scale, wide_dtype, device):
-    truth, matrices, w = _case(family, scale, wide_dtype, device)
+    truth, matrices, w = case_of(family, scale, wide_dtype, device)
     exact, exact_w = truth.gradient()
-    allowed = _allowed(truth, 1)
+    allowed = allowed_error(truth, 1)
     leaves = [x.clone().requires_grad_() for x in (*matrices, w)]
     reverse = torch.autograd.grad(logabs(*leaves[:-1], weights=leaves[-1]), leaves)
     for A, blocks in zip(reverse[:-1], exact, strict=True):
-        _assert_blocks(A.conj(), blocks, allowed, "reverse")
-    _assert_blocks(reverse[-1].conj(), [np.array(exact_w)], allowed, "weights")
+        assert_blocks(A.conj(), blocks, allowed, "reverse")
+    assert_blocks(reverse[-1].conj(), [np.array(exact_w)], allowed, "weights")
     if not wide_dtype.is_complex:
         for s in range(2):
             forward = jacfwd(lambda *x: logabs(*x, weights=w), s)(*matrices)
-            _assert_blocks(forward, exact[s], allowed, "forward")
+            assert_blocks(forward, exact[s], allowed, "forward")
 
 
 @families
 @scales
 def test_second_derivatives(family, scale, wide_dtype, device):
-    truth, matrices, w = _case(family, scale, wide_dtype, device)
+    truth, matrices, w = case_of(family, scale, wide_dtype, device)
     generator = torch.Generator().manual_seed(1)
     Zs = [
-        _scaled(torch.randn(A.shape, generator=generator, dtype=wide_dtype), scale)
-        for A in matrices
+        scaled(torch.randn(A.shape, generator=generator, dtype=wide_dtype), scale) for A in matrices
     ]
     dw = torch.linspace(-1, 1, K).to(wide_dtype)
     exact = truth.hessian_product(Zs, dw)
-    allowed = 4 * _allowed(truth, 2)  # a sum of S + 2 terms
+    allowed = 4 * allowed_error(truth, 2)  # a sum of S + 2 terms
     leaves = [x.clone().requires_grad_() for x in (*matrices, w)]
     gradients = torch.autograd.grad(
         logabs(*leaves[:-1], weights=leaves[-1]), leaves, create_graph=True
@@ -219,7 +69,7 @@ def test_second_derivatives(family, scale, wide_dtype, device):
     directions = [x.to(device) for x in (*Zs, dw)]
     reverse = torch.autograd.grad(gradients, leaves[:-1], directions)
     for A, blocks in zip(reverse, exact, strict=True):
-        _assert_blocks(A.conj(), blocks, allowed, "reverse over reverse")
+        assert_blocks(A.conj(), blocks, allowed, "reverse over reverse")
     if not wide_dtype.is_complex:
         over = jvp(
             lambda *x: grad(lambda *y: logabs(*y[:-1], weights=y[-1]), (0, 1))(*x),
@@ -227,7 +77,7 @@ def test_second_derivatives(family, scale, wide_dtype, device):
             (*(Z.to(device) for Z in Zs), dw.to(device)),
         )[1]
         for A, blocks in zip(over, exact, strict=True):
-            _assert_blocks(A, blocks, allowed, "forward over reverse")
+            assert_blocks(A, blocks, allowed, "forward over reverse")
 
 
 # ---- shapes, weights for several sums, transforms

@@ -1,8 +1,18 @@
 """Determinants of batches of matrices, with derivatives that are exact at every matrix."""
 
+from .laplacian import slogsumdet_laplacian
 from .linalg import adjugate, cofactor, det, det_frexp, logdet, slogdet
 from .sums import slogsumdet
 
 __version__ = "0.1.0"
 
-__all__ = ["adjugate", "cofactor", "det", "det_frexp", "logdet", "slogdet", "slogsumdet"]
+__all__ = [
+    "adjugate",
+    "cofactor",
+    "det",
+    "det_frexp",
+    "logdet",
+    "slogdet",
+    "slogsumdet",
+    "slogsumdet_laplacian",
+]

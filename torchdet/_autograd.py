@@ -31,7 +31,7 @@ from ._autograd_det import (
     DetKeep,
     HigherCofactorDerivative,
 )
-from ._autograd_frexp import DetFrexp, DetFrexpBackward, DetFrexpHvp
+from ._autograd_frexp import DetFrexp, DetFrexpBackward, DetFrexpHvp, DetFrexpJet
 from ._autograd_slogdet import (
     HigherInverseDerivative,
     Slogdet,
@@ -64,6 +64,16 @@ def det_frexp(A: Tensor) -> tuple[Tensor, Tensor]:
     return DetFrexp.call(A)
 
 
+def det_frexp_backward(grad: Tensor, A: Tensor, e: Tensor) -> Tensor:
+    """One number times conj(C(A)) 2^-e, for each matrix; e is constant."""
+    return DetFrexpBackward.call(grad, A, e)
+
+
+def det_frexp_jet(A: Tensor, J: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second derivatives of det(A + t J) 2^-e at t = 0; e is constant."""
+    return DetFrexpJet.call(A, J, e)
+
+
 # ---- the same gradients for the operators
 
 for _function in (
@@ -71,6 +81,7 @@ for _function in (
     DetFrexp,
     DetFrexpBackward,
     DetFrexpHvp,
+    DetFrexpJet,
     DetKeep,
     DetBackward,
     DetBackwardKept,

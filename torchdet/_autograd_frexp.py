@@ -1,7 +1,9 @@
 """Derivatives of the mantissa of a determinant, its exponent being constant."""
 
+import functools
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from . import _ops
@@ -98,6 +100,63 @@ class DetFrexpHvp(Operator):
             None if dA is None else _frexp_derivative(A, e, Z, dA),
             None if dZ is None else DetFrexpHvp.call(A, dZ, e),
         )
+
+
+class DetFrexpJet(Operator):
+    """D det(A)[J_i] 2^-e and D^2 det(A)[J_i, J_i] 2^-e for directions J of shape (*, d, n, n).
+
+    With C and H for the first and second derivatives of det, and e constant:
+
+        d first_i = sum(H[J_i] * dA) + sum(C * dJ_i),
+        d second_i = sum(D H[J_i, J_i] * dA) + 2 sum(H[J_i] * dJ_i).
+    """
+
+    operator = "_det_frexp_jet"
+    out_dims = (0, 0)
+
+    @staticmethod
+    def forward(A: Tensor, J: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        return _ops.det_frexp_jet(A, J, e)
+
+    @staticmethod
+    def gradients(ctx: Context, of_first: Gradient, of_second: Gradient) -> tuple[Gradient, ...]:
+        A, J, e = ctx.saved_tensors
+        for_A, for_J, _ = ctx.needs_input_grad
+        if of_first is None and of_second is None:
+            return None, None, None
+        A_, e_ = _for_each_direction(A, J, e)
+        HJ = DetFrexpHvp.call(A_, J, e_).conj()
+        terms_A, terms_J = [], []
+        if of_first is not None:
+            terms_A.append(times(of_first, HJ))
+            terms_J.append(times(of_first, _frexp_cofactor(A, e).conj().unsqueeze(-3)))
+        if of_second is not None:
+            terms_J.append(times(2 * of_second, HJ))
+            if for_A:
+                terms_A.append(times(of_second, _frexp_derivative(A_, e_, J, J).conj()))
+        grad_A = functools.reduce(torch.add, terms_A).sum(-3) if for_A else None
+        return grad_A, add(*terms_J) if for_J else None, None
+
+    @staticmethod
+    def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> tuple[Gradient, Gradient]:
+        (A, J, e), (dA, dJ, _) = saved, tangents
+        if dA is None and dJ is None:
+            return None, None
+        A_, e_ = _for_each_direction(A, J, e)
+        HJ = DetFrexpHvp.call(A_, J, e_)
+        first, second = [], []
+        if dA is not None:
+            dA = dA.unsqueeze(-3)
+            first.append(inner(HJ, dA))
+            second.append(inner(_frexp_derivative(A_, e_, J, J), dA))
+        if dJ is not None:
+            first.append(inner(_frexp_cofactor(A, e).unsqueeze(-3), dJ))
+            second.append(2 * inner(HJ, dJ))
+        return add(*first), add(*second)
+
+
+def _for_each_direction(A: Tensor, J: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    return A.unsqueeze(-3).expand(J.shape), e.unsqueeze(-1).expand(J.shape[:-2])
 
 
 def _frexp_cofactor(A: Tensor, e: Tensor) -> Tensor:

@@ -11,7 +11,15 @@ Kernels that take e itself need no R; this is for what has none.
 import torch
 from torch import Tensor
 
-from ._reference import check_dense, check_device, check_same, check_square, dtype_name
+from ._reference import (
+    check_dense,
+    check_device,
+    check_directions,
+    check_same,
+    check_square,
+    det_jet,
+    dtype_name,
+)
 from ._reference_numbers import power_of_two
 
 
@@ -37,6 +45,13 @@ def check_hvp(A: Tensor, Z: Tensor, exponent: Tensor) -> None:
     check_square("det_frexp_hvp", A)
     check_same("det_frexp_hvp", "Z", Z, A)
     _check_exponent("det_frexp_hvp", exponent, A)
+
+
+def check_jet(A: Tensor, J: Tensor, exponent: Tensor) -> None:
+    """Raise RuntimeError unless J and exponent go with A."""
+    check_square("det_frexp_jet", A)
+    check_directions("det_frexp_jet", "J", J, A)
+    _check_exponent("det_frexp_jet", exponent, A)
 
 
 def _check_exponent(op: str, exponent: Tensor, A: Tensor) -> None:
@@ -75,3 +90,11 @@ def hvp(A: Tensor, Z: Tensor, exponent: Tensor) -> Tensor:
         return torch.empty_like(A, memory_format=torch.contiguous_format)
     R = row_factors(A, exponent)
     return (R * torch.ops.torchdet.det_hvp(R * A, R * Z)).to(A.dtype)
+
+
+def jet(A: Tensor, J: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first and second derivatives of det(A + t J) 2^-exponent at t = 0."""
+    check_jet(A, J, exponent)
+    largest = 2.0**24
+    shift = exponent.nan_to_num(0, largest, -largest).clamp(-largest, largest)
+    return det_jet(A, J, shift.to(torch.int32))

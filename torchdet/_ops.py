@@ -32,6 +32,8 @@ _SCHEMAS = (
     # What derivatives of the mantissa take: grad conj(C(A)) 2^-exponent, H(A)[Z] 2^-exponent.
     "_det_frexp_backward(Tensor grad, Tensor A, Tensor exponent) -> Tensor",
     "_det_frexp_hvp(Tensor A, Tensor Z, Tensor exponent) -> Tensor",
+    # First and second derivatives of det(A + t J) 2^-exponent at t = 0, J of shape (*, d, n, n).
+    "_det_frexp_jet(Tensor A, Tensor J, Tensor exponent) -> (Tensor first, Tensor second)",
     "cofactor(Tensor A) -> Tensor",
     "det_backward(Tensor grad, Tensor A) -> Tensor",
     "slogdet_backward(Tensor grad, Tensor A) -> Tensor",
@@ -94,6 +96,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "det_frexp": _reference.det_frexp,
     "_det_frexp_backward": _frexp.backward,
     "_det_frexp_hvp": _frexp.hvp,
+    "_det_frexp_jet": _frexp.jet,
     "cofactor": _reference.cofactor,
     "det_backward": _reference.det_backward,
     "slogdet_backward": _reference.slogdet_backward,
@@ -137,6 +140,11 @@ def _fake_det_frexp_backward(grad: Tensor, A: Tensor, exponent: Tensor) -> Tenso
 def _fake_det_frexp_hvp(A: Tensor, Z: Tensor, exponent: Tensor) -> Tensor:
     _frexp.check_hvp(A, Z, exponent)
     return A.new_empty(A.shape)
+
+
+def _fake_det_frexp_jet(A: Tensor, J: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+    _frexp.check_jet(A, J, exponent)
+    return A.new_empty(J.shape[:-2]), A.new_empty(J.shape[:-2])
 
 
 def _fake_cofactor(A: Tensor) -> Tensor:
@@ -211,6 +219,7 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "det_frexp": _fake_det_frexp,
     "_det_frexp_backward": _fake_det_frexp_backward,
     "_det_frexp_hvp": _fake_det_frexp_hvp,
+    "_det_frexp_jet": _fake_det_frexp_jet,
     "cofactor": _fake_cofactor,
     "det_backward": _fake_det_backward,
     "slogdet_backward": _fake_slogdet_backward,
@@ -267,6 +276,7 @@ slogdet = _torch_internals.below_autograd(torch.ops.torchdet.slogdet.default)
 det_frexp = _torch_internals.below_autograd(torch.ops.torchdet.det_frexp.default)
 det_frexp_backward = _torch_internals.below_autograd(torch.ops.torchdet._det_frexp_backward.default)
 det_frexp_hvp = _torch_internals.below_autograd(torch.ops.torchdet._det_frexp_hvp.default)
+det_frexp_jet = _torch_internals.below_autograd(torch.ops.torchdet._det_frexp_jet.default)
 cofactor = _torch_internals.below_autograd(torch.ops.torchdet.cofactor.default)
 det_backward = _torch_internals.below_autograd(torch.ops.torchdet.det_backward.default)
 slogdet_backward = _torch_internals.below_autograd(torch.ops.torchdet.slogdet_backward.default)

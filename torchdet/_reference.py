@@ -92,6 +92,17 @@ def check_same(op: str, name: str, X: Tensor, A: Tensor, shape: torch.Size | Non
     check_device(op, name, X, A)
 
 
+def check_directions(op: str, name: str, X: Tensor, A: Tensor) -> None:
+    """Raise RuntimeError unless X is (*, d, n, n) where A is (*, n, n), and has its dtype."""
+    check_dense(op, name, X)
+    if X.dim() != A.dim() + 1 or X.shape[:-3] + X.shape[-2:] != A.shape:
+        raise RuntimeError(
+            f"{op}: expected {name} of shape (*, d, n, n) for A of shape {tuple(A.shape)}, "
+            f"got {tuple(X.shape)}; expand or reshape it first"
+        )
+    check_same(op, name, X, A, X.shape)
+
+
 def check_device(op: str, name: str, X: Tensor, A: Tensor) -> None:
     """Raise RuntimeError unless X is on the device of A."""
     if X.device != A.device:
@@ -195,6 +206,33 @@ def det_frexp(A: Tensor) -> tuple[Tensor, Tensor]:
     e = torch.where(m == 0, A.shape[-1] * without_zeros(largest), e + more + p.shift)
     mantissa = unscale(m, torch.zeros_like(e), p.finite, A.dtype)
     return mantissa, e.masked_fill(~p.finite, 0).to(real_dtype(m))
+
+
+def det_jet(A: Tensor, J: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first and second derivatives of det(A + t J) 2^-shift at t = 0, both (*, d).
+
+    With W = G J F the determinant is s det(D + t W), whose derivatives are
+
+        s sum_k W_kk prod_{l != k} d_l   and   s sum_kl rho_kl (W_kk W_ll - W_kl W_lk),
+
+    rho as in det_hvp.
+    """
+    if A.shape[-1] == 0:
+        return A.new_zeros(J.shape[:-2]), A.new_zeros(J.shape[:-2])
+    f = factor(A.unsqueeze(-3))
+    W, e_W, finite = direction(f, J)
+    w = W.diagonal(dim1=-2, dim2=-1)
+    m, e = scaled_product(f.d[..., 1:])
+    quotients = torch.cat([torch.ones_like(f.d[..., :1]), quotient(f.d[..., :1], f.d[..., 1:])], -1)
+    first = times(times(f.sign, m), sum_last(times(quotients, w)))
+    rho, e_rho = _pair_products(f.d)
+    minors = times(w.unsqueeze(-1), w.unsqueeze(-2)) - times(W, W.mT)
+    second = times(f.sign, sum_last(times(rho, minors).flatten(-2)))
+    finite, base = finite & f.finite, e_W + f.shift - shift.unsqueeze(-1)
+    return (
+        unscale(first, e + base, finite, A.dtype),
+        unscale(second, e_rho + e_W + base, finite, A.dtype),
+    )
 
 
 def cofactor(A: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 r"""Sums of products of determinants as logarithms: the Slater determinants of a wave function."""
 
 import math
+from collections.abc import Sequence
 from functools import reduce
 from operator import add, mul
 
@@ -14,6 +15,7 @@ from ._reference_numbers import exponents, power_of_two, without_zeros
 from .linalg import LinalgSlogdet, argument
 
 _OP = "slogsumdet"
+HALF = (torch.float16, torch.bfloat16)
 
 
 def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogdet:
@@ -70,39 +72,45 @@ def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogde
     if not matrices:
         raise TypeError(f"{_OP}: expected at least one Tensor of shape (*, K, n, n), got none")
     matrices = tuple(argument(_OP, A) for A in matrices)
-    shape = _check(matrices)
+    shape = check_matrices(_OP, matrices)
     dtype = matrices[0].dtype
-    half = dtype in (torch.float16, torch.bfloat16)
+    half = dtype in HALF
     parts = [_autograd.det_frexp(A.to(torch.float32) if half else A) for A in matrices]
     terms, E = (reduce(f, x) for f, x in zip((mul, add), zip(*parts, strict=True), strict=True))
     dim = -1
     if weights is not None:
-        if _has_columns(weights, matrices[0], shape):
+        if has_columns(_OP, weights, matrices[0], shape):
             terms, E, dim = terms.unsqueeze(-1), E.unsqueeze(-1), -2
-        w, e = _split(weights.to(torch.float32) if half else weights)
+        w, e = split(weights.to(torch.float32) if half else weights)
         terms, E = terms * w, E + e
-    sign, logabsdet = _sum(terms, E, dim)
+    power, top = powers(terms, E, dim)
+    sign, logabsdet = sign_and_log((terms * power).sum(dim), top)
     if half:
         sign, logabsdet = sign.to(dtype), logabsdet.to(dtype)
     return LinalgSlogdet((sign, logabsdet))
 
 
-def _sum(terms: Tensor, E: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    # Of terms * 2^E, moduli of the terms about 1 or 0.
+def powers(terms: Tensor, E: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return 2^(E - top) and top, without dim: the largest E of a term that is not zero.
+
+    The moduli of the terms are about 1, or 0. Where all are 0, top is any number.
+    """
     if terms.shape[dim] == 0:
-        psi = terms.sum(dim)
-        return psi, psi.abs().log()
-    # Of the terms that are not zero; where all are, any number serves.
+        return torch.ones_like(E), E.sum(dim)
     top = E.masked_fill(terms == 0, -(2.0**30)).amax(dim, keepdim=True)
     # A term of zero may have a larger exponent, with which its derivatives are to be in range.
     largest = 100 if E.dtype == torch.float32 else 1000
-    psi = (terms * torch.exp2((E - top).clamp(max=largest))).sum(dim)
+    return torch.exp2((E - top).clamp(max=largest)), top.squeeze(dim)
+
+
+def sign_and_log(psi: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+    """Return sign and logarithm of the modulus of psi 2^top."""
     sign = torch.where(psi.isnan(), psi, psi.sgn())  # torch's sgn of NaN is 0
-    return sign, psi.abs().log() + top.squeeze(dim) * math.log(2)
+    return sign, psi.abs().log() + top * math.log(2)
 
 
-def _split(w: Tensor) -> tuple[Tensor, Tensor]:
-    # w 2^-e, of modulus about 1, and e in floating point; a factor of 2 is exact.
+def split(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return w 2^-e, of modulus about 1, and e in floating point; a factor of 2 is exact."""
     real = w.detach().real if w.is_complex() else w.detach()
     largest = 120 if real.dtype == torch.float32 else 1000
     e = without_zeros(exponents(w.detach())).masked_fill(~torch.isfinite(w.detach()), 0)
@@ -110,34 +118,35 @@ def _split(w: Tensor) -> tuple[Tensor, Tensor]:
     return w * power_of_two(-e, real.dtype), e.to(real.dtype)
 
 
-def _check(matrices: tuple[Tensor, ...]) -> torch.Size:
+def check_matrices(op: str, matrices: Sequence[Tensor]) -> torch.Size:
+    """Return (*, K) of all matrices; RuntimeError unless they go together."""
     for A in matrices:
-        check_square(_OP, A)
+        check_square(op, A)
         if A.dim() < 3:
             raise RuntimeError(
-                f"{_OP}: expected A of shape (*, K, n, n), got {tuple(A.shape)}; "
+                f"{op}: expected A of shape (*, K, n, n), got {tuple(A.shape)}; "
                 "a single determinant is A.unsqueeze(-3), K = 1"
             )
         first = matrices[0]
-        check_same(_OP, "A", A, first, A.shape)
+        check_same(op, "A", A, first, A.shape)
     shapes = [A.shape[:-2] for A in matrices]
     try:
         return torch.broadcast_shapes(*shapes)
     except RuntimeError:
         got = ", ".join(str(tuple(shape)) for shape in shapes)
         raise RuntimeError(
-            f"{_OP}: expected matrices whose shapes (*, K) broadcast, got {got}"
+            f"{op}: expected matrices whose shapes (*, K) broadcast, got {got}"
         ) from None
 
 
-def _has_columns(weights: Tensor, A: Tensor, shape: torch.Size) -> bool:
+def has_columns(op: str, weights: Tensor, A: Tensor, shape: torch.Size) -> bool:
     """Whether weights are (K, m); RuntimeError unless they are, or (K,) or (*, K)."""
-    check_dense(_OP, "weights", weights)
-    check_device(_OP, "weights", weights, A)
+    check_dense(op, "weights", weights)
+    check_device(op, "weights", weights, A)
     real = A.real.dtype if A.is_complex() else A.dtype
     if weights.dtype not in (A.dtype, real):
         raise RuntimeError(
-            f"{_OP}: expected weights of the dtype of A, {dtype_name(A.dtype)}, or real, "
+            f"{op}: expected weights of the dtype of A, {dtype_name(A.dtype)}, or real, "
             f"got {dtype_name(weights.dtype)}; convert it first, e.g. weights.to(A.dtype)"
         )
     K = shape[-1]
@@ -149,13 +158,13 @@ def _has_columns(weights: Tensor, A: Tensor, shape: torch.Size) -> bool:
         rows = False
     if columns and rows:
         raise RuntimeError(
-            f"{_OP}: weights of shape {tuple(weights.shape)} may be (*, K) or (K, m), both fit; "
+            f"{op}: weights of shape {tuple(weights.shape)} may be (*, K) or (K, m), both fit; "
             "give the matrices and, for (*, K), the weights one more dimension in front: "
             "unsqueeze(0)"
         )
     if not (rows or columns):
         raise RuntimeError(
-            f"{_OP}: expected weights of shape (K,), (*, K) or (K, m) for (*, K) = {tuple(shape)}, "
+            f"{op}: expected weights of shape (K,), (*, K) or (K, m) for (*, K) = {tuple(shape)}, "
             f"got {tuple(weights.shape)}"
         )
     return columns

@@ -21,10 +21,11 @@ inline void run_batch(const Problem& problem, Dtype dtype, int64_t threads) {
   const bool in_lanes = n <= table.largest_lane[static_cast<int>(dtype)].select(problem.op);
   const int64_t unit = in_lanes ? kLaneUnit : 1;
   const int64_t parts = dtype == Dtype::kFloat || dtype == Dtype::kDouble ? 1 : 4;
-  const int64_t unit_operations = parts * unit * n * n * (n + 8);
+  const int64_t unit_operations = parts * unit * n * n * (n + 8) * (problem.directions + 1);
   const int64_t grain = std::max<int64_t>(1, kGrainOfBatch / unit_operations);
-  // By kernels that can; that of kSlogdetHvp takes whole matrices.
-  const bool share_matrices = n >= kLeastShared && batch < threads && problem.op != Op::kSlogdetHvp;
+  // By kernels that can; some take whole matrices.
+  const bool takes_whole = problem.op == Op::kSlogdetHvp || problem.op == Op::kDetJet;
+  const bool share_matrices = n >= kLeastShared && batch < threads && !takes_whole;
   if (batch <= grain * unit || share_matrices) {
     kernel(problem, 0, batch);
     end_thread_scratch();

@@ -6,7 +6,9 @@
 
 #include "blocked_kernels.h"
 #include "hvp_kernel.h"
+#include "lane_jet.h"
 #include "lane_kernels.h"
+#include "row_jet.h"
 #include "slogdet_hvp.h"
 #include "sweep_hvp.h"
 #include "sweep_kernels.h"
@@ -105,13 +107,15 @@ struct KernelsOf {
     const Kernels blocked = {{B::determinants, B::cofactor_matrices, RankRevealing<V>::det_hvp},
                              B::keep,
                              B::from_kept,
-                             RowSlogdetHvp<V>::slogdet_hvp};
+                             RowSlogdetHvp<V>::slogdet_hvp,
+                             RowDetJet<V>::det_jet};
     table.blocked[static_cast<int>(dtype)] = blocked;
     std::fill(kernels, kernels + kLargestRows + 1, blocked);
     set_all_rows(kernels);
     set_lane<kLane.determinants>(kernels);
     for (int n = 1; n <= kLane.hvp; ++n) {
       kernels[n].slogdet_hvp = LaneSlogdetHvp<V>::slogdet_hvp;
+      kernels[n].det_jet = LaneDetJet<V>::det_jet;
     }
     table.largest_lane[static_cast<int>(dtype)] = {kLane.determinants, kLane.cofactors, kLane.hvp};
   }

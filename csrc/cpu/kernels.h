@@ -16,8 +16,8 @@ using Kernel = void (*)(const Problem&, int64_t begin, int64_t end);
 struct Kernels : KernelsByOperator<Kernel> {
   // Determinants with what helps the backward pass, and that pass (kept.h), from kLeastKept on.
   Kernel keep, from_kept;
-  // The second derivative of log|det| from an inverse.
-  Kernel slogdet_hvp;
+  // The second derivative of log|det| from an inverse, and derivatives along directions.
+  Kernel slogdet_hvp, det_jet;
 };
 
 // small[n] for the orders of the first two size classes, blocked for those above.
@@ -32,6 +32,7 @@ struct KernelTable {
     return p.kept != nullptr         ? kernels.from_kept
            : keeps(p.op)             ? kernels.keep
            : p.op == Op::kSlogdetHvp ? kernels.slogdet_hvp
+           : p.op == Op::kDetJet     ? kernels.det_jet
                                      : kernels.select(p.op);
   }
 };

@@ -45,9 +45,7 @@ class RankRevealing {
   static void det_hvp(const Problem& p, int64_t begin, int64_t end) {
     RankRevealing work = thread_space<RankRevealing>(p.n);
     for (int64_t b = begin; b < end; ++b) {
-      if (!work.factor_partial(p, b)) {
-        work.factor_complete(p, b);
-      }
+      work.factor(p, b);
       work.write_hvp(p, b);
     }
   }
@@ -66,7 +64,7 @@ class RankRevealing {
     work.write_cofactors(p, b);
   }
 
- private:
+ protected:
   const M A_, X_, K_;
   BlockedLu<P> lu_;  // of K
   LduPivots<P> pivots_;
@@ -75,6 +73,30 @@ class RankRevealing {
   Number *x_, *y_;
   P *x_packs_, *y_packs_, *diagonal_;
 
+  void factor(const Problem& p, int64_t b) {
+    if (!factor_partial(p, b)) {
+      factor_complete(p, b);
+    }
+  }
+  Number pivot(int64_t k) const { return A_.get(k, k); }
+
+  // X = G^T K F^T, from A as (L D U)^T; takes A and K. (L^-T K U^-T)^T = U^-1 (L^-T K)^T.
+  void carry_back() {
+    solve_unit_triangular<false>(A_, K_);
+    transpose(K_);
+    transpose(A_);
+    solve_unit_triangular<false>(A_, K_);
+    transpose(K_);
+    for (int64_t i = 0; i < A_.n; ++i) {
+      P* const to = X_.row(pivots_.row_index[i]);
+      to[A_.packs - 1] = zero<P>();
+      for (int64_t j = 0; j < A_.n; ++j) {
+        set_number(to, pivots_.column_index[j], K_.get(i, j));
+      }
+    }
+  }
+
+ private:
   void factor_complete(const Problem& p, int64_t b) {
     read(p, b, A_);
     factor_ldu_complete(A_, pivots_, x_packs_);
@@ -103,7 +125,6 @@ class RankRevealing {
     read_matrix<0>(p.A, b, to);
     equilibrate_rows<0>(to, frame_, largest_of_column_);
   }
-  Number pivot(int64_t k) const { return A_.get(k, k); }
 
   void write_hvp(const Problem& p, int64_t b) {
     const Integer z = read_direction(p.other, b);
@@ -200,20 +221,9 @@ class RankRevealing {
   }
 
   // out = factor s G^T K F^T with the equilibration undone: from the frame of D back to that of A.
-  // (L^-T K U^-T)^T = U^-1 (L^-T K)^T. Takes X, and A as (L D U)^T.
   void write(Scaled<Number> factor, bool conjugate, Number* out) {
-    solve_unit_triangular<false>(A_, K_);
-    transpose(K_);
-    transpose(A_);
-    solve_unit_triangular<false>(A_, K_);
-    transpose(K_);
+    carry_back();
     const int64_t n = A_.n;
-    for (int64_t i = 0; i < n; ++i) {
-      P* const to = X_.row(pivots_.row_index[i]);
-      for (int64_t j = 0; j < n; ++j) {
-        set_number(to, pivots_.column_index[j], K_.get(i, j));
-      }
-    }
     const P mantissa = broadcast<P>(factor.mantissa * pivots_.sign);
     for (int64_t i = 0; i < n; ++i) {
       const I row = I(factor.exponent + frame_.rows()[i]);

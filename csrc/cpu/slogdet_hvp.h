@@ -7,6 +7,7 @@
 
 #include "arena.h"
 #include "lane_kernels.h"
+#include "lane_product.h"
 #include "results.h"
 #include "row_io.h"
 #include "row_triangular.h"
@@ -20,12 +21,10 @@ inline BatchView transposed(const BatchView& matrices) {
   return view;
 }
 
-// kSlogdetHvp, one matrix and one direction per SIMD lane. One kernel serves all orders: the
-// products are sums of kRows x kColumns entries in registers, and no loop is unrolled for an order.
+// kSlogdetHvp, one matrix and one direction per SIMD lane. One kernel serves all orders.
 template <typename V>
 struct LaneSlogdetHvp {
   static constexpr int W = LaneTraits<V>::kWidth;
-  static constexpr int kRows = 2, kColumns = kIsComplex<V> ? 2 : 4;
 
   static void slogdet_hvp(const Problem& p, int64_t begin, int64_t end) {
     const int n = static_cast<int>(p.n);
@@ -41,51 +40,9 @@ struct LaneSlogdetHvp {
           x[k] = conj(x[k]);
         }
       }
-      multiply<false>(z, x, n, zx);
-      multiply<true>(x, zx, n, z);
+      LaneProduct<V>::multiply(z, n, x, n, zx);
+      LaneProduct<V>::template multiply<true>(x, n, zx, n, z);
       Tile<V>::write_whole(p.out, first, lanes, n, z);
-    }
-  }
-
- private:
-  // to = a b, or -a b.
-  template <bool kNegative>
-  [[gnu::noinline]] static void multiply(const V* a, const V* b, int n, V* to) {
-    const int s = tile_stride(n);
-    for (int i = 0; i < n; i += kRows) {
-      const int rows = std::min(kRows, n - i);
-      for (int j = 0; j < n; j += kColumns) {
-        multiply_block<kRows, kColumns, kNegative>(rows, std::min(kColumns, n - j), a + i * s,
-                                                   b + j, n, to + i * s + j);
-      }
-    }
-  }
-  template <int NR, int NC, bool kNegative>
-  TORCHDET_LANE static void multiply_block(int rows, int columns, const V* a, const V* b, int n,
-                                           V* to) {
-    if (NR > 1 && rows < NR) {
-      multiply_block<std::max(NR - 1, 1), NC, kNegative>(rows, columns, a, b, n, to);
-      return;
-    }
-    if (NC > 1 && columns < NC) {
-      multiply_block<NR, std::max(NC - 1, 1), kNegative>(rows, columns, a, b, n, to);
-      return;
-    }
-    const int s = tile_stride(n);
-    V sum[NR][NC];
-    for (auto& row : sum) {
-      std::fill(row, row + NC, zero<V>());
-    }
-    for (int k = 0; k < n; ++k) {
-      for (int i = 0; i < NR; ++i) {
-        for (int j = 0; j < NC; ++j) {
-          const V f = a[i * s + k], x = b[k * s + j];
-          sum[i][j] = kNegative ? fnma(f, x, sum[i][j]) : fma(f, x, sum[i][j]);
-        }
-      }
-    }
-    for (int i = 0; i < NR; ++i) {
-      std::copy(sum[i], sum[i] + NC, to + i * s);
     }
   }
 };

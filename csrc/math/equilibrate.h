@@ -257,6 +257,7 @@ class DirectionScaling {
       Z[i * s + j] = scale(Z[i * s + j]);
     });
   }
+  TORCHDET_LANE I exponent() const { return z_; }
   // H <- the derivative at A from that at B, times factor 2^exponent. Once only.
   TORCHDET_LANE void restore(V* H, RealOf<V> factor, I exponent, RealOf<V> poison) {
     const int s = tile_stride(n_);

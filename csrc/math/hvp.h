@@ -31,7 +31,7 @@ class ExclusivePairProducts {
     using I = IntegerOf<V>;
     const R infinity = R(std::numeric_limits<ScalarOf<V>>::infinity());
     R p_size = infinity, q_size = infinity;
-    V p_value = one<V>(), q_value = one<V>();
+    V p_value = one<V>(), q_value = one<V>();  // 1 for q where n = 1
     smallest_ = second_smallest_ = I(-1);
     TORCHDET_UNROLL
     for (int64_t k = 0; k < n; ++k) {
@@ -55,10 +55,14 @@ class ExclusivePairProducts {
       x[k] = select(is_pq, one<V>(), quotient(q_value));
       y[k] = select(is_pq, one<V>(), quotient(p_value));
     }
+    smallest_pivot_ = p_value;
+    second_smallest_pivot_ = q_value;
   }
 
-  TORCHDET_LANE IntegerOf<V> smallest() const { return smallest_; }                // p
-  TORCHDET_LANE IntegerOf<V> second_smallest() const { return second_smallest_; }  // q
+  TORCHDET_LANE IntegerOf<V> smallest() const { return smallest_; }                 // p
+  TORCHDET_LANE IntegerOf<V> second_smallest() const { return second_smallest_; }   // q
+  TORCHDET_LANE V smallest_pivot() const { return smallest_pivot_; }                // d_p
+  TORCHDET_LANE V second_smallest_pivot() const { return second_smallest_pivot_; }  // d_q
 
   // rho_ij / m of (2).
   TORCHDET_LANE V operator()(int64_t i, int64_t j) const {
@@ -71,6 +75,7 @@ class ExclusivePairProducts {
   const V* x_;
   const V* y_;
   IntegerOf<V> smallest_, second_smallest_;
+  V smallest_pivot_, second_smallest_pivot_;
 };
 
 // row_to -= factor * row_from, entries [begin, end).
@@ -79,6 +84,30 @@ TORCHDET_LANE void subtract_multiple(V* to, const V* from, V factor, int begin, 
   TORCHDET_UNROLL
   for (int j = begin; j < end; ++j) {
     to[j] = fnma(factor, from[j], to[j]);
+  }
+}
+
+// L^-T K U^-T in place of K, L and U being the unit factors in ldu.
+template <typename V>
+TORCHDET_LANE void carry_back(const V* ldu, int n, V* k) {
+  const int s = tile_stride(n);
+  TORCHDET_UNROLL
+  for (int r = n - 1; r > 0; --r) {
+    TORCHDET_UNROLL
+    for (int i = 0; i < r; ++i) {
+      subtract_multiple(k + i * s, k + r * s, ldu[r * s + i], 0, n);
+    }
+  }
+  TORCHDET_UNROLL
+  for (int i = 0; i < n; ++i) {
+    TORCHDET_UNROLL
+    for (int r = n - 1; r > 0; --r) {
+      const V factor = k[i * s + r];
+      TORCHDET_UNROLL
+      for (int j = 0; j < r; ++j) {
+        k[i * s + j] = fnma(factor, ldu[j * s + r], k[i * s + j]);
+      }
+    }
   }
 }
 
@@ -116,24 +145,7 @@ TORCHDET_LANE IntegerOf<V> cofactor_derivative(const V* ldu, int n, V* w, V* k) 
     }
     k[i * s + i] = diagonal * rho.common.mantissa;
   }
-  TORCHDET_UNROLL
-  for (int r = n - 1; r > 0; --r) {  // L^-T K U^-T
-    TORCHDET_UNROLL
-    for (int i = 0; i < r; ++i) {
-      subtract_multiple(k + i * s, k + r * s, ldu[r * s + i], 0, n);
-    }
-  }
-  TORCHDET_UNROLL
-  for (int i = 0; i < n; ++i) {
-    TORCHDET_UNROLL
-    for (int r = n - 1; r > 0; --r) {
-      const V factor = k[i * s + r];
-      TORCHDET_UNROLL
-      for (int j = 0; j < r; ++j) {
-        k[i * s + j] = fnma(factor, ldu[j * s + r], k[i * s + j]);
-      }
-    }
-  }
+  carry_back(ldu, n, k);
   return rho.common.exponent;
 }
 

@@ -82,7 +82,7 @@ def _argument(
         return draw(tensors.specs(batch, "float64" if wide else "float32"))
     if argument.name == "integers":
         return draw(tensors.specs([*batch, "count"], "int32"))
-    if name in STACKED:
+    if name in STACKED or argument.name == "J":
         return draw(tensors.specs([*batch, draw(st.integers(0, 3)), n, n], dtype))
     return draw(tensors.specs([*batch, n, n], dtype))
 

@@ -79,6 +79,11 @@ class Comparison:
         def has_node(i: int, kind: str, x: Tensor) -> bool:
             return x.grad_fn is not None and i not in self.shared_nodes
 
+        def is_variable(i: int, kind: str, x: Tensor) -> bool:
+            # The derivatives of a sign may be written by the sign or by the matrix, and then depend
+            # on the sign as a variable or not; torch.linalg takes the first way.
+            return recorded(i, kind, x) and kind != "sign"
+
         def any_value(i: int, kind: str, x: Tensor) -> bool:
             return not (kind == "A" and step["how"] == "zero")
 
@@ -91,14 +96,14 @@ class Comparison:
             "pull": {},
             "nudge": {"of": of_kind("A"), "by": matrix},
             "dot": {"of": matrix, "by": matrix},
-            "times": {"of": of_kind("y"), "by": matrix},
+            "times": {"of": of_kind("y", "sign"), "by": matrix},
             "take_grad": {"of": is_leaf},
-            "grad": {"of": made, "wrt": recorded},
+            "grad": {"of": made, "wrt": is_variable},
             "backward": {"of": made},
             "inplace": {"on": any_value},
-            "hook": {"on": recorded, "of": made, "wrt": recorded},
-            "node_hook": {"on": has_node, "of": made, "wrt": recorded},
-            "threads": {"of": made, "wrt": recorded},
+            "hook": {"on": recorded, "of": made, "wrt": is_variable},
+            "node_hook": {"on": has_node, "of": made, "wrt": is_variable},
+            "threads": {"of": made, "wrt": is_variable},
         }
         if step["do"] == "backward" and step["inputs"] is not None:
             rules["backward"]["inputs"] = is_leaf

@@ -97,7 +97,10 @@ class Machine:
         else:
             out = f(of)
         kind = "M" if step["function"] in ("cofactor", "adjugate") else "y"
-        return [(kind, x) for x in (out if isinstance(out, tuple) else (out,))]
+        if isinstance(out, tuple):
+            sign, log = out
+            return [("sign" if sign.is_complex() else "y", sign), ("y", log)]
+        return [(kind, out)]
 
     def do_scale(self, step: Step, of: Tensor) -> Values:
         return [("A", of * step["by"])]

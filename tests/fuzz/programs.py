@@ -2,8 +2,9 @@
 
 All matrices of a program have one shape. A value is a matrix that determinants may be taken of
 (kind "A": it stays well conditioned, or it is exactly singular where the program says so), any
-other matrix ("M": gradients), or numbers ("y"). A step names values by positions, taken modulo
-the number of values that it could use: so every list of steps is a program.
+other matrix ("M": gradients), or numbers ("y"; "sign" those that slogdet has of complex matrices).
+A step names values by positions, taken modulo the number of values that it could use: so every list
+of steps is a program.
 """
 
 from __future__ import annotations

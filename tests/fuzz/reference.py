@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from functools import cache
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,23 +20,25 @@ LARGEST_EXPANSION = 8
 
 
 @cache
-def _expansion(n: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For each set of `rows` columns: its columns, the sets without each of them, the signs."""
+def _expansion(n: int, rows: int) -> tuple[list[Any], list[Any], list[float]]:
+    """For each set of `rows` columns: its columns, the sets without each of them, the signs.
+
+    No Tensors: one that is made under a transform belongs to its level, and dies with it.
+    """
     before = {s: i for i, s in enumerate(combinations(range(n), rows - 1))}
     columns = list(combinations(range(n), rows))
     smaller = [[before[s[:k] + s[k + 1 :]] for k in range(rows)] for s in columns]
     signs = [(-1.0) ** (rows - 1 - k) for k in range(rows)]
-    return torch.tensor(columns), torch.tensor(smaller), torch.tensor(signs, dtype=torch.float64)
+    return columns, smaller, signs
 
 
 def _expand(A: Tensor) -> Tensor:
     n = A.shape[-1]
     minors = A[..., 0, :]  # of the first row
     for rows in range(2, n + 1):
-        columns, smaller, signs = _expansion(n, rows)
-        minors = (A[..., rows - 1, :][..., columns] * minors[..., smaller] * signs.to(A.dtype)).sum(
-            -1
-        )
+        columns, smaller, signs = map(torch.tensor, _expansion(n, rows))
+        products = A[..., rows - 1, :][..., columns] * minors[..., smaller]
+        minors = (products * signs.to(A.dtype)).sum(-1)
     return minors[..., 0]
 
 
@@ -115,14 +118,9 @@ def cofactor(A: Tensor) -> Tensor:
     for i in range(n):
         keep = torch.tensor([k for k in range(n) if k != i])
         without = A[..., keep, :]
-        minors = [without[..., keep_j] for keep_j in _others(n)]
+        minors = [without[..., [k for k in range(n) if k != j]] for j in range(n)]
         rows.append(torch.stack([(-1.0) ** (i + j) * _expand(M) for j, M in enumerate(minors)], -1))
     return torch.stack(rows, -2)
-
-
-@cache
-def _others(n: int) -> list[Tensor]:
-    return [torch.tensor([k for k in range(n) if k != j]) for j in range(n)]
 
 
 def adjugate(A: Tensor) -> Tensor:

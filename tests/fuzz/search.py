@@ -112,6 +112,7 @@ def keep(finding: Finding, seed: int, folder: Path = CORPUS) -> Path:
     """Write a finding to the corpus."""
     text = json.dumps(finding.case, sort_keys=True)
     slug = re.sub(r"[^a-z]+", "-", finding.signature.lower())[:48].strip("-")
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{slug}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json"
     contents = {"found": finding.text, "seed": seed, "case": finding.case}
     path.write_text(json.dumps(contents, indent=1) + "\n")

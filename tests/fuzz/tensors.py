@@ -196,7 +196,8 @@ def _strides(layout: str, shape: tuple[int, ...], seed: int) -> list[int]:
         strides[-2] = 0
     elif layout == "hankel":
         strides = [1] * len(shape)
-    if math.prod(shape) == 0 and (layout != "contiguous" or len(shape) > 30):
+    overflows = max(strides, default=0) >= 1 << 62
+    if math.prod(shape) == 0 and (layout != "contiguous" or overflows):
         # No element has an address, so any strides will do; they never merge into fewer dimensions.
         strides = [1 + (seed + 5 * d * d) % 7 for d in range(len(shape))]
     return strides

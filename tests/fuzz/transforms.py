@@ -21,20 +21,21 @@ CHAINED = ("grad", "jvp", "vjp", "vmap", "jacrev", "jacfwd")
 
 
 @cache
-def _seeded(seed: int, shape: tuple[int, ...], dtype: torch.dtype, narrow: torch.dtype) -> Tensor:
+def _seeded(seed: int, shape: tuple[int, ...], is_complex: bool) -> np.ndarray:
+    # No Tensor: one that is made under a transform belongs to its level, and dies with it.
     rng = np.random.default_rng(seed)
     x = rng.standard_normal(shape)
-    if dtype.is_complex:
+    if is_complex:
         x = x + 1j * rng.standard_normal(shape)
-    x = x / math.sqrt(max(x.size, 1))
-    return torch.from_numpy(np.asarray(x)).to(narrow).to(dtype)
+    return np.asarray(x / math.sqrt(max(x.size, 1)))
 
 
 def seeded(seed: int, shape: Any, dtype: torch.dtype, narrow: torch.dtype) -> Tensor:
     """Random numbers of norm about 1, the same in every machine: those that `narrow` holds."""
     if dtype.is_complex != narrow.is_complex:
         narrow = narrow.to_real() if narrow.is_complex else narrow.to_complex()
-    return _seeded(seed, tuple(shape), dtype, narrow).clone()
+    numbers = _seeded(seed, tuple(shape), dtype.is_complex)
+    return torch.from_numpy(numbers.copy()).to(narrow).to(dtype)
 
 
 def scalar(function: Callable[[Tensor], Any], seed: int, narrow: torch.dtype) -> Scalar:
