@@ -67,6 +67,33 @@ struct Operators {
     return shifted("det_frexp_hvp", Op::kDetHvp, A, Z, 2, exponent);
   }
 
+  // The change of grad conj(C(A)) 2^-exponent with grad and A: grad_tangent conj(C(A)) 2^-exponent
+  // + grad conj(H(A)[Z]) 2^-exponent.
+  static Tensor det_frexp_backward_jvp(const Tensor& grad, const Tensor& A, const Tensor& exponent,
+                                       const Tensor& grad_tangent, const Tensor& Z) {
+    const char* const name = "det_frexp_backward_jvp";
+    check_matrices(name, "A", A);
+    check_matches(name, "grad", grad, A, 2);
+    check_matches(name, "grad_tangent", grad_tangent, A, 2);
+    check_matches(name, "Z", Z, A, 0);
+    check_exponents(name, exponent, A);
+    const ScalarType dtype = A.scalar_type();
+    if (is_half(dtype)) {
+      const Tensor out = det_frexp_backward_jvp(in_float32(grad), in_float32(A), exponent,
+                                                in_float32(grad_tangent), in_float32(Z));
+      return torch::stable::to(out, dtype);
+    }
+    const Tensor shifts = as_contiguous(exponent), of_hvp = as_contiguous(grad),
+                 of_cofactor = as_contiguous(grad_tangent);
+    Tensor out = Backend::empty(leading_sizes(A, 0), dtype, A);
+    compute(A, &Z, 2,
+            {.op = Op::kDetBackwardJvp,
+             .out = out.mutable_data_ptr(),
+             .shift = shifts.const_data_ptr(),
+             .of_cofactor = of_cofactor.const_data_ptr(),
+             .of_hvp = of_hvp.const_data_ptr()});
+    return out;
+  }
   // Of det(A + t J) at t = 0, times 2^-exponent, for each of d directions (*, d, n, n): the first
   // and the second derivative, (*, d).
   static std::tuple<Tensor, Tensor> det_frexp_jet(const Tensor& A, const Tensor& J,
@@ -340,6 +367,8 @@ struct Operators {
   m.impl("det_frexp", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp));                    \
   m.impl("_det_frexp_backward", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_backward)); \
   m.impl("_det_frexp_hvp", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_hvp));           \
+  m.impl("_det_frexp_backward_jvp",                                                            \
+         TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_backward_jvp));                    \
   m.impl("_det_frexp_jet", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_jet));           \
   m.impl("slogdet_hvp", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp));                \
   m.impl("_slogdet_hvp_kept", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp_kept))

@@ -15,6 +15,9 @@ STABLE_TORCH_LIBRARY(torchdet, m) {
   m.def("det_frexp(Tensor A) -> (Tensor mantissa, Tensor exponent)");
   m.def("_det_frexp_backward(Tensor grad, Tensor A, Tensor exponent) -> Tensor");
   m.def("_det_frexp_hvp(Tensor A, Tensor Z, Tensor exponent) -> Tensor");
+  m.def(
+      "_det_frexp_backward_jvp(Tensor grad, Tensor A, Tensor exponent, Tensor grad_tangent, "
+      "Tensor Z) -> Tensor");
   m.def("_det_frexp_jet(Tensor A, Tensor J, Tensor exponent) -> (Tensor first, Tensor second)");
   m.def("cofactor(Tensor A) -> Tensor");
   m.def("det_backward(Tensor grad, Tensor A) -> Tensor");

@@ -25,6 +25,7 @@ enum class Op {
   kDetFrexp,    // mantissa and, in place of the logarithm, exponent
   kSlogdetHvp,  // A holds conj(A^-T)
   kDetJet,      // `determinant` takes the first and `out` the second derivatives along directions
+  kDetBackwardJvp,  // of_cofactor conj(C(A)) + of_hvp conj(H(A)[Z])
 };
 
 // grad conj(C(A)) or grad conj(A^-T).
@@ -101,6 +102,9 @@ struct Problem {
   // CPU only: whole numbers in the real format, contiguous, or nothing. Cofactors and derivatives
   // come multiplied by 2^-shift.
   const void* shift = nullptr;
+  // kDetBackwardJvp: numbers, contiguous.
+  const void* of_cofactor = nullptr;
+  const void* of_hvp = nullptr;
   // CPU only (cpu/kept.h): of a matrix a forward pass keeps n x n numbers, in `out`, and integers.
   int32_t* integers = nullptr;
   // What a backward pass reads of them, or nothing.
@@ -121,6 +125,7 @@ struct KernelsByOperator {
       case Op::kDetFrexp:
         return determinants;
       case Op::kDetHvp:
+      case Op::kDetBackwardJvp:
       case Op::kSlogdetHvp:  // CPU: kernels of their own, for orders that are split like these
       case Op::kDetJet:
         return hvp;

@@ -112,3 +112,35 @@ def test_errors_of_the_exponent(device):
             kernel(*order, torch.zeros(3, device=device))
         with pytest.raises(RuntimeError, match=f"{op}: expected exponent of dtype float32, got f"):
             kernel(*order, torch.zeros(4, device=device).double())
+
+
+@pytest.mark.parametrize("n", (1, 2, 3, 4, 6, 9, 13, 24, 40, 70, 130))
+def test_both_terms_of_a_tangent_are_added_in_one_pass(n, wide_dtype, device):
+    """Also where one of them is zero, or larger by more than the format holds."""
+    torch.manual_seed(n)
+    eps = torch.finfo(wide_dtype).eps
+    A = torch.randn(10, n, n, dtype=wide_dtype)
+    if n > 1:
+        A[1, 0] = A[1, -1]  # singular
+        A[2] = 0
+    Z = torch.randn_like(A)
+    g, dg = torch.randn(2, 10).to(wide_dtype)
+    g[3], dg[4], Z[5] = 0, 0, 0
+    g[6] *= 1e20
+    dg[7] *= 1e20
+    Z[8] *= 1e-20
+    A[9] *= 2.0**10
+    A, Z, g, dg = (X.to(device) for X in (A, Z, g, dg))
+    e = torch.ops.torchdet.det_frexp(A)[1]
+    got = OPS._det_frexp_backward_jvp(g, A, e, dg, Z)
+    of_C = OPS._det_frexp_backward(dg, A, e)
+    of_H = g[:, None, None] * OPS._det_frexp_hvp(A, Z, e).conj()
+    # Each has an error of one unit (tests/units.py), n eps times the products of singular values.
+    size = (of_C.abs() + of_H.abs()).amax((-2, -1), keepdim=True)
+    s = torch.linalg.svdvals(A).double()
+    unit_1, unit_2 = (torch.exp2(s[:, : max(n - k, 0)].log2().sum(-1) - e) for k in (1, 2))
+    unit = dg.abs() * unit_1 + g.abs() * unit_2 * torch.linalg.matrix_norm(Z)
+    allowed = 8 * n * n * eps * (size + unit[:, None, None])
+    assert ((got - of_C - of_H).abs() <= allowed).all()
+    plain = _frexp.backward_jvp(g, A, e, dg, Z)
+    assert ((plain - got).abs() <= allowed).all()

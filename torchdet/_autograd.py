@@ -31,7 +31,13 @@ from ._autograd_det import (
     DetKeep,
     HigherCofactorDerivative,
 )
-from ._autograd_frexp import DetFrexp, DetFrexpBackward, DetFrexpHvp, DetFrexpJet
+from ._autograd_frexp import (
+    DetFrexp,
+    DetFrexpBackward,
+    DetFrexpBackwardJvp,
+    DetFrexpHvp,
+    DetFrexpJet,
+)
 from ._autograd_slogdet import (
     HigherInverseDerivative,
     Slogdet,
@@ -80,6 +86,7 @@ for _function in (
     Det,
     DetFrexp,
     DetFrexpBackward,
+    DetFrexpBackwardJvp,
     DetFrexpHvp,
     DetFrexpJet,
     DetKeep,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import _ops
 from ._autograd_det import cofactor_derivative
-from ._frexp import row_factors
+from ._frexp import scale_rows
 from ._function import Context, Gradient, Operator, Outputs, add, inner, ones, times
 
 
@@ -65,9 +65,52 @@ class DetFrexpBackward(Operator):
     @staticmethod
     def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
         (grad, A, e), (dgrad, dA, _) = saved, tangents
+        if dA is None:
+            return None if dgrad is None else DetFrexpBackward.call(dgrad, A, e)
+        dgrad = torch.zeros_like(grad) if dgrad is None else dgrad
+        return DetFrexpBackwardJvp.call(grad, A, e, dgrad, dA)
+
+
+class DetFrexpBackwardJvp(Operator):
+    """The tangent of g conj(C(A)) 2^-e: (dg conj(C(A)) + g conj(H(A)[Z])) 2^-e for tangents dg, Z.
+
+    One kernel for both terms, as Laplacians by forward over reverse mode take them for every walker
+    and coordinate.
+    """
+
+    operator = "_det_frexp_backward_jvp"
+
+    @staticmethod
+    def forward(grad: Tensor, A: Tensor, e: Tensor, dgrad: Tensor, Z: Tensor) -> Tensor:
+        return _ops.det_frexp_backward_jvp(grad, A, e, dgrad, Z)
+
+    @staticmethod
+    def gradients(ctx: Context, V: Gradient) -> tuple[Gradient, ...]:
+        grad, A, e, dgrad, Z = ctx.saved_tensors
+        for_grad, for_A, _, for_dgrad, for_Z = ctx.needs_input_grad
+        if V is None:
+            return (None,) * 5
+        gV = times(grad.conj(), V)
+        grad_A = None
+        if for_A:
+            grad_A = DetFrexpHvp.call(A, times(dgrad.conj(), V), e).conj()
+            grad_A = grad_A + _frexp_derivative(A, e, Z, gV).conj()
+        return (
+            inner(V, DetFrexpHvp.call(A, Z, e)) if for_grad else None,
+            grad_A,
+            None,
+            inner(V, _frexp_cofactor(A, e)) if for_dgrad else None,
+            DetFrexpHvp.call(A, gV, e).conj() if for_Z else None,
+        )
+
+    @staticmethod
+    def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
+        (grad, A, e, dgrad, Z), (tgrad, tA, _, tdgrad, tZ) = saved, tangents
         return add(
-            None if dgrad is None else DetFrexpBackward.call(dgrad, A, e),
-            None if dA is None else times(grad, DetFrexpHvp.call(A, dA, e).conj()),
+            None if tgrad is None else times(tgrad, DetFrexpHvp.call(A, Z, e).conj()),
+            DetFrexpBackward.tangent((dgrad, A, e), (tdgrad, tA, None)),
+            None if tA is None else times(grad, _frexp_derivative(A, e, Z, tA).conj()),
+            None if tZ is None else times(grad, DetFrexpHvp.call(A, tZ, e).conj()),
         )
 
 
@@ -164,5 +207,5 @@ def _frexp_cofactor(A: Tensor, e: Tensor) -> Tensor:
 
 
 def _frexp_derivative(A: Tensor, e: Tensor, *Z: Tensor) -> Tensor:
-    R = row_factors(A, e)
-    return (R * cofactor_derivative(R * A, *(R * z for z in Z))).to(A.dtype)
+    scaled = (scale_rows(X, e) for X in (A, *Z))
+    return scale_rows(cofactor_derivative(*scaled), e).to(A.dtype)

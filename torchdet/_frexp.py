@@ -5,8 +5,10 @@ derivatives of m are those of det at R A, in range as m is:
 
     D^k m [Z_1..Z_k] = D^k det(R A) [R Z_1..R Z_k].                                              (1)
 
-Kernels that take e itself need no R; this is for what has none.
+Kernels that take e itself need no R. This is for devices that have none, but kernels of det.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -19,18 +21,23 @@ from ._reference import (
     check_square,
     det_jet,
     dtype_name,
+    exponent_of_zero,
 )
-from ._reference_numbers import power_of_two
+from ._reference import det_frexp as reference_frexp
+from ._reference_numbers import power_of_two, split
 
 
-def row_factors(A: Tensor, e: Tensor) -> Tensor:
-    """Return the 2^-rho_i of (1), (*, n, 1)."""
-    # rho_i = floor((e + i) / n): their sum is e (Hermite's identity).
-    n = A.shape[-1]
+def scale_rows(X: Tensor, e: Tensor) -> Tensor:
+    """Return R X with the R of (1)."""
+    # rho_i = floor((e + i) / n): their sum is e (Hermite's identity). In two steps, as 2^-rho may
+    # be out of range where the result is not.
+    n = X.shape[-1]
     i = torch.arange(n, dtype=e.dtype, device=e.device)
     rho = torch.div(e.unsqueeze(-1) + i, n, rounding_mode="floor").unsqueeze(-1)
-    largest = 120 if e.dtype == torch.float32 else 1000
-    return power_of_two(-rho.clamp(-largest, largest), e.dtype)
+    largest = 250 if e.dtype == torch.float32 else 2000
+    rho = rho.nan_to_num(0, largest, -largest).clamp(-largest, largest)
+    half = torch.div(rho, 2, rounding_mode="floor")
+    return X * power_of_two(-half, e.dtype) * power_of_two(half - rho, e.dtype)
 
 
 def check_backward(grad: Tensor, A: Tensor, exponent: Tensor) -> None:
@@ -45,6 +52,18 @@ def check_hvp(A: Tensor, Z: Tensor, exponent: Tensor) -> None:
     check_square("det_frexp_hvp", A)
     check_same("det_frexp_hvp", "Z", Z, A)
     _check_exponent("det_frexp_hvp", exponent, A)
+
+
+def check_backward_jvp(
+    grad: Tensor, A: Tensor, exponent: Tensor, grad_tangent: Tensor, Z: Tensor
+) -> None:
+    """Raise RuntimeError unless everything goes with A."""
+    op = "det_frexp_backward_jvp"
+    check_square(op, A)
+    check_same(op, "grad", grad, A, A.shape[:-2])
+    check_same(op, "grad_tangent", grad_tangent, A, A.shape[:-2])
+    check_same(op, "Z", Z, A)
+    _check_exponent(op, exponent, A)
 
 
 def check_jet(A: Tensor, J: Tensor, exponent: Tensor) -> None:
@@ -72,15 +91,29 @@ def _check_exponent(op: str, exponent: Tensor, A: Tensor) -> None:
     check_device(op, "exponent", exponent, A)
 
 
+def det_frexp(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Return m and e as _reference.det_frexp does, e from log|det A| and m = det(R A)."""
+    check_square("det_frexp", A)
+    wide = A.to(torch.float32) if A.dtype in (torch.float16, torch.bfloat16) else A
+    if A.numel() == 0:
+        return reference_frexp(A)
+    sign, log = torch.ops.torchdet.slogdet(wide)
+    e = (log / math.log(2)).round().masked_fill(~torch.isfinite(log), 0)
+    # Rounding leaves det(R A) within a small factor of 1; the rest of its exponent is exact.
+    m = torch.ops.torchdet.det(scale_rows(wide, e))
+    m, more = split(torch.where(sign == 0, 0, m))
+    e = torch.where(m == 0, exponent_of_zero(wide), e + more)
+    return m.to(A.dtype), e.masked_fill(~torch.isfinite(m.abs()), 0)
+
+
 def backward(grad: Tensor, A: Tensor, exponent: Tensor) -> Tensor:
     """Return grad conj(C(A)) 2^-exponent."""
     check_backward(grad, A, exponent)
     if A.numel() == 0:
         return torch.empty_like(A, memory_format=torch.contiguous_format)
-    R = row_factors(A, exponent)
-    RA = R * A  # in float32 for half types
-    result = R * torch.ops.torchdet.det_backward(grad.to(RA.dtype), RA)
-    return result.to(A.dtype)
+    RA = scale_rows(A, exponent)  # in float32 for half types
+    result = torch.ops.torchdet.det_backward(grad.to(RA.dtype), RA)
+    return scale_rows(result, exponent).to(A.dtype)
 
 
 def hvp(A: Tensor, Z: Tensor, exponent: Tensor) -> Tensor:
@@ -88,12 +121,37 @@ def hvp(A: Tensor, Z: Tensor, exponent: Tensor) -> Tensor:
     check_hvp(A, Z, exponent)
     if A.numel() == 0:
         return torch.empty_like(A, memory_format=torch.contiguous_format)
-    R = row_factors(A, exponent)
-    return (R * torch.ops.torchdet.det_hvp(R * A, R * Z)).to(A.dtype)
+    H = torch.ops.torchdet.det_hvp(scale_rows(A, exponent), scale_rows(Z, exponent))
+    return scale_rows(H, exponent).to(A.dtype)
+
+
+def backward_jvp(
+    grad: Tensor, A: Tensor, exponent: Tensor, grad_tangent: Tensor, Z: Tensor
+) -> Tensor:
+    """Return (grad_tangent conj(C(A)) + grad conj(H(A)[Z])) 2^-exponent."""
+    check_backward_jvp(grad, A, exponent, grad_tangent, Z)
+    wide = torch.float32 if A.dtype in (torch.float16, torch.bfloat16) else A.dtype
+    g, A_, dg, Z_ = (X.to(wide) for X in (grad, A, grad_tangent, Z))
+    H = hvp(A_, Z_, exponent).conj()
+    return (backward(dg, A_, exponent) + g[..., None, None] * H).to(A.dtype)
 
 
 def jet(A: Tensor, J: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first and second derivatives of det(A + t J) 2^-exponent at t = 0."""
+    check_jet(A, J, exponent)
+    if A.numel() == 0 or J.numel() == 0:
+        return A.new_zeros(J.shape[:-2]), A.new_zeros(J.shape[:-2])
+    wide = torch.float32 if A.dtype in (torch.float16, torch.bfloat16) else A.dtype
+    A_, J_ = A.to(wide), J.to(wide)
+    C = backward(A_.new_ones(()).expand(A.shape[:-2]), A_, exponent).conj().unsqueeze(-3)
+    e = exponent.unsqueeze(-1).expand(J.shape[:-2])
+    H = hvp(A_.unsqueeze(-3).expand(J.shape), J_, e)
+    first, second = ((X * J_).sum((-2, -1)).to(A.dtype) for X in (C, H))
+    return first, second
+
+
+def jet_by_minors(A: Tensor, J: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+    """The same from one factorisation for all directions, in plain PyTorch."""
     check_jet(A, J, exponent)
     largest = 2.0**24
     shift = exponent.nan_to_num(0, largest, -largest).clamp(-largest, largest)

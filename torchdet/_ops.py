@@ -32,6 +32,9 @@ _SCHEMAS = (
     # What derivatives of the mantissa take: grad conj(C(A)) 2^-exponent, H(A)[Z] 2^-exponent.
     "_det_frexp_backward(Tensor grad, Tensor A, Tensor exponent) -> Tensor",
     "_det_frexp_hvp(Tensor A, Tensor Z, Tensor exponent) -> Tensor",
+    # The change of the first of these two with grad and A.
+    "_det_frexp_backward_jvp(Tensor grad, Tensor A, Tensor exponent, Tensor grad_tangent, "
+    "Tensor Z) -> Tensor",
     # First and second derivatives of det(A + t J) 2^-exponent at t = 0, J of shape (*, d, n, n).
     "_det_frexp_jet(Tensor A, Tensor J, Tensor exponent) -> (Tensor first, Tensor second)",
     "cofactor(Tensor A) -> Tensor",
@@ -93,10 +96,11 @@ def _inverse_derivative(A: Tensor, Z: Tensor) -> Tensor:
 _KERNELS: dict[str, Callable[..., Any]] = {
     "det": _reference.det,
     "slogdet": _reference.slogdet,
-    "det_frexp": _reference.det_frexp,
+    "det_frexp": _frexp.det_frexp if HAS_EXTENSION else _reference.det_frexp,
     "_det_frexp_backward": _frexp.backward,
     "_det_frexp_hvp": _frexp.hvp,
-    "_det_frexp_jet": _frexp.jet,
+    "_det_frexp_backward_jvp": _frexp.backward_jvp,
+    "_det_frexp_jet": _frexp.jet if HAS_EXTENSION else _frexp.jet_by_minors,
     "cofactor": _reference.cofactor,
     "det_backward": _reference.det_backward,
     "slogdet_backward": _reference.slogdet_backward,
@@ -139,6 +143,13 @@ def _fake_det_frexp_backward(grad: Tensor, A: Tensor, exponent: Tensor) -> Tenso
 
 def _fake_det_frexp_hvp(A: Tensor, Z: Tensor, exponent: Tensor) -> Tensor:
     _frexp.check_hvp(A, Z, exponent)
+    return A.new_empty(A.shape)
+
+
+def _fake_det_frexp_backward_jvp(
+    grad: Tensor, A: Tensor, exponent: Tensor, grad_tangent: Tensor, Z: Tensor
+) -> Tensor:
+    _frexp.check_backward_jvp(grad, A, exponent, grad_tangent, Z)
     return A.new_empty(A.shape)
 
 
@@ -219,6 +230,7 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "det_frexp": _fake_det_frexp,
     "_det_frexp_backward": _fake_det_frexp_backward,
     "_det_frexp_hvp": _fake_det_frexp_hvp,
+    "_det_frexp_backward_jvp": _fake_det_frexp_backward_jvp,
     "_det_frexp_jet": _fake_det_frexp_jet,
     "cofactor": _fake_cofactor,
     "det_backward": _fake_det_backward,
@@ -276,6 +288,9 @@ slogdet = _torch_internals.below_autograd(torch.ops.torchdet.slogdet.default)
 det_frexp = _torch_internals.below_autograd(torch.ops.torchdet.det_frexp.default)
 det_frexp_backward = _torch_internals.below_autograd(torch.ops.torchdet._det_frexp_backward.default)
 det_frexp_hvp = _torch_internals.below_autograd(torch.ops.torchdet._det_frexp_hvp.default)
+det_frexp_backward_jvp = _torch_internals.below_autograd(
+    torch.ops.torchdet._det_frexp_backward_jvp.default
+)
 det_frexp_jet = _torch_internals.below_autograd(torch.ops.torchdet._det_frexp_jet.default)
 cofactor = _torch_internals.below_autograd(torch.ops.torchdet.cofactor.default)
 det_backward = _torch_internals.below_autograd(torch.ops.torchdet.det_backward.default)

@@ -201,9 +201,7 @@ def det_frexp(A: Tensor) -> tuple[Tensor, Tensor]:
     p = pivots(A)
     m, e = scaled_product(p.d)
     m, more = split(times(p.sign, m))
-    wide, _ = compute(A)
-    largest = exponents(wide).amax((-2, -1)) if A.shape[-1] else torch.zeros_like(e)
-    e = torch.where(m == 0, A.shape[-1] * without_zeros(largest), e + more + p.shift)
+    e = torch.where(m == 0, exponent_of_zero(A), e + more + p.shift)
     mantissa = unscale(m, torch.zeros_like(e), p.finite, A.dtype)
     return mantissa, e.masked_fill(~p.finite, 0).to(real_dtype(m))
 
@@ -233,6 +231,13 @@ def det_jet(A: Tensor, J: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         unscale(first, e + base, finite, A.dtype),
         unscale(second, e_rho + e_W + base, finite, A.dtype),
     )
+
+
+def exponent_of_zero(A: Tensor) -> Tensor:
+    """Return the exponent that det_frexp has for a determinant of 0."""
+    wide, finite = compute(A)
+    n = A.shape[-1]
+    return n * without_zeros(exponents(wide).amax((-2, -1))) if n else torch.zeros_like(finite)
 
 
 def cofactor(A: Tensor) -> Tensor:

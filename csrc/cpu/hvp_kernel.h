@@ -8,7 +8,28 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// kDetHvp, n <= 4. For n <= 2 the derivative does not depend on B.
+// The factors of kDetBackwardJvp, the conjugate of whose result is what is computed.
+template <typename V>
+TORCHDET_LANE JvpFactors<V> read_jvp_factors(const Problem& p, int64_t first, int lanes,
+                                             IntegerOf<V> z) {
+  BatchView numbers;
+  numbers.append(p.batch, 1);
+  const auto read = [&](const void* data) {
+    numbers.data = data;
+    return conj(Tile<V>::read_numbers(numbers, first, lanes));
+  };
+  return JvpFactors<V>(read(p.of_hvp), read(p.of_cofactor), z);
+}
+template <typename V>
+TORCHDET_LANE void conjugate_tile(V* tile, int n) {
+  if constexpr (kIsComplex<V>) {
+    for (int k = 0; k < tile_size(n); ++k) {
+      tile[k] = conj(tile[k]);
+    }
+  }
+}
+
+// kDetHvp and kDetBackwardJvp, n <= 4. For n <= 2 the derivative does not depend on B.
 template <typename V, int N>
 struct ClosedHvp {
   using I = IntegerOf<V>;
@@ -24,7 +45,18 @@ struct ClosedHvp {
       Io::read(p.other, first, lanes, N, z);
       Io::expect_whole(p.out, first + W, N);
       const Equilibration<V> eq = equilibrate<N>(a, N, row_exponent, column_exponent);
-      if constexpr (N <= 2) {
+      if (p.op == Op::kDetBackwardJvp) {
+        DirectionScaling<V> scaling(z, N, row_exponent, column_exponent);
+        const JvpFactors<V> jvp = read_jvp_factors<V>(p, first, lanes, scaling.exponent());
+        cofactor_derivative_closed<N>(a, z, h);
+        cofactor_closed<N>(a, z);
+        for (int t = 0; t < N * N; ++t) {
+          h[t] = fma(z[t], jvp.of_cofactor, h[t] * jvp.of_hvp);
+        }
+        const I exponent = eq.total - shifts_of<V>(p, first, lanes) + jvp.exponent;
+        scaling.restore(h, RealOf<V>(ScalarOf<V>(1)), exponent - scaling.exponent(), eq.poison);
+        conjugate_tile(h, N);
+      } else if constexpr (N <= 2) {
         cofactor_derivative_closed<N>(a, z, h);
         const I shift = shifts_of<V>(p, first, lanes);
         for (V& x : h) {
@@ -83,8 +115,9 @@ struct PermutedTile {
   }
 };
 
-// kDetHvp. Complete pivoting permutes rows and columns differently in every lane. The factors stay
-// in pivoted order; only the direction is gathered, and the result scattered, entry by entry.
+// kDetHvp and kDetBackwardJvp. Complete pivoting permutes rows and columns differently in every
+// lane. The factors stay in pivoted order; only the direction is gathered, and the result
+// scattered, entry by entry.
 template <typename V, int N>
 struct FactoredHvp {
   using I = IntegerOf<V>;
@@ -106,8 +139,15 @@ struct FactoredHvp {
       PermutedTile<V>::gather(p.other, first, lanes, n, row_index, column_index, w);
       DirectionScaling<V> scaling(w, n, row_exponent, column_exponent);
       const I shift = shifts_of<V>(p, first, lanes);
-      const I exponent = cofactor_derivative(a, n, w, k) + eq.total - shift;
-      scaling.restore(k, sign, exponent, eq.poison);
+      if (p.op == Op::kDetBackwardJvp) {
+        const JvpFactors<V> jvp = read_jvp_factors<V>(p, first, lanes, scaling.exponent());
+        const I exponent = cofactor_derivative(a, n, w, k, &jvp) + eq.total - shift + jvp.exponent;
+        scaling.restore(k, sign, exponent - scaling.exponent(), eq.poison);
+        conjugate_tile(k, n);
+      } else {
+        const I exponent = cofactor_derivative(a, n, w, k) + eq.total - shift;
+        scaling.restore(k, sign, exponent, eq.poison);
+      }
       PermutedTile<V>::scatter(p.out, first, lanes, n, row_index, column_index, k);
     }
   }

@@ -41,7 +41,7 @@ class RankRevealing {
     diagonal_ = arena.take<P>(A_.packs);
   }
 
-  // kDetHvp of the class "blocked".
+  // kDetHvp and kDetBackwardJvp of the class "blocked".
   static void det_hvp(const Problem& p, int64_t begin, int64_t end) {
     RankRevealing work = thread_space<RankRevealing>(p.n);
     for (int64_t b = begin; b < end; ++b) {
@@ -135,14 +135,17 @@ class RankRevealing {
     transpose(A_);
     solve_unit_triangular<true>(A_, X_);
     const ExclusivePairProducts<Number> rho([&](int64_t i) { return pivot(i); }, A_.n, x_, y_);
-    multiply_by_products(rho);
+    const JvpFactors<Number> jvp = jvp_factors<P>(p, b, z);
+    multiply_by_products(rho, jvp);
     Scaled<Number> factor = rho.common;
-    factor.exponent += z + frame_.total - shift_of<T>(p, b);
-    write(factor, false, result_matrix<P>(p, b));
+    factor.exponent += jvp.exponent + frame_.total - shift_of<T>(p, b);
+    write(factor, p.op == Op::kDetBackwardJvp, result_matrix<P>(p, b));
   }
 
   // K from W^T = X: (1) and (2) of math/hvp.h.
-  void multiply_by_products(const ExclusivePairProducts<Number>& rho) {
+  void multiply_by_products(const ExclusivePairProducts<Number>& rho,
+                            const JvpFactors<Number>& jvp) {
+    const P of_hvp = broadcast<P>(jvp.of_hvp);
     const int64_t n = A_.n;
     for (P* packs : {x_packs_, y_packs_, diagonal_}) {
       packs[A_.packs - 1] = zero<P>();
@@ -161,10 +164,11 @@ class RankRevealing {
         const auto is_i = equal(lane_numbers<P>(), I(Integer(i - v * W)));
         const auto swapped = mask_or(always, is_q);
         const P product = select(swapped, x_packs_[v], x) * select(swapped, y, y_packs_[v]);
-        K_.row(i)[v] = -(product * X_.row(i)[v]);
+        K_.row(i)[v] = -(product * X_.row(i)[v]) * of_hvp;
         sum = fma(select(is_i, zero<P>(), product), diagonal_[v], sum);
       }
-      K_.set(i, i, first_lane(fold_lanes(sum, [](P a, P b) { return a + b; })));
+      const Number diagonal = first_lane(fold_lanes(sum, [](P a, P b) { return a + b; }));
+      K_.set(i, i, fma(rho.without(i), jvp.of_cofactor, diagonal * jvp.of_hvp));
     }
   }
 

@@ -1,6 +1,7 @@
 // From a factored matrix, one per thread, to the results of the operators.
 #pragma once
 
+#include "../math/hvp.h"
 #include "../math/logarithm.h"
 #include "frexp.h"
 #include "kept.h"
@@ -42,6 +43,18 @@ Scaled<NumberOf<P>> gradient_factor(const Problem& p, int64_t b) {
   }
   const Number grad = static_cast<const Number*>(p.other.data)[p.other.offset(b)];
   return normalise(conj(grad), IntegerOf<Number>(0));
+}
+
+// The factors of H[Z] and C in kDetBackwardJvp, the conjugate of whose result is what is computed;
+// 1 and 0 otherwise.
+template <typename P>
+JvpFactors<NumberOf<P>> jvp_factors(const Problem& p, int64_t b, IntegerOf<NumberOf<P>> z) {
+  using Number = NumberOf<P>;
+  if (p.op != Op::kDetBackwardJvp) {
+    return {one<Number>(), zero<Number>(), z};
+  }
+  return {conj(static_cast<const Number*>(p.of_hvp)[b]),
+          conj(static_cast<const Number*>(p.of_cofactor)[b]), z};
 }
 
 // The results that are multiples of (S B^-1)^T, d being the product of the other pivots, S the last

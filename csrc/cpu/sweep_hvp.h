@@ -37,7 +37,7 @@ class SweepHvp {
   static constexpr int W = S::W;
   using Alone = SweepHvp<P, 0, std::max(kMaxPacks, kOrderOfWord / W), 1>;
 
-  // kDetHvp.
+  // kDetHvp and kDetBackwardJvp.
   static void det_hvp(const Problem& p, int64_t begin, int64_t end) {
     // RankRevealing takes the thread's scratch between two groups: enough for it, lest it moves.
     const size_t bytes = std::max(space_bytes<Space>(p.n), space_bytes<RankRevealing<P>>(p.n));
@@ -110,12 +110,13 @@ class SweepHvp {
     std::fill(from_.row(last), from_.row(last) + packs(), zero<P>());
     from_.set(last, last, one<Number>());
     negative_product(XZ, from_, XZX_);  // and X Z u, v^T Z X and v^T Z u beside and below
-    add_terms(X, last, sweep_.last_pivot(m), t);
+    const JvpFactors<Number> jvp = jvp_factors<P>(p, b, z);
+    add_terms(X, last, sweep_.last_pivot(m), t, jvp);
 
     const Scaled<Number> D = sweep_.product(m, false);
     P factor[kMaxPacks];
     I row_exponent[kMaxPacks];
-    const Integer exponent = D.exponent + f.frame.total + z - shift_of<T>(p, b);
+    const Integer exponent = D.exponent + f.frame.total + jvp.exponent - shift_of<T>(p, b);
     for (int v = 0; v < packs(); ++v) {
       factor[v] = broadcast<P>(D.mantissa);
       row_exponent[v] = I(exponent) + f.row_exponent[v];
@@ -166,16 +167,21 @@ class SweepHvp {
     return f.frame.largest * x * (y + uv) <= T(n * kLargestSensitivity);
   }
 
-  // (1), without D, in place of X.
-  TORCHDET_LANE void add_terms(const M& X, int last, Number S_, Number t) const {
+  // (1), without D, in place of X. The cofactors, of which a multiple is added, are what t is
+  // multiplied by: C^T = D (S X + u v^T).
+  TORCHDET_LANE void add_terms(const M& X, int last, Number S_, Number trace,
+                               const JvpFactors<Number>& jvp) const {
+    const Number h = jvp.of_hvp, t = fma(h, trace, jvp.of_cofactor);
     P vZX[kMaxPacks];
     for (int v = 0; v < packs(); ++v) {
       vZX[v] = select(S::is_column(last, v), zero<P>(), XZX_.row(n - 1)[v]);
     }
-    const P of_X = broadcast<P>(fma(S_, t, XZX_.get(n - 1, last))), of_XZX = broadcast<P>(S_);
+    const P of_X = broadcast<P>(fma(S_, t, h * XZX_.get(n - 1, last)));
+    const P of_XZX = broadcast<P>(h * S_), of_last = broadcast<P>(h);
     for (int k = 0; k + 1 < n; ++k) {
       const Number u = get_number(u_, k);
-      const P of_vZX = broadcast<P>(u), of_v = broadcast<P>(-fnma(t, u, XZX_.get(k, last)));
+      const P of_vZX = broadcast<P>(h * u);
+      const P of_v = broadcast<P>(-fnma(t, u, h * XZX_.get(k, last)));
       for (int v = 0; v < packs(); ++v) {
         const P y = select(S::is_column(last, v), zero<P>(), XZX_.row(k)[v]);
         P x = fnma(of_XZX, y, of_X * X.row(k)[v]);
@@ -184,7 +190,7 @@ class SweepHvp {
       }
     }
     for (int v = 0; v < packs(); ++v) {
-      X.row(n - 1)[v] = -fnma(broadcast<P>(t), v_[v], vZX[v]);
+      X.row(n - 1)[v] = -fnma(broadcast<P>(t), v_[v], of_last * vZX[v]);
     }
   }
 

@@ -64,6 +64,12 @@ class ExclusivePairProducts {
   TORCHDET_LANE V smallest_pivot() const { return smallest_pivot_; }                // d_p
   TORCHDET_LANE V second_smallest_pivot() const { return second_smallest_pivot_; }  // d_q
 
+  // prod_{k != i} d_k / m.
+  TORCHDET_LANE V without(int64_t i) const {
+    using I = IntegerOf<V>;
+    const V other = select(equal(second_smallest_, I(i)), smallest_pivot_, x_[i] * smallest_pivot_);
+    return select(equal(smallest_, I(i)), second_smallest_pivot_, other);
+  }
   // rho_ij / m of (2).
   TORCHDET_LANE V operator()(int64_t i, int64_t j) const {
     using I = IntegerOf<V>;
@@ -111,10 +117,31 @@ TORCHDET_LANE void carry_back(const V* ldu, int n, V* k) {
   }
 }
 
-// Takes w = P Z Q and the factors of factor_ldu; leaves P^T-and-Q^T-ordered H[Z] / s 2^-e in k, e
-// returned. w is overwritten.
+// Factors of H[Z] and of C, to be added up in one frame: the sum times 2^exponent.
 template <typename V>
-TORCHDET_LANE IntegerOf<V> cofactor_derivative(const V* ldu, int n, V* w, V* k) {
+struct JvpFactors {
+  V of_hvp, of_cofactor;
+  IntegerOf<V> exponent;
+
+  // What the factors are, H[Z] being 2^z times what is multiplied by the first one.
+  TORCHDET_LANE JvpFactors(V hvp, V cofactor, IntegerOf<V> z) {
+    const Scaled<V> h = normalise(hvp, z), c = normalise(cofactor, IntegerOf<V>(0));
+    const auto exponent_in_use = [](const Scaled<V>& x) TORCHDET_LANE_LAMBDA {
+      const auto is_zero = equal(component_size(x.mantissa), RealOf<V>(ScalarOf<V>(0)));
+      return select(is_zero, IntegerOf<V>(kZeroExponent), x.exponent);
+    };
+    exponent = maximum(exponent_in_use(h), exponent_in_use(c));
+    of_hvp = scale_pow2(h.mantissa, h.exponent - exponent);
+    of_cofactor = scale_pow2(c.mantissa, c.exponent - exponent);
+  }
+};
+
+// Takes w = P Z Q and the factors of factor_ldu; leaves P^T-and-Q^T-ordered H[Z] / s 2^-e in k, e
+// returned; with `jvp` of_hvp H[Z] + of_cofactor C, C = s G^T diag(prod_{k != i} d_k) F^T. w is
+// overwritten.
+template <typename V>
+TORCHDET_LANE IntegerOf<V> cofactor_derivative(const V* ldu, int n, V* w, V* k,
+                                               const JvpFactors<V>* jvp = nullptr) {
   const int s = tile_stride(n);
   TORCHDET_UNROLL
   for (int r = 0; r < n; ++r) {  // W = L^-1 (P Z Q) U^-1
@@ -144,6 +171,15 @@ TORCHDET_LANE IntegerOf<V> cofactor_derivative(const V* ldu, int n, V* w, V* k) 
       }
     }
     k[i * s + i] = diagonal * rho.common.mantissa;
+  }
+  if (jvp != nullptr) {
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j < n; ++j) {
+        k[i * s + j] = k[i * s + j] * jvp->of_hvp;
+      }
+      const V others = rho.without(i) * rho.common.mantissa;
+      k[i * s + i] = fma(others, jvp->of_cofactor, k[i * s + i]);
+    }
   }
   carry_back(ldu, n, k);
   return rho.common.exponent;

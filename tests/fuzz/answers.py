@@ -26,7 +26,7 @@ ERRORS = (RuntimeError, TypeError, ValueError)  # NotImplementedError is a Runti
 STRICT = {
     *("det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp"),
     *("slogdet_hvp", "_slogdet_hvp_kept", "_det_frexp_backward", "_det_frexp_hvp"),
-    *("det_frexp", "_det_frexp_jet"),
+    *("det_frexp", "_det_frexp_backward_jvp", "_det_frexp_jet"),
 }
 # Written in PyTorch: bits may depend on strides and place.
 WITHOUT_BITS = {name.removeprefix("ops.") for name in STACKED}
@@ -172,7 +172,7 @@ def _legal(op: str, arguments: dict[str, Any]) -> bool:
             if x.shape != batch or x.dtype != (torch.float64 if wide else torch.float32):
                 return False
             continue
-        expected = batch if name == "grad" else A.shape
+        expected = batch if name in ("grad", "grad_tangent") else A.shape
         if op in WITHOUT_BITS or name == "J":
             expected = (*batch, *x.shape[-3:-2], *A.shape[-2:])
         if x.shape != expected or x.dtype != A.dtype:
