@@ -172,6 +172,26 @@ inline void check_exponents(const char* op, const Tensor& X, const Tensor& A) {
         ", got ", DeviceOf{X}, "; move it first, e.g. exponent.to(A.device)");
 }
 
+// Terms of sums, and an exponent for each.
+inline void check_terms(const char* op, const Tensor& terms, const Tensor& exponent) {
+  check(terms.dim() >= 1, op, ": expected terms of shape (*, K), got ", ShapeOf{terms});
+  const ScalarType dtype = terms.scalar_type();
+  const bool is_wide = dtype == ScalarType::Double || dtype == ScalarType::ComplexDouble;
+  check(is_wide || dtype == ScalarType::Float || dtype == ScalarType::ComplexFloat, op,
+        ": expected terms of dtype float32, float64, complex64 or complex128, got ",
+        dtype_text(dtype));
+  bool same = exponent.dim() == terms.dim();
+  for (int64_t d = 0; same && d < terms.dim(); ++d) {
+    same = exponent.size(d) == terms.size(d);
+  }
+  check(same, op, ": expected exponent of shape ", ShapeOf{terms}, ", got ", ShapeOf{exponent});
+  const ScalarType expected = is_wide ? ScalarType::Double : ScalarType::Float;
+  check(exponent.scalar_type() == expected, op, ": expected exponent of dtype ",
+        dtype_text(expected), ", got ", dtype_text(exponent.scalar_type()));
+  check(exponent.device() == terms.device(), op, ": expected exponent on the device of terms, ",
+        DeviceOf{terms}, ", got ", DeviceOf{exponent});
+}
+
 // X has `count` integers for each matrix of A.
 inline void check_integers(const char* op, const char* name, const Tensor& X, const Tensor& A,
                            int64_t count) {

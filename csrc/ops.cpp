@@ -19,6 +19,8 @@ STABLE_TORCH_LIBRARY(torchdet, m) {
       "_det_frexp_backward_jvp(Tensor grad, Tensor A, Tensor exponent, Tensor grad_tangent, "
       "Tensor Z) -> Tensor");
   m.def("_det_frexp_jet(Tensor A, Tensor J, Tensor exponent) -> (Tensor first, Tensor second)");
+  m.def("_logsum(Tensor terms, Tensor exponent) -> (Tensor sign, Tensor logabs)");
+  m.def("_logsum_ratios(Tensor terms, Tensor exponent) -> Tensor");
   m.def("cofactor(Tensor A) -> Tensor");
   m.def("det_backward(Tensor grad, Tensor A) -> Tensor");
   m.def("slogdet_backward(Tensor grad, Tensor A) -> Tensor");

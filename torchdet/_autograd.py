@@ -38,6 +38,7 @@ from ._autograd_frexp import (
     DetFrexpHvp,
     DetFrexpJet,
 )
+from ._autograd_logsum import Logsum, LogsumRatios
 from ._autograd_slogdet import (
     HigherInverseDerivative,
     Slogdet,
@@ -80,6 +81,16 @@ def det_frexp_jet(A: Tensor, J: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     return DetFrexpJet.call(A, J, e)
 
 
+def logsum(terms: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+    """Sign and logarithm of the modulus of sum_k terms_k 2^exponent_k."""
+    return Logsum.call(terms, exponent)
+
+
+def logsum_ratios(terms: Tensor, exponent: Tensor) -> Tensor:
+    """2^exponent_k over that sum."""
+    return LogsumRatios.call(terms, exponent)
+
+
 # ---- the same gradients for the operators
 
 for _function in (
@@ -101,5 +112,7 @@ for _function in (
     SlogdetBackwardKept,
     SlogdetHvp,
     HigherInverseDerivative,
+    Logsum,
+    LogsumRatios,
 ):
     _torch_internals.register_autograd(_function, _ops.library)

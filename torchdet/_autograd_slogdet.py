@@ -2,11 +2,21 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from . import _ops
-from ._function import Context, Gradient, Operator, Outputs, inner, is_plain, ones, times
+from ._function import (
+    Context,
+    Gradient,
+    Operator,
+    Outputs,
+    gradient_of_log,
+    inner,
+    is_plain,
+    ones,
+    tangents_of_log,
+    times,
+)
 from ._rules import Backward, Derivative, stack
 
 
@@ -32,24 +42,16 @@ class Slogdet(Operator):
 
     @staticmethod
     def gradients(ctx: Context, grad_sign: Gradient, grad_log: Gradient, *_: Gradient) -> Gradient:
-        # dloss = Re(conj(g) t) with g = grad_log - i Im(conj(grad_sign) sign), from (2)
         A, kept, sign = _saved_by_slogdet(ctx.saved_tensors)
-        phase = (grad_sign.conj() * sign[0]).imag if sign and grad_sign is not None else None
-        if phase is not None:
-            grad = torch.complex(torch.zeros_like(phase) if grad_log is None else grad_log, -phase)
-        elif grad_log is not None:
-            grad = grad_log if grad_log.dtype == A.dtype else grad_log.to(A.dtype)
-        else:
-            return None
-        return _slogdet_backward(grad, A, kept)
+        grad = gradient_of_log(grad_sign, grad_log, sign, A.dtype)
+        return None if grad is None else _slogdet_backward(grad, A, kept)
 
     @staticmethod
     def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> tuple[Gradient, Gradient]:
         (A, kept, sign), (dA,) = _saved_by_slogdet(saved), tangents
         if dA is None:
             return None, None
-        t = inner(_inverse_transpose(A, kept), dA)
-        return (1j * sign[0] * t.imag, t.real) if sign else (None, t)
+        return tangents_of_log(inner(_inverse_transpose(A, kept), dA), sign)
 
 
 class SlogdetKeep(Slogdet):

@@ -144,6 +144,26 @@ def add(*terms: Gradient) -> Gradient:
     return functools.reduce(torch.add, (x for x in terms if x is not None))
 
 
+def gradient_of_log(
+    grad_sign: Gradient, grad_log: Gradient, sign: Sequence[Tensor], dtype: torch.dtype
+) -> Gradient:
+    """The g with dloss = Re(conj(g) t) for t = d log psi, with the sign where psi is complex.
+
+    d log|psi| = Re t and d sign = i sign Im t: g = grad_log - i Im(conj(grad_sign) sign).
+    """
+    if sign and grad_sign is not None:
+        phase = (grad_sign.conj() * sign[0]).imag
+        return torch.complex(torch.zeros_like(phase) if grad_log is None else grad_log, -phase)
+    if grad_log is None:
+        return None
+    return grad_log if grad_log.dtype == dtype else grad_log.to(dtype)
+
+
+def tangents_of_log(t: Tensor, sign: Sequence[Tensor]) -> tuple[Gradient, Gradient]:
+    """The tangents of sign and log|psi| from t = d log psi."""
+    return (1j * sign[0] * t.imag, t.real) if sign else (None, t)
+
+
 def ones(A: Tensor) -> Tensor:
     """One number 1 for each matrix of A."""
     return A.new_ones(()).expand(A.shape[:-2])

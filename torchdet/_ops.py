@@ -20,6 +20,7 @@ from . import (
     _frexp,
     _higher_order,
     _inverse,
+    _logsum,
     _reference,
     _reference_kept,
     _torch_internals,
@@ -37,6 +38,9 @@ _SCHEMAS = (
     "Tensor Z) -> Tensor",
     # First and second derivatives of det(A + t J) 2^-exponent at t = 0, J of shape (*, d, n, n).
     "_det_frexp_jet(Tensor A, Tensor J, Tensor exponent) -> (Tensor first, Tensor second)",
+    # Of sum_k terms_k 2^exponent_k, and what the derivatives of its logarithm are made of.
+    "_logsum(Tensor terms, Tensor exponent) -> (Tensor sign, Tensor logabs)",
+    "_logsum_ratios(Tensor terms, Tensor exponent) -> Tensor",
     "cofactor(Tensor A) -> Tensor",
     "det_backward(Tensor grad, Tensor A) -> Tensor",
     "slogdet_backward(Tensor grad, Tensor A) -> Tensor",
@@ -101,6 +105,8 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "_det_frexp_hvp": _frexp.hvp,
     "_det_frexp_backward_jvp": _frexp.backward_jvp,
     "_det_frexp_jet": _frexp.jet if HAS_EXTENSION else _frexp.jet_by_minors,
+    "_logsum": _logsum.logsum,
+    "_logsum_ratios": _logsum.logsum_ratios,
     "cofactor": _reference.cofactor,
     "det_backward": _reference.det_backward,
     "slogdet_backward": _reference.slogdet_backward,
@@ -156,6 +162,16 @@ def _fake_det_frexp_backward_jvp(
 def _fake_det_frexp_jet(A: Tensor, J: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
     _frexp.check_jet(A, J, exponent)
     return A.new_empty(J.shape[:-2]), A.new_empty(J.shape[:-2])
+
+
+def _fake_logsum(terms: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+    _logsum.check_terms("logsum", terms, exponent)
+    return terms.new_empty(terms.shape[:-1]), exponent.new_empty(terms.shape[:-1])
+
+
+def _fake_logsum_ratios(terms: Tensor, exponent: Tensor) -> Tensor:
+    _logsum.check_terms("logsum_ratios", terms, exponent)
+    return terms.new_empty(terms.shape)
 
 
 def _fake_cofactor(A: Tensor) -> Tensor:
@@ -232,6 +248,8 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "_det_frexp_hvp": _fake_det_frexp_hvp,
     "_det_frexp_backward_jvp": _fake_det_frexp_backward_jvp,
     "_det_frexp_jet": _fake_det_frexp_jet,
+    "_logsum": _fake_logsum,
+    "_logsum_ratios": _fake_logsum_ratios,
     "cofactor": _fake_cofactor,
     "det_backward": _fake_det_backward,
     "slogdet_backward": _fake_slogdet_backward,
@@ -292,6 +310,8 @@ det_frexp_backward_jvp = _torch_internals.below_autograd(
     torch.ops.torchdet._det_frexp_backward_jvp.default
 )
 det_frexp_jet = _torch_internals.below_autograd(torch.ops.torchdet._det_frexp_jet.default)
+logsum = _torch_internals.below_autograd(torch.ops.torchdet._logsum.default)
+logsum_ratios = _torch_internals.below_autograd(torch.ops.torchdet._logsum_ratios.default)
 cofactor = _torch_internals.below_autograd(torch.ops.torchdet.cofactor.default)
 det_backward = _torch_internals.below_autograd(torch.ops.torchdet.det_backward.default)
 slogdet_backward = _torch_internals.below_autograd(torch.ops.torchdet.slogdet_backward.default)

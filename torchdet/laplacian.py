@@ -31,7 +31,7 @@ from . import _autograd
 from ._function import inner, ones
 from ._reference import check_dense, check_directions, check_same
 from .linalg import argument
-from .sums import HALF, check_matrices, has_columns, powers, sign_and_log, split
+from .sums import HALF, check_matrices, has_columns, weighted
 
 _OP = "slogsumdet_laplacian"
 
@@ -127,24 +127,21 @@ def slogsumdet_laplacian(
     matrices_ = [_of_matrix(shape, *X, rows) for X in zip(As, Js, Ls, strict=True)]
     mantissas, exponents, g, q = zip(*matrices_, strict=True)
     D, lap = _of_products(len(shape), mantissas, g, q, rows)
-    terms, E = reduce(mul, mantissas).unsqueeze(-1), reduce(add, exponents).unsqueeze(-1)
-
-    # The sums over k, each for m columns of weights, under its largest exponent.
-    w = terms.new_ones(1)
+    terms, E = reduce(mul, mantissas), reduce(add, exponents)
     if weights is not None:
-        w, e = split(weights.to(torch.float32) if dtype in HALF else weights)
-        w, e = (w, e) if columns else (w.unsqueeze(-1), e.unsqueeze(-1))
-        terms, E = terms * w, E + e
-    power, top = powers(terms, E, -2)
-    psi, w = (terms * power).sum(-2), w * power
+        terms, E, w = weighted(terms, E, weights, columns)
+    sign, logabsdet = _autograd.logsum(terms, E)
+    # What D and lap of each k are multiplied by, for each of m columns.
+    c = _autograd.logsum_ratios(terms, E)
+    c = c if weights is None else c * w
+    c = c if columns else c.unsqueeze(-2)
     coordinates = D.shape[len(shape) :]
-    d_psi = (w.unsqueeze(-1) * D.flatten(len(shape)).unsqueeze(-2)).sum(-3)
-    lap_psi = (w * lap.unsqueeze(-1)).sum(-2)
-    ratio = d_psi / psi.unsqueeze(-1)
-    lap_log = (lap_psi / psi - (ratio * ratio).sum(-1)).real  # (3)
-    results = [*sign_and_log(psi, top), ratio.real.unflatten(-1, coordinates), lap_log]
+    d_log = (c.unsqueeze(-1) * D.flatten(len(shape)).unsqueeze(-3)).sum(-2)
+    lap_log = (c * lap.unsqueeze(-2)).sum(-1) - (d_log * d_log).sum(-1)  # (3)
+    derivatives, laplacian = d_log.real.unflatten(-1, coordinates), lap_log.real
     if not columns:
-        results = [x.squeeze(len(shape) - 1) for x in results]
+        derivatives, laplacian = (x.squeeze(len(shape) - 1) for x in (derivatives, laplacian))
+    results = (sign, logabsdet, derivatives, laplacian)
     return SlogsumdetLaplacian(*(x.to(dtype) if dtype in HALF else x for x in results))
 
 

@@ -1,6 +1,5 @@
 r"""Sums of products of determinants as logarithms: the Slater determinants of a wave function."""
 
-import math
 from collections.abc import Sequence
 from functools import reduce
 from operator import add, mul
@@ -11,7 +10,6 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from . import _autograd
 from ._reference import check_dense, check_device, check_same, check_square, dtype_name
-from ._reference_numbers import exponents, power_of_two, without_zeros
 from .linalg import LinalgSlogdet, argument
 
 _OP = "slogsumdet"
@@ -77,49 +75,29 @@ def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogde
     half = dtype in HALF
     parts = [_autograd.det_frexp(A.to(torch.float32) if half else A) for A in matrices]
     terms, E = (reduce(f, x) for f, x in zip((mul, add), zip(*parts, strict=True), strict=True))
-    dim = -1
     if weights is not None:
-        if has_columns(_OP, weights, matrices[0], shape):
-            terms, E, dim = terms.unsqueeze(-1), E.unsqueeze(-1), -2
-        w, e = split(weights.to(torch.float32) if half else weights)
-        terms, E = terms * w, E + e
-    power, top = powers(terms, E, dim)
-    sign, logabsdet = sign_and_log((terms * power).sum(dim), top)
+        columns = has_columns(_OP, weights, matrices[0], shape)
+        terms, E, _ = weighted(terms, E, weights, columns)
+    sign, logabsdet = _autograd.logsum(terms, E)
     if half:
         sign, logabsdet = sign.to(dtype), logabsdet.to(dtype)
     return LinalgSlogdet((sign, logabsdet))
 
 
-def powers(terms: Tensor, E: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return 2^(E - top) and top, without dim: the largest E of a term that is not zero.
-
-    The moduli of the terms are about 1, or 0. Where all are 0, top is any number.
-    """
-    if terms.shape[dim] == 0:
-        return torch.ones_like(E), E.sum(dim)
-    top = E.masked_fill(terms == 0, -(2.0**30)).amax(dim, keepdim=True)
-    # A term of zero may have a larger exponent, with which its derivatives are to be in range.
-    largest = 100 if E.dtype == torch.float32 else 1000
-    return torch.exp2((E - top).clamp(max=largest)), top.squeeze(dim)
-
-
-def sign_and_log(psi: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
-    """Return sign and logarithm of the modulus of psi 2^top."""
-    sign = torch.where(psi.isnan(), psi, psi.sgn())  # torch's sgn of NaN is 0
-    return sign, psi.abs().log() + top * math.log(2)
-
-
-def split(w: Tensor) -> tuple[Tensor, Tensor]:
-    """Return w 2^-e, of modulus about 1, and e in floating point; a factor of 2 is exact."""
-    real = w.detach().real if w.is_complex() else w.detach()
-    largest = 120 if real.dtype == torch.float32 else 1000
-    e = without_zeros(exponents(w.detach())).masked_fill(~torch.isfinite(w.detach()), 0)
-    e = e.clamp(-largest, largest)
-    return w * power_of_two(-e, real.dtype), e.to(real.dtype)
+def weighted(
+    terms: Tensor, E: Tensor, weights: Tensor, columns: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Terms with their weights, and exponents, both (*, K), or (*, m, K) for columns; weights."""
+    w = weights.to(torch.float32) if weights.dtype in HALF else weights
+    if columns:
+        terms, E, w = terms.unsqueeze(-2), E.unsqueeze(-2), w.mT
+    terms = terms * w
+    return terms, E.expand(terms.shape), w
 
 
 def check_matrices(op: str, matrices: Sequence[Tensor]) -> torch.Size:
     """Return (*, K) of all matrices; RuntimeError unless they go together."""
+    first, *others = matrices
     for A in matrices:
         check_square(op, A)
         if A.dim() < 3:
@@ -127,9 +105,11 @@ def check_matrices(op: str, matrices: Sequence[Tensor]) -> torch.Size:
                 f"{op}: expected A of shape (*, K, n, n), got {tuple(A.shape)}; "
                 "a single determinant is A.unsqueeze(-3), K = 1"
             )
-        first = matrices[0]
+    for A in others:
         check_same(op, "A", A, first, A.shape)
     shapes = [A.shape[:-2] for A in matrices]
+    if all(shape == shapes[0] for shape in shapes):
+        return shapes[0]
     try:
         return torch.broadcast_shapes(*shapes)
     except RuntimeError:

@@ -1,0 +1,92 @@
+// psi = sum_k t_k 2^E_k as its sign and logarithm, and the derivatives 2^E_k / psi of its
+// logarithm.
+//
+// Terms are brought under the largest exponent that one of them has, so psi = p 2^top, where no
+// term of p has a component above 1.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <complex>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+namespace torchdet {
+
+template <typename T>
+struct RealType {
+  using Real = T;
+};
+template <typename T>
+struct RealType<std::complex<T>> {
+  using Real = T;
+};
+
+template <typename V>
+class Logsum {
+ public:
+  using R = typename RealType<V>::Real;
+
+  // K terms and their exponents, whole numbers; others are as good as any.
+  Logsum(const V* terms, const R* exponents, int64_t count) : exponents_(exponents) {
+    for (int64_t k = 0; k < count; ++k) {
+      const int e = whole(exponents[k]) + exponent_of(terms[k]);
+      top_ = terms[k] == V(0) ? top_ : std::max(top_, e);
+    }
+    for (int64_t k = 0; k < count; ++k) {
+      sum_ += terms[k] == V(0) ? V(0) : scaled(terms[k], whole(exponents[k]) - top_);
+    }
+  }
+
+  V sign() const {
+    if constexpr (std::is_same_v<V, R>) {
+      return sum_ > 0 ? R(1) : sum_ < 0 ? R(-1) : sum_;  // NaN, or 0
+    } else {
+      return sum_ == V(0) ? sum_ : sum_ / std::abs(sum_);
+    }
+  }
+  R logarithm() const {
+    constexpr R kLog2 = R(0.693147180559945309417232121458176568);
+    const R size = std::abs(sum_);
+    return size == 0 ? -std::numeric_limits<R>::infinity() : std::log(size) + R(top_) * kLog2;
+  }
+  // 2^E_k / psi for all k, at most 2^kMostRatio / p: a term of zero may have any exponent, and its
+  // derivatives may be zero too.
+  void ratios(V* to, int64_t count) const {
+    const int e = exponent_of(sum_);
+    const V inverse = V(1) / scaled(sum_, -e);
+    for (int64_t k = 0; k < count; ++k) {
+      to[k] = scaled(inverse, std::min(whole(exponents_[k]) - top_, kMostRatio) - e);
+    }
+  }
+
+ private:
+  static constexpr int kLowest = -(1 << 28), kMostRatio = std::is_same_v<R, float> ? 100 : 1000;
+  const R* const exponents_;
+  int top_ = kLowest;
+  V sum_ = V(0);
+
+  static int whole(R e) {
+    constexpr R kMost = 1 << 24;
+    return std::isnan(e) ? 0 : static_cast<int>(std::clamp(e, -kMost, kMost));
+  }
+  // Of the larger component; 0 for zero, infinity and NaN.
+  static int exponent_of(R x) {
+    int e = 0;
+    if (std::isfinite(x)) {
+      std::frexp(x, &e);
+    }
+    return e;
+  }
+  static int exponent_of(std::complex<R> x) {
+    const R size = std::max(std::abs(x.real()), std::abs(x.imag()));
+    return std::isfinite(x.real()) && std::isfinite(x.imag()) ? exponent_of(size) : 0;
+  }
+  static R scaled(R x, int e) { return std::ldexp(x, e); }
+  static std::complex<R> scaled(std::complex<R> x, int e) {
+    return {std::ldexp(x.real(), e), std::ldexp(x.imag(), e)};
+  }
+};
+
+}  // namespace torchdet

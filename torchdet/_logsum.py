@@ -1,0 +1,79 @@
+"""The sign and logarithm of sum_k t_k 2^E_k in plain PyTorch, and what its derivatives are made of.
+
+Terms are brought under the largest exponent that one of them has, so psi = p 2^top, where no term
+of p has a component above 1.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ._reference import check_dense, dtype_name, real_dtype
+from ._reference_numbers import ldexp, split
+
+_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+_LOWEST = -(1 << 28)
+_MOST = 2.0**24
+
+
+def check_terms(op: str, terms: Tensor, exponent: Tensor) -> None:
+    """Raise RuntimeError unless terms are (*, K) and have an exponent each."""
+    check_dense(op, "terms", terms)
+    check_dense(op, "exponent", exponent)
+    if terms.dim() < 1:
+        raise RuntimeError(f"{op}: expected terms of shape (*, K), got ()")
+    if terms.dtype not in _DTYPES:
+        raise RuntimeError(
+            f"{op}: expected terms of dtype float32, float64, complex64 or complex128, "
+            f"got {dtype_name(terms.dtype)}"
+        )
+    if exponent.shape != terms.shape:
+        raise RuntimeError(
+            f"{op}: expected exponent of shape {tuple(terms.shape)}, got {tuple(exponent.shape)}"
+        )
+    expected = real_dtype(terms)
+    if exponent.dtype != expected:
+        raise RuntimeError(
+            f"{op}: expected exponent of dtype {dtype_name(expected)}, "
+            f"got {dtype_name(exponent.dtype)}"
+        )
+    if exponent.device != terms.device:
+        raise RuntimeError(
+            f"{op}: expected exponent on the device of terms, {terms.device}, got {exponent.device}"
+        )
+
+
+def _sum(terms: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    # p, top and the E_k as integers; at least one term.
+    E = exponent.nan_to_num(0, _MOST, -_MOST).clamp(-_MOST, _MOST).to(torch.int32)
+    t, own = split(terms)
+    top = (E + own).masked_fill(terms == 0, _LOWEST).amax(-1)
+    return ldexp(t, E + own - top.unsqueeze(-1)).sum(-1), top, E
+
+
+def logsum(terms: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+    """Return sign and logarithm of the modulus of the sum; (0, -inf) where it is zero."""
+    check_terms("logsum", terms, exponent)
+    if terms.shape[-1] == 0:
+        zero = terms.new_zeros(terms.shape[:-1])
+        return zero, zero.abs().log()
+    p, top, _ = _sum(terms, exponent)
+    sign = torch.where(p.isnan(), p, p.sgn())  # torch's sgn of NaN is 0
+    size = p.abs()
+    return sign, torch.where(size == 0, -math.inf, size.log() + top.to(size.dtype) * math.log(2))
+
+
+def logsum_ratios(terms: Tensor, exponent: Tensor) -> Tensor:
+    """Return 2^E_k / psi for every term, at most 2^1000 / p (float32: 2^100 / p).
+
+    A term of zero may have any exponent, and its derivatives may be zero too.
+    """
+    check_terms("logsum_ratios", terms, exponent)
+    if terms.numel() == 0:
+        return torch.empty_like(terms, memory_format=torch.contiguous_format)
+    p, top, E = _sum(terms, exponent)
+    p, e = split(p)
+    inverse = p.reciprocal().unsqueeze(-1).expand(terms.shape)
+    largest = 100 if exponent.dtype == torch.float32 else 1000
+    return ldexp(inverse, (E - top.unsqueeze(-1)).clamp(max=largest) - e.unsqueeze(-1))
