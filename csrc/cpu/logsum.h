@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <complex>
 #include <cstdint>
@@ -69,10 +70,19 @@ class Logsum {
 
   static int whole(R e) {
     constexpr R kMost = 1 << 24;
-    return std::isnan(e) ? 0 : static_cast<int>(std::clamp(e, -kMost, kMost));
+    return e != e ? 0 : static_cast<int>(std::min(std::max(e, -kMost), kMost));
   }
-  // Of the larger component; 0 for zero, infinity and NaN.
+
+  // Bits instead of calls of the mathematical library for all but the ends of the range.
+  using Bits = std::conditional_t<std::is_same_v<R, float>, uint32_t, uint64_t>;
+  static constexpr int kFractionBits = std::numeric_limits<R>::digits - 1;
+  static constexpr int kBias = std::numeric_limits<R>::max_exponent - 1;
+  // e with |x| in [1/2, 1) 2^e, of the larger component; 0 for zero, infinity and NaN.
   static int exponent_of(R x) {
+    const int field = static_cast<int>(std::bit_cast<Bits>(x) >> kFractionBits) & (2 * kBias + 1);
+    if (field != 0 && field != 2 * kBias + 1) {
+      return field - kBias + 1;
+    }
     int e = 0;
     if (std::isfinite(x)) {
       std::frexp(x, &e);
@@ -81,11 +91,16 @@ class Logsum {
   }
   static int exponent_of(std::complex<R> x) {
     const R size = std::max(std::abs(x.real()), std::abs(x.imag()));
-    return std::isfinite(x.real()) && std::isfinite(x.imag()) ? exponent_of(size) : 0;
+    return x.real() - x.real() == 0 && x.imag() - x.imag() == 0 ? exponent_of(size) : 0;
   }
-  static R scaled(R x, int e) { return std::ldexp(x, e); }
+  static R scaled(R x, int e) {
+    if (std::abs(e) < kBias) {
+      return x * std::bit_cast<R>(static_cast<Bits>(e + kBias) << kFractionBits);
+    }
+    return std::ldexp(x, e);
+  }
   static std::complex<R> scaled(std::complex<R> x, int e) {
-    return {std::ldexp(x.real(), e), std::ldexp(x.imag(), e)};
+    return {scaled(x.real(), e), scaled(x.imag(), e)};
   }
 };
 

@@ -1,0 +1,141 @@
+"""Sums of numbers with exponents, the last step of sums of determinants."""
+
+from __future__ import annotations
+
+import math
+
+import mpmath
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad, jacfwd, vmap
+
+import torchdet  # noqa: F401  (registers the operators)
+
+OPS = torch.ops.torchdet
+mpmath.mp.dps = 50
+
+
+def _draw(dtype: torch.dtype, sums: int, K: int, reach: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    terms = torch.randn(sums, K, generator=generator, dtype=dtype)
+    terms[torch.rand(sums, K, generator=generator) < 0.2] = 0
+    exponent = torch.randint(-reach, reach + 1, (sums, K), generator=generator)
+    return terms, exponent.to(torch.zeros(1, dtype=dtype).real.dtype)
+
+
+@pytest.mark.parametrize("reach", (0, 3, 60, 100_000))
+@pytest.mark.parametrize("K", (1, 2, 7, 40))
+def test_values_and_ratios(K, reach, wide_dtype, device):
+    terms, exponent = _draw(wide_dtype, 12, K, reach)
+    terms[0] = 0
+    terms[1] *= 1e30
+    sign, log = OPS._logsum(terms.to(device), exponent.to(device))
+    ratios = OPS._logsum_ratios(terms.to(device), exponent.to(device))
+    eps = torch.finfo(wide_dtype).eps
+    assert sign.dtype == ratios.dtype == wide_dtype
+    assert (sign[0], log[0]) == (0, -math.inf)
+    for b in range(1, 12):
+        numbers = [
+            mpmath.mpc(complex(t)) * mpmath.mpf(2) ** int(e)
+            for t, e in zip(terms[b], exponent[b], strict=True)
+        ]
+        psi = mpmath.fsum(numbers)
+        if psi == 0:
+            continue
+        # Each addition rounds; what cancels makes the error larger.
+        error = 4 * K * eps * mpmath.fsum(abs(x) for x in numbers) / abs(psi)
+        exact = mpmath.log(abs(psi))
+        assert abs(float(log[b]) - exact) <= error + 4 * eps * abs(exact)
+        assert abs(mpmath.mpc(complex(sign[b])) - psi / abs(psi)) <= 2 * error + 4 * eps
+        largest = torch.finfo(wide_dtype).max
+        for k, r in enumerate(ratios[b]):
+            true = mpmath.mpf(2) ** int(exponent[b, k]) / psi
+            if terms[b, k] != 0 and abs(true) < largest:
+                smallest = torch.finfo(wide_dtype).smallest_normal * eps
+                assert abs(mpmath.mpc(complex(r)) - true) <= 2 * error * abs(true) + 2 * smallest
+
+
+def test_numbers_at_the_ends_of_the_range(wide_dtype, device):
+    info = torch.finfo(wide_dtype)
+    tiny = info.smallest_normal * info.eps
+    numbers = [[tiny, 0.0], [info.max, info.max], [tiny, info.max]]
+    terms = torch.tensor(numbers, dtype=torch.float64, device=device).to(wide_dtype)
+    exponent = torch.zeros_like(terms.real)
+    _, log = OPS._logsum(terms, exponent)
+    expected = [math.log(tiny), math.log(info.max) + math.log(2), math.log(info.max)]
+    for x, y in zip(log.tolist(), expected, strict=True):
+        assert x == pytest.approx(y, rel=4 * info.eps)
+
+
+def test_any_argument_is_survived(wide_dtype, device):
+    terms = torch.ones(6, 2, dtype=wide_dtype, device=device)
+    wild = torch.tensor([0.0, math.nan, math.inf, -math.inf, 1e30, -1e30], device=device)
+    exponent = torch.stack([wild, torch.zeros_like(wild)], -1).to(terms.real.dtype)
+    sign, log = OPS._logsum(terms, exponent)
+    assert (sign == 1).all()
+    assert torch.isfinite(log).all()
+    assert not OPS._logsum_ratios(terms, exponent).isnan().any()
+    terms[1, 0], terms[3, 1] = math.nan, math.inf
+    spoiled = OPS._logsum(terms, exponent)
+    assert spoiled[0][1].isnan()
+    assert torch.equal(spoiled[0][[0, 2, 4, 5]], sign[[0, 2, 4, 5]])
+    assert torch.equal(spoiled[1][[0, 2, 4, 5]], log[[0, 2, 4, 5]])
+    for shape in ((0,), (3, 0), (0, 3), (2, 0, 3)):
+        nothing = torch.ones(shape, dtype=wide_dtype, device=device)
+        sign, log = OPS._logsum(nothing, nothing.real)
+        assert sign.shape == log.shape == shape[:-1]
+        assert (sign == 0).all()
+        assert OPS._logsum_ratios(nothing, nothing.real).shape == shape
+
+
+def test_strides_do_not_matter(wide_dtype, device):
+    terms, exponent = (X.to(device) for X in _draw(wide_dtype, 6, 5, 9))
+    expected = OPS._logsum(terms, exponent)
+    other = torch.stack([terms, terms], -1)[..., 0], exponent.mT.contiguous().mT
+    for x, y in zip(OPS._logsum(*other), expected, strict=True):
+        assert torch.equal(x, y)
+    assert torch.equal(OPS._logsum_ratios(*other), OPS._logsum_ratios(terms, exponent))
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.complex128))
+def test_derivatives(dtype, device):
+    terms, exponent = (X.to(device) for X in _draw(dtype, 3, 4, 2))
+    terms[0, 1], terms[2] = 0, terms[2] + 1
+    leaf = terms.requires_grad_()
+
+    def f(t: Tensor) -> tuple[Tensor, ...]:
+        sign, log = OPS._logsum(t, exponent)
+        return (sign, log) if dtype.is_complex else (log,)
+
+    assert torch.autograd.gradcheck(f, leaf, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(f, leaf, check_fwd_over_rev=True)
+
+
+def test_transforms(device):
+    terms, exponent = (X.to(device) for X in _draw(torch.float64, 6, 4, 3))
+
+    def log(t: Tensor, e: Tensor) -> Tensor:
+        return OPS._logsum(t, e)[1]
+
+    def plain(t: Tensor, e: Tensor) -> Tensor:
+        return (t * torch.exp2(e)).sum(-1).abs().log()
+
+    for over in (grad, lambda g: jacfwd(grad(g)), lambda g: grad(lambda t, e: grad(g)(t, e).sum())):
+        got, expected = vmap(over(log))(terms, exponent), vmap(over(plain))(terms, exponent)
+        # Random sums of four terms cancel to a hundredth at the worst, and enter squared.
+        assert (got - expected).abs().max() <= 1e4 * 2.3e-16 * expected.abs().max()
+
+
+def test_errors(device):
+    t = torch.zeros(2, 3, device=device)
+    for name in ("logsum", "logsum_ratios"):
+        f = getattr(OPS, f"_{name}")
+        for arguments, text in (
+            ((t[0, 0], t[0, 0]), r"expected terms of shape \(\*, K\), got \(\)"),
+            ((t.half(), t), "expected terms of dtype float32, .* or complex128, got float16"),
+            ((t, t[0]), r"expected exponent of shape \(2, 3\), got \(3,\)"),
+            ((t, t.double()), "expected exponent of dtype float32, got float64"),
+        ):
+            with pytest.raises(RuntimeError, match=f"^{name}: {text}$"):
+                f(*arguments)
