@@ -174,6 +174,8 @@ def _legal(op: str, arguments: dict[str, Any]) -> bool:
             continue
         expected = batch if name in ("grad", "grad_tangent") else A.shape
         if op in WITHOUT_BITS or name == "J":
+            if x.dim() != A.dim() + 1:
+                return False
             expected = (*batch, *x.shape[-3:-2], *A.shape[-2:])
         if x.shape != expected or x.dtype != A.dtype:
             return False
