@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench import compare
+from bench import compare, wavefunction
 from bench.cases import OPS, Case
 from bench.clocks import CpuClock
+from bench.network import Network
 from bench.peers import JaxPeer, peers
 from bench.suites import SUITES, cuda_cases
 from bench.timing import Effort, measure
@@ -83,3 +84,23 @@ def test_on_a_gpu_compilers_start_for_few_cases_only():
     compiled = [case for case in cases if JaxPeer().supports(case)]
     assert {case.n for case in compiled} == {3, 8, 32}
     assert 0 < len(compiled) < len(cases) / 10
+
+
+def test_a_network_carries_its_laplacian():
+    torch.manual_seed(0)
+    network = Network(5, 3, stock=False).double()
+    r = torch.randn(4, 5, 3, dtype=torch.float64)
+    twice, carried = network.kinetic_energy(r), network.kinetic_energy_in_one_pass(r)
+    assert torch.allclose(twice, carried, rtol=1e-9)
+    stock = Network(5, 3, stock=True).double()
+    stock.load_state_dict(network.state_dict())
+    assert torch.allclose(stock(r), network(r), rtol=1e-12)
+
+
+@pytest.mark.parametrize("K", (1, 3))
+def test_energies_of_wave_functions_agree(K):
+    # One walker: of several, torch.linalg's second derivatives under vmap are wrong for K = 1.
+    for op, calls in wavefunction.sums(3, K, 1).items():
+        entry = wavefunction.measure(calls, 0.0, 2)
+        assert max(entry["errors"].values()) < 1e-8, op
+        assert set(entry["ratio"]) == set(calls) - {wavefunction.BY_HAND}
