@@ -53,7 +53,7 @@ def test_no_strides_and_no_content_of_scratch_change_a_bit(instructions, operato
     run = program(instructions).run
     expected = run(operator, *args)
     for name, layout in checks.LAYOUTS.items():
-        moved = tuple(layout(x) if x.ndim == 3 else x for x in args)
+        moved = (layout(x) if np.ndim(x) == 3 and not isinstance(x, tuple) else x for x in args)
         assert_same_bits(run(operator, *moved), expected, name)
     for fill in (0x00, 0x7F):
         again = program(instructions, fill=fill).run(operator, *args)
@@ -122,6 +122,8 @@ def test_numbers_at_the_ends_of_the_formats(instructions, n, dtype):
     finite = np.isfinite(A).all((1, 2))
     others["slogdet_hvp"] = others["det_hvp"]
     run("slogdet_hvp", A, *others["slogdet_hvp"])
+    run("det_jet", A, np.stack([A[::-1], A], 1))
+    run("det_backward_jvp", A, A[::-1].copy(), (grad, grad[::-1].copy()))
     for operator in (*OPERATORS, "det_frexp"):
         results = run(operator, A, *others.get(operator, ()))
         assert not np.isfinite(results[0].reshape(len(A), -1)[~finite]).any(), operator
@@ -166,6 +168,11 @@ def test_determinants_of_singular_matrices_are_zero(instructions, n, dtype):
     for operator in ("cofactor", "det_backward", "slogdet_backward", "det_hvp"):
         other = () if operator == "cofactor" else (A,) if operator == "det_hvp" else (ones,)
         run(operator, A, *other)
+    run("det_backward_jvp", A, A, (ones, ones))
+    first, second = run("det_jet", A, np.stack([A, A], 1))
+    # det(A + t A) = (1 + t)^n det A.
+    assert (first == 0).all()
+    assert (second == 0).all()
     if n >= program(instructions).least_kept():
         det, *kept = run("det_keep", A)
         assert (det == 0).all()

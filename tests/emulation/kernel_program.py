@@ -13,8 +13,10 @@ import numpy as np
 
 OPERATORS = ("det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp")
 KEEPING_OPERATORS = ("det_keep", "slogdet_keep")
-# det_frexp: mantissa and exponent. slogdet_hvp: A is conj(A^-T), other the direction.
-FURTHER_OPERATORS = ("det_frexp", "slogdet_hvp")
+# det_frexp: mantissa and exponent. slogdet_hvp: A is conj(A^-T), other the direction. det_jet:
+# other are d directions. det_backward_jvp: other is the direction, and in place of what is kept
+# grad and its tangent.
+FURTHER_OPERATORS = ("det_frexp", "slogdet_hvp", "det_jet", "det_backward_jvp")
 DTYPES = ("float32", "float64", "complex64", "complex128")
 _OPS = OPERATORS + KEEPING_OPERATORS + FURTHER_OPERATORS  # in the order of csrc/problem.h
 _FACTS = -1
@@ -89,7 +91,9 @@ class KernelProgram:
             results["logabsdet"] = np.zeros(batch, A.real.dtype)
         if operator in KEEPING_OPERATORS:
             results["integers"] = np.zeros((*batch, self.kept_integers(n)), np.int32)
-        if operator not in ("det", "slogdet", "det_frexp"):
+        if operator == "det_jet":
+            results |= {x: np.empty(other.shape[:-2], A.dtype) for x in ("determinant", "matrices")}
+        elif operator not in ("det", "slogdet", "det_frexp"):
             results["matrices"] = np.empty(A.shape, A.dtype)
         if A.size > 0:
             numbers, integers = kept or (_NOTHING, _NOTHING)

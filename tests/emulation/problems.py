@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 NOT_FINITE = (6, 7)  # places of the matrices with a NaN and an infinity
 
 
-def arguments(operator: str, n: int, dtype: str, batch: int) -> tuple[np.ndarray, ...]:
-    """A, then grad or Z where the operator has one; special matrices where batch > 8."""
+def arguments(operator: str, n: int, dtype: str, batch: int) -> tuple[Any, ...]:
+    """A, then what else the operator takes; special matrices where batch > 8."""
     rng = np.random.default_rng(n * 1000 + batch)
 
     def normal(*shape: int) -> np.ndarray:
@@ -27,4 +29,8 @@ def arguments(operator: str, n: int, dtype: str, batch: int) -> tuple[np.ndarray
         A[NOT_FINITE[1], n - 1, 0] = np.inf
     if operator.endswith("_backward"):
         return A, normal(batch)
+    if operator == "det_jet":
+        return A, normal(batch, 3, n, n)
+    if operator == "det_backward_jvp":
+        return A, normal(batch, n, n), (normal(batch), normal(batch))
     return (A, normal(batch, n, n)) if operator in ("det_hvp", "slogdet_hvp") else (A,)

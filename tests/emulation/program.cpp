@@ -13,6 +13,8 @@
 #include <cstring>
 #include <deque>
 #include <thread>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "../../csrc/cpu/batch.h"
@@ -64,6 +66,14 @@ struct Tensor {
   BatchView view(int matrix_dims) const {
     return view_of(bytes.data() + begin, sizes.size(), sizes.data(), strides.data(), matrix_dims);
   }
+  // Takes the dimension of the directions out; returns their number and how far apart they lie.
+  std::pair<int64_t, int64_t> take_directions() {
+    const size_t place = sizes.size() - 3;
+    const std::pair<int64_t, int64_t> directions(sizes[place], strides[place]);
+    sizes.erase(sizes.begin() + place);
+    strides.erase(strides.begin() + place);
+    return directions;
+  }
 
  private:
   static std::vector<int64_t> read_words(size_t count) {
@@ -106,16 +116,25 @@ void answer_request() {
   p.batch = read_word();
   threads_at_hand = read_word();
   const int64_t callers = read_word();
-  const Tensor A, other;
+  const Tensor A;
+  Tensor other;
   const Bytes kept, kept_integers;
   int64_t bytes[Results::kResults];
   read(bytes, sizeof(bytes));
   p.A = A.view(2);
   if (other.bytes.bytes() > 0) {
-    p.other = other.view(p.op == Op::kDetHvp || p.op == Op::kSlogdetHvp ? 2 : 0);
+    if (p.op == Op::kDetJet) {
+      std::tie(p.directions, p.direction_stride) = other.take_directions();
+    }
+    p.other = other.view(multiplies_grad(p.op) ? 0 : 2);
   }
-  p.kept = kept.data();
-  p.kept_integers = reinterpret_cast<const int32_t*>(kept_integers.data());
+  if (p.op == Op::kDetBackwardJvp) {
+    p.of_hvp = kept.data();
+    p.of_cofactor = kept_integers.data();
+  } else {
+    p.kept = kept.data();
+    p.kept_integers = reinterpret_cast<const int32_t*>(kept_integers.data());
+  }
   const Results results(bytes);
   std::vector<std::thread> others;
   for (int64_t caller = 1; caller < callers; ++caller) {
