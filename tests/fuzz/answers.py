@@ -269,7 +269,8 @@ def _judge_one(
 def _same_bits(x: Tensor, y: Tensor) -> bool:
     if x.shape != y.shape or x.dtype != y.dtype:
         return False
-    parts = [torch.view_as_real(z) if z.is_complex() else z for z in (x, y)]
+    resolved = [z.resolve_conj() for z in (x, y)]
+    parts = [torch.view_as_real(z) if z.is_complex() else z for z in resolved]
     nan = parts[0].isnan()
     if not torch.equal(nan, parts[1].isnan()):
         return False
