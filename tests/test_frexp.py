@@ -144,3 +144,20 @@ def test_both_terms_of_a_tangent_are_added_in_one_pass(n, wide_dtype, device):
     assert ((got - of_C - of_H).abs() <= allowed).all()
     plain = _frexp.backward_jvp(g, A, e, dg, Z)
     assert ((plain - got).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.complex128))
+def test_derivatives_of_the_operators(dtype, device):
+    torch.manual_seed(0)
+    A = torch.randn(2, 4, 4, dtype=dtype, device=device)
+    A[1, 0] = A[1, 2]  # singular
+    Z, J = torch.randn_like(A), torch.randn(2, 3, 4, 4, dtype=dtype, device=device)
+    g, dg = torch.randn(2, 2, dtype=dtype, device=device)
+    e = torch.tensor([1.0, -1.0], device=device).double()
+    for f, arguments in (
+        (lambda g, A, dg, Z: OPS._det_frexp_backward_jvp(g, A, e, dg, Z), (g, A, dg, Z)),
+        (lambda A, J: OPS._det_frexp_jet(A, J, e), (A, J)),
+    ):
+        leaves = tuple(X.clone().requires_grad_() for X in arguments)
+        assert torch.autograd.gradcheck(f, leaves, check_forward_ad=True, check_batched_grad=True)
+        assert torch.autograd.gradgradcheck(f, leaves, check_fwd_over_rev=True)
