@@ -53,8 +53,8 @@ class Search:
             hypothesis.find(cases(), self._fails, settings=settings, random=random.Random(seed))
         except (hypothesis.errors.NoSuchExample, _OutOfTimeError):
             pass
-        except hypothesis.errors.Flaky:
-            if self._best is None:
+        except hypothesis.errors.Flaky:  # also where the time was over in the midst of a case
+            if self._best is None and time.monotonic() <= deadline:
                 raise
         if self._best is not None:
             self._best = self._without_steps(self._best)
