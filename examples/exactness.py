@@ -218,6 +218,7 @@ u, v, n = signs(4, 200, 1), signs(4, 1, 200), 200
 A = (torch.eye(n, dtype=torch.float64) + u @ v).roll(1, dims=1)
 truth = (1 + (v @ u).flatten()) * (-1) ** (n - 1)
 print("ready", flush=True)
+sys.stdin.readline()  # what is printed with the line before may be lost
 print("right:", torch.isclose(det(A), truth, rtol=1e-9).sum().item())
 """
 
@@ -225,13 +226,12 @@ print("right:", torch.isclose(det(A), truth, rtol=1e-9).sum().item())
 def ask_threads(library: Library) -> Answer:
     """A batch of four 200x200 matrices on two threads, in a process that can be stopped."""
     command = [sys.executable, "-c", THREADED, library.name]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as run:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, **pipes) as run:
         assert run.stdout
-        run.stdout.readline()  # until torch is imported: the limit is for the determinants alone
+        run.stdout.readline()  # torch is imported: the limit is for the determinants alone
         try:
-            output, _ = run.communicate(timeout=TIME_LIMIT)
+            output, _ = run.communicate("go\n", timeout=TIME_LIMIT)
         except subprocess.TimeoutExpired:
             run.kill()
             return Answer(f"none in {TIME_LIMIT:.0f} s", False)
