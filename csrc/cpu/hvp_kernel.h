@@ -37,6 +37,10 @@ struct ClosedHvp {
   static constexpr int W = Io::W;
 
   static void det_hvp(const Problem& p, int64_t begin, int64_t end) {
+    if (p.op == Op::kDetBackwardJvp) {
+      det_backward_jvp(p, begin, end);
+      return;
+    }
     V a[N * N], z[N * N], h[N * N];
     I row_exponent[N], column_exponent[N];
     for (int64_t first = begin; first < end; first += W) {
@@ -45,18 +49,7 @@ struct ClosedHvp {
       Io::read(p.other, first, lanes, N, z);
       Io::expect_whole(p.out, first + W, N);
       const Equilibration<V> eq = equilibrate<N>(a, N, row_exponent, column_exponent);
-      if (p.op == Op::kDetBackwardJvp) {
-        DirectionScaling<V> scaling(z, N, row_exponent, column_exponent);
-        const JvpFactors<V> jvp = read_jvp_factors<V>(p, first, lanes, scaling.exponent());
-        cofactor_derivative_closed<N>(a, z, h);
-        cofactor_closed<N>(a, z);
-        for (int t = 0; t < N * N; ++t) {
-          h[t] = fma(z[t], jvp.of_cofactor, h[t] * jvp.of_hvp);
-        }
-        const I exponent = eq.total - shifts_of<V>(p, first, lanes) + jvp.exponent;
-        scaling.restore(h, RealOf<V>(ScalarOf<V>(1)), exponent - scaling.exponent(), eq.poison);
-        conjugate_tile(h, N);
-      } else if constexpr (N <= 2) {
+      if constexpr (N <= 2) {
         cofactor_derivative_closed<N>(a, z, h);
         const I shift = shifts_of<V>(p, first, lanes);
         for (V& x : h) {
@@ -68,6 +61,30 @@ struct ClosedHvp {
         const I exponent = eq.total - shifts_of<V>(p, first, lanes);
         scaling.restore(h, RealOf<V>(ScalarOf<V>(1)), exponent, eq.poison);
       }
+      Io::write_whole(p.out, first, lanes, N, h);
+    }
+  }
+
+ private:
+  // Out of line: the other loop is so short that it would feel another branch.
+  [[gnu::noinline]] static void det_backward_jvp(const Problem& p, int64_t begin, int64_t end) {
+    V a[N * N], z[N * N], h[N * N];
+    I row_exponent[N], column_exponent[N];
+    for (int64_t first = begin; first < end; first += W) {
+      const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
+      Io::read(p.A, first, lanes, N, a);
+      Io::read(p.other, first, lanes, N, z);
+      const Equilibration<V> eq = equilibrate<N>(a, N, row_exponent, column_exponent);
+      DirectionScaling<V> scaling(z, N, row_exponent, column_exponent);
+      const JvpFactors<V> jvp = read_jvp_factors<V>(p, first, lanes, scaling.exponent());
+      cofactor_derivative_closed<N>(a, z, h);
+      cofactor_closed<N>(a, z);
+      for (int t = 0; t < N * N; ++t) {
+        h[t] = fma(z[t], jvp.of_cofactor, h[t] * jvp.of_hvp);
+      }
+      const I exponent = eq.total - shifts_of<V>(p, first, lanes) + jvp.exponent;
+      scaling.restore(h, RealOf<V>(ScalarOf<V>(1)), exponent - scaling.exponent(), eq.poison);
+      conjugate_tile(h, N);
       Io::write_whole(p.out, first, lanes, N, h);
     }
   }
