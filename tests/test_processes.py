@@ -217,6 +217,7 @@ def test_an_interrupt_during_a_long_call_is_raised_after_it(threads):
     """Python raises it when the kernel returns; nothing of the call is left behind."""
     out = run(f"""
 import os, signal, threading, torch, torchdet
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 torch.set_num_threads({threads})
 small, large = torch.randn(9, 20, 20), torch.randn(2, 400, 400)
 
