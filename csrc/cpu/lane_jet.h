@@ -32,7 +32,9 @@ struct LaneDetJet {
       for (int64_t i = 0; i < p.directions; ++i) {
         direction.data = static_cast<const T*>(p.other.data) + i * p.direction_stride * kParts;
         Tile<V>::read(direction, first, lanes, n, z);
-        std::copy(column_exponent, column_exponent + n, column);
+        for (int j = 0; j < n; ++j) {
+          column[j] = column_exponent[j];
+        }
         const DirectionScaling<V> scaling(z, n, row_exponent, column);
         const JetTerms<V> terms = terms_of(left, z, n, f_p, f_q);
         const I exponent = prepared.total + scaling.exponent() - shift;
@@ -60,8 +62,10 @@ struct LaneDetJet {
     I permuted_rows[kMaxLaneOrder], permuted_columns[kMaxLaneOrder];
     const Equilibration<V> eq = equilibrate<0>(a, n, row_exponent, column_exponent, row_weight);
     column_weights(a, n, row_weight, column_weight);
-    std::copy(row_exponent, row_exponent + n, permuted_rows);
-    std::copy(column_exponent, column_exponent + n, permuted_columns);
+    for (int i = 0; i < n; ++i) {
+      permuted_rows[i] = row_exponent[i];
+      permuted_columns[i] = column_exponent[i];
+    }
     const R sign = factor_ldu(a, n, {row_index, permuted_rows}, {column_index, permuted_columns},
                               row_weight, column_weight);
     const ExclusivePairProducts<V> rho([&](int64_t i) { return a[i * s + i]; }, n, x, y);
