@@ -161,3 +161,30 @@ def test_derivatives_of_the_operators(dtype, device):
         leaves = tuple(X.clone().requires_grad_() for X in arguments)
         assert torch.autograd.gradcheck(f, leaves, check_forward_ad=True)
         assert torch.autograd.gradgradcheck(f, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("n", (1, 2, 5, 12, 30))
+def test_what_serves_devices_without_such_kernels(n, wide_dtype, device):
+    """`_frexp` makes mantissas and jets of the operators of det and slogdet."""
+    torch.manual_seed(n)
+    eps = torch.finfo(wide_dtype).eps
+    A = torch.randn(6, n, n, dtype=wide_dtype, device=device)
+    A[1], A[2], A[3, 0] = 0, A[2] * 2.0**100, A[3, 0] * 2.0**-100
+    A[4, 0, 0] = math.nan
+    m, e = _frexp.det_frexp(A)
+    expected, exponent = OPS.det_frexp(A)
+    assert (m.dtype, e.dtype) == (expected.dtype, exponent.dtype)
+    assert m[4].isnan()
+    assert (e[4], m[1]) == (0, 0)
+    assert e[1] == exponent[1]
+    regular = [0, 2, 3, 5]
+    cond = torch.linalg.cond(A[[0, 5]]).max()
+    error = (m * torch.exp2(e - exponent) - expected)[regular].abs()
+    assert (error[[0, 3]] <= 16 * n * eps * cond).all()
+    J = torch.randn(6, 3, n, n, dtype=wide_dtype, device=device)
+    for got, want in zip(
+        _frexp.jet(A, J, exponent), OPS._det_frexp_jet(A, J, exponent), strict=True
+    ):
+        assert got[4].isnan().all()
+        size = want[[0, 5]].abs().max()
+        assert ((got - want)[[0, 5]].abs() <= 64 * n * n * eps * cond * (size + 1)).all()
