@@ -109,7 +109,7 @@ def extension_arguments() -> dict:
     flags += [f"-DTORCHDET_WITHOUT_{name.upper()}" for name in sorted(left_out)]
     kernels = [
         path
-        for path in sources("csrc/cpu/*.cpp")
+        for path in sources("csrc/cpu/**/*.cpp")
         if not any(f"kernels_{name}_" in path for name in left_out)
     ]
     compiler = os.environ.get("CXX", "c++")

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "checks.h"
-#include "size_class.h"
+#include "select.h"
 #include "tensors.h"
 
 namespace torchdet {

@@ -1,13 +1,16 @@
-// Table of contents: the operators' schemas, and the Python module with the facts of the build. No
-// computation.
+// Table of contents: the operators' schemas, and the Python module with the facts of the build and
+// the choice of kernels. No computation.
 //
 // The schemas are registered through LibTorch's stable ABI, so that one build serves every torch
 // from 2.10 on.
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/kernels.h"
-#include "size_class.h"
+#include <string>
+#include <utility>
+
+#include "cpu/dispatch/kernel_table.h"
+#include "select.h"
 
 STABLE_TORCH_LIBRARY(torchdet, m) {
   m.def("det(Tensor A) -> Tensor");
@@ -74,6 +77,58 @@ pybind11::dict build_info() {
   return info;
 }
 
+template <typename X, size_t kCount>
+X by_name(const char* what, const std::string& name,
+          const std::pair<const char*, X> (&all)[kCount]) {
+  std::string names;
+  for (const auto& [known, value] : all) {
+    if (name == known) {
+      return value;
+    }
+    names += std::string(names.empty() ? "" : ", ") + known;
+  }
+  throw pybind11::value_error("select: expected " + std::string(what) + " to be one of " + names +
+                              ", got " + name);
+}
+
+// What csrc/select.h says of an operator; target: an instruction set or "cuda".
+pybind11::dict select_kernel(const std::string& op, const std::string& dtype, int64_t n,
+                             const std::string& target) {
+  using torchdet::Dtype, torchdet::Op;
+  static constexpr std::pair<const char*, Op> kOps[] = {
+      {"det", Op::kDet},
+      {"slogdet", Op::kSlogdet},
+      {"det_frexp", Op::kDetFrexp},
+      {"cofactor", Op::kCofactor},
+      {"det_backward", Op::kDetBackward},
+      {"slogdet_backward", Op::kSlogdetBackward},
+      {"det_hvp", Op::kDetHvp},
+      {"slogdet_hvp", Op::kSlogdetHvp},
+      {"_det_frexp_jet", Op::kDetJet},
+  };
+  static constexpr std::pair<const char*, Dtype> kDtypes[] = {
+      {"float32", Dtype::kFloat},
+      {"float64", Dtype::kDouble},
+      {"complex64", Dtype::kComplexFloat},
+      {"complex128", Dtype::kComplexDouble},
+  };
+  static constexpr std::pair<const char*, int> kTargets[] = {
+      {"avx512", 64}, {"avx2", 32}, {"portable", 16}, {"cuda", 0}};
+  const int vector_bytes = by_name("target", target, kTargets);
+  const Op of = by_name("operator", op, kOps);
+  const Dtype numbers = by_name("dtype", dtype, kDtypes);
+  const torchdet::Choice choice = vector_bytes == 0
+                                      ? torchdet::select_cuda(n)
+                                      : torchdet::select_cpu(of, numbers, n, vector_bytes);
+  pybind11::dict row;
+  row["size_class"] = choice.size_class->name;
+  row["owner"] = choice.size_class->owner;
+  row["reason"] = choice.size_class->reason;
+  row["largest_n"] = choice.largest_n;
+  row["file"] = choice.file;
+  return row;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -81,4 +136,7 @@ PYBIND11_MODULE(_C, m) {
       "Determinant kernels; importing this module registers the operators torch.ops.torchdet.*";
   m.def("build_info", &build_info,
         "Facts of this build: compiler, instruction sets, size classes.");
+  m.def("select", &select_kernel, pybind11::arg("operator"), pybind11::arg("dtype"),
+        pybind11::arg("n"), pybind11::arg("target"),
+        "The size class that serves an operator, up to which order, and the file of its kernel.");
 }

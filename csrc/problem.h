@@ -32,7 +32,7 @@ enum class Op {
 TORCHDET_ANYWHERE constexpr bool multiplies_grad(Op op) {
   return op == Op::kDetBackward || op == Op::kSlogdetBackward;
 }
-// A determinant and what helps a backward pass to come (cpu/kept.h).
+// A determinant and what helps a backward pass to come (cpu/saved/integers.h).
 TORCHDET_ANYWHERE constexpr bool keeps(Op op) {
   return op == Op::kDetKeep || op == Op::kSlogdetKeep;
 }
@@ -63,6 +63,12 @@ struct BatchView {
     }
     sizes[dims] = size;
     strides[dims++] = stride;
+  }
+  BatchView transposed() const {
+    BatchView view = *this;
+    view.row_stride = column_stride;
+    view.column_stride = row_stride;
+    return view;
   }
   TORCHDET_ANYWHERE int64_t offset(int64_t index) const {
     int64_t offset = 0;
@@ -105,7 +111,8 @@ struct Problem {
   // kDetBackwardJvp: numbers, contiguous.
   const void* of_cofactor = nullptr;
   const void* of_hvp = nullptr;
-  // CPU only (cpu/kept.h): of a matrix a forward pass keeps n x n numbers, in `out`, and integers.
+  // CPU only (cpu/saved/integers.h): of a matrix a forward pass keeps n x n numbers, in `out`, and
+  // integers.
   int32_t* integers = nullptr;
   // What a backward pass reads of them, or nothing.
   const void* kept = nullptr;
@@ -118,7 +125,7 @@ template <typename Kernel>
 struct KernelsByOperator {
   Kernel determinants, cofactors, hvp;
 
-  const Kernel& select(Op op) const {
+  constexpr const Kernel& select(Op op) const {
     switch (op) {
       case Op::kDet:
       case Op::kSlogdet:

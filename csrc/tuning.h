@@ -1,5 +1,5 @@
 // The constants of the CPU kernels that were found by measurement, with what was measured. Which
-// size class serves an order stands in size_class.h. Measured were bare kernels, outputs at hand,
+// size class serves an order stands in select.h. Measured were bare kernels, outputs at hand,
 // on one core of a Xeon with AVX-512 (48 KB of L1, 1.25 MB of L2): ns per matrix, or shares of the
 // rate at which a tile of a product is computed in the cache.
 #pragma once
@@ -11,61 +11,6 @@
 namespace torchdet {
 
 // --- One matrix per lane: math/ ---
-
-// The largest orders of the class, of determinants, of what needs cofactors and of Hessian-vector
-// products, by the bytes of a pack and of a number. Lanes are ahead of rows (below) until their
-// tiles fill the L1 cache or rows fill their packs; but a matrix that comes alone takes the time of
-// a whole pack of them, so they end where they gain less than a fifth. ns per matrix on an EPYC
-// with AVX-512, lane / rows:
-//   det float32          n = 16: 86 / 122     n = 20: 155 / 229    n = 24: 234 / 286
-//   det float64          n = 15: 148 / 157    n = 16: 172 / 161    n = 18: 251 / 300
-//   det complex64        n = 16: 174 / 252    n = 20: 307 / 563    n = 24: 571 / 718
-//   det complex128       n = 16: 342 / 402    n = 18: 466 / 689    n = 24: 1105 / 1027
-//   cofactor float32     n = 13: 118 / 180    n = 14: 138 / 193    n = 15: 168 / 209
-//   cofactor float64     n = 11: 135 / 227    n = 12: 173 / 247    n = 13: 226 / 270
-//   cofactor complex64   n = 12: 245 / 351    n = 13: 310 / 368    n = 14: 361 / 401
-//   cofactor complex128  n = 11: 370 / 523    n = 12: 451 / 563    n = 13: 593 / 631
-//   det_hvp float32      n = 11: 285 / 359    n = 12: 353 / 385    n = 13: 435 / 405
-//   det_hvp float64      n = 10: 389 / 507    n = 11: 500 / 536    n = 12: 637 / 593
-//   det_hvp complex64    n = 12: 636 / 778    n = 13: 795 / 856    n = 14: 972 / 935
-//   det_hvp complex128   n = 11: 887 / 1219   n = 12: 1143 / 1309  n = 13: 1354 / 1437
-// and with AVX2 there:
-//   det float32          n = 16: 129 / 146    n = 20: 232 / 275    n = 24: 362 / 335
-//   det float64          n = 16: 267 / 283    n = 22: 617 / 795    n = 28: 1126 / 1280
-//   det complex64        n = 16: 308 / 359    n = 20: 543 / 703    n = 24: 902 / 914
-//   det complex128       n = 16: 648 / 727    n = 20: 1136 / 1477  n = 28: 3138 / 3143
-//   cofactor float32     n = 10: 90 / 211     n = 12: 153 / 221
-//   cofactor float64     n = 9: 121 / 241     n = 10: 178 / 273
-//   cofactor complex64   n = 10: 308 / 435
-//   cofactor complex128  n = 9: 368 / 583
-//   det_hvp float32      n = 11: 390 / 505    n = 12: 489 / 512    n = 13: 606 / 561
-//   det_hvp float64      n = 9: 446 / 550     n = 10: 587 / 614    n = 11: 745 / 679
-//   det_hvp complex64    n = 10: 622 / 926    n = 11: 781 / 1015   n = 12: 1008 / 1110
-//   det_hvp complex128   n = 8: 681 / 680     n = 9: 923 / 1250    n = 12: 1992 / 1687
-// and with packs of 16 bytes, where higher orders cost much to compile:
-//   det float32          n = 13: 236 / 542    n = 16: 411 / 622
-//   det float64          n = 13: 615 / 1139   n = 16: 969 / 1567
-//   cofactor float32     n = 9: 211 / 430     n = 10: 290 / 463
-//   cofactor float64     n = 9: 580 / 920     n = 10: 707 / 995
-//   det_hvp float32      n = 10: 788 / 983    n = 12: 1259 / 1104
-//   det_hvp float64      n = 10: 1947 / 2056  n = 12: 3118 / 2910
-struct LaneOrders {
-  int determinants, cofactors, hvp;
-};
-constexpr LaneOrders lane_orders(int vector_bytes, int number_bytes, bool is_complex) {
-  const bool is_single = number_bytes == 4;
-  if (vector_bytes == 16) {
-    return {16, 10, 8};
-  }
-  if (vector_bytes == 32) {
-    return is_complex  ? LaneOrders{20, is_single ? 10 : 9, 10}
-           : is_single ? LaneOrders{20, 12, 12}
-                       : LaneOrders{22, 11, 10};
-  }
-  return is_complex  ? LaneOrders{is_single ? 20 : 18, 12, 12}
-         : is_single ? LaneOrders{20, 14, 12}
-                     : LaneOrders{15, 12, 11};
-}
 
 // Orders up to these are worth unrolled code. ns on an EPYC with AVX-512, unrolled / not: float32
 // cofactors at n = 9: 45 / 59, n = 12: 91 / 106, n = 14: 138 / 193 (rows), det at n = 9: 20 / 27,
@@ -105,27 +50,9 @@ constexpr int kBytesAhead = 8192;
 // 84 / 77.
 constexpr int kLuColumns = 8, kComplexLuColumns = 4;
 
-// --- Rows in packs: cpu/sweep_kernels.h ---
+// --- Rows in packs: cpu/rows/kernels.h ---
 
-// The largest orders of the class, of determinants and of cofactors. ns per matrix on an EPYC with
-// AVX-512, rows / blocked:
-//   det float32   n = 65: 3170 / 6400     n = 96: 7250 / 9880      n = 128: 16700 / 18050
-//   det float64   n = 65: 6380 / 8970      n = 96: 13050 / 15850     n = 128: 26730 / 29150
-//   det complex64 n = 65: 8780 / 11360    n = 96: 19570 / 20170
-//   det complex128   n = 72: 17000 / 17320    n = 80: 22550 / 21930
-//   cofactor float32     n = 65: 6470 / 12830     n = 96: 14500 / 21730    n = 128: 33600 / 40700
-//   cofactor float64     n = 65: 11640 / 18460    n = 96: 29600 / 36360    n = 128: 64000 / 71500
-//   cofactor complex64   n = 65: 16950 / 27690    n = 96: 39300 / 53740    n = 128: 85200 / 109400
-//   cofactor complex128  n = 65: 28450 / 43810    n = 96: 73700 / 94500
-// and with AVX2 there:
-//   det float32          n = 65: 6380 / 6840      n = 72: 7610 / 7030
-//   cofactor float32     n = 72: 12530 / 17790    n = 96: 25710 / 31930
-//   cofactor float64     n = 72: 26510 / 27970    n = 80: 36980 / 35640
-//   cofactor complex64   n = 72: 32220 / 42660    n = 96: 70050 / 88620
-//   cofactor complex128  n = 72: 80000 / 81710    n = 80: 106700 / 107100
-// where rows gain little in double precision.
-//
-// And the most packs per row for which each number has kernels of its own; with packs of 16 bytes
+// The most packs per row for which each number has kernels of its own; with packs of 16 bytes
 // they would cost much to compile. ns for det and cofactors, packs known at run time / at compile
 // time, with AVX-512 and then with AVX2:
 //   float64 n = 33: 1240 / 1060, 2480 / 2000    n = 48: 2470 / 2300, 4850 / 4290
@@ -135,19 +62,8 @@ constexpr int kLuColumns = 8, kComplexLuColumns = 4;
 //           n = 64: 4000 / 4100, 8040 / 8580
 //   float64 n = 24: 920 / 740, 1500 / 1280      n = 32: 1580 / 1510, 2730 / 2690
 //   complex64 n = 48: 5710 / 5540, 10800 / 10520
-struct RowOrders {
-  int determinants, cofactors, own_packs;
-};
-constexpr RowOrders row_orders(int vector_bytes, int number_bytes, bool is_complex) {
-  const bool is_single = number_bytes == 4;
-  if (vector_bytes == 64) {
-    return is_complex ? RowOrders{is_single ? 96 : 72, is_single ? 128 : 96, 4}
-                      : RowOrders{128, 128, 8};
-  }
-  if (vector_bytes == 32) {
-    return {64, is_single ? 96 : 64, is_complex ? 4 : is_single ? 7 : 8};
-  }
-  return {64, 64, 0};
+constexpr int own_packs(int vector_bytes, int number_bytes, bool is_complex) {
+  return vector_bytes == 16 ? 0 : is_complex ? 4 : vector_bytes == 32 && number_bytes == 4 ? 7 : 8;
 }
 
 // The packs that the rows of a determinant shrink to when that few columns are left, or 0. A third
@@ -165,9 +81,9 @@ constexpr int fewer_packs(int vector_bytes, int packs, int number_bytes, bool is
   return packs > 8 ? 8 : packs >= least ? 4 : 0;
 }
 
-// The largest (2) of cpu/sweep_hvp.h with which a sweep serves for Hessian-vector products. Of 6000
-// matrices with tiny singular values, errors in units of tests/units.py were up to 0.15 at n = 13
-// in float32 and 0.4 in complex64 with 64, and up to 0.7 and 1.1 at n = 9 with 450. About one
+// The largest (2) of cpu/rows/det_hvp.h with which a sweep serves for Hessian-vector products. Of
+// 6000 matrices with tiny singular values, errors in units of tests/units.py were up to 0.15 at n =
+// 13 in float32 and 0.4 in complex64 with 64, and up to 0.7 and 1.1 at n = 9 with 450. About one
 // random normal matrix in a hundred exceeds 64, at any n from 16 to 100.
 constexpr int kLargestSensitivity = 64;
 
@@ -211,7 +127,7 @@ constexpr LongRows long_rows(int vector_bytes, int packs, int most_packs) {
                             : LongRows{false, are_more ? 4 : 1};
 }
 
-// --- Blocked elimination: cpu/row_product.h, cpu/panel.h, cpu/blocked_lu.h ---
+// --- Blocked elimination: cpu/matrix/product.h, cpu/blocked/panel.h, cpu/blocked/lu.h ---
 
 // The tile of a product that stays in registers, where there are 32 of them and where there are 16:
 // as many as leave room for the packs of one source row and a factor. Tiles of 12 x 2, 7 x 3,
@@ -251,7 +167,7 @@ constexpr PanelWidth kPanelWidths[] = {
 constexpr int64_t kLeastFetchedAhead = 4 << 20;
 constexpr size_t kCacheLine = 64;
 
-// --- LDU: cpu/row_triangular.h, cpu/row_ldu.h, cpu/rank_revealing.h ---
+// --- LDU: cpu/matrix/triangular.h, cpu/fallback/ldu.h, cpu/fallback/rank_revealing.h ---
 
 // Rows of the sources of a product that are taken together, and rows of a triangular system that
 // are solved together. Systems of 128 and 192 rows at a time are no faster at n = 256 to 1024.
@@ -262,7 +178,7 @@ constexpr int64_t kProductDepth = 64;
 // for 64. One or two random normal matrices in a hundred exceed it, at any n from 64 to 512.
 constexpr int kLargestGrowth = 64;
 
-// --- Threads: cpu/ops_cpu.cpp, cpu/blocked_lu.h, cpu/blocked_kernels.h ---
+// --- Threads: cpu/dispatch/operators.cpp, cpu/blocked/lu.h, cpu/blocked/kernels.h ---
 
 // Multiply-adds that are worth a thread of their own: of matrices of a batch, and of the parts of
 // one matrix, a step of its LU and its inverse. A thread that is awake costs little: with 2^19 and

@@ -1,34 +1,50 @@
-"""`python -m torchdet` describes the installed build; `python -m torchdet check` tests it."""
+"""Describe the installed build (info), name the kernel of a matrix (explain), or test (check)."""
 
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 import torchdet
 
-from . import _check, _ops
+from . import _check, _explain, _ops
 
 
 def _facts() -> list[tuple[str, str]]:
-    rows = [("torchdet", torchdet.__version__), ("torch", torch.__version__)]
-    if _ops.HAS_EXTENSION:
+    rows = [("torchdet", torchdet.__version__), ("PyTorch", torch.__version__)]
+    if not _ops.HAS_EXTENSION:
+        rows.append(("kernels", "plain PyTorch (right, but slower): no compiled extension"))
+    else:
         from . import _C
 
-        rows.append(("kernels", "compiled extension"))
-        rows += [(key.replace("_", " "), _text(value)) for key, value in _C.build_info().items()]
-    else:
-        rows.append(("kernels", "plain PyTorch (right, but slower): no compiled extension"))
+        build = _C.build_info()
+        others = [x for x in build["instruction_sets"] if x != build["active_instruction_set"]]
+        cuda = ", ".join(build["cuda_architectures"])
+        rows += [
+            ("kernels", f"compiled by {build['compiler']}"),
+            ("instruction set", f"{build['active_instruction_set']} (also: {_words(others)})"),
+            ("CUDA kernels", f"for compute capability {cuda}" if cuda else "not built"),
+        ]
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return [*rows, ("CUDA devices", _text(devices))]
+    return [*rows, ("CUDA devices", _words(devices))]
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(str(x) for x in value.values())
-    return (", ".join(map(_text, value)) or "none") if isinstance(value, list) else str(value)
+def _size_classes() -> list[tuple[str, str, str, str]]:
+    from . import _C
+
+    rows = []
+    begin = {"cpu": 1, "cuda": 1}
+    for row in _C.build_info()["size_classes"]:
+        device, end = row["device"], row["largest_n"]
+        orders = f"{begin[device]} to {end}" if end < 1 << 62 else f"from {begin[device]}"
+        rows.append((device, row["name"], orders, row["owner"]))
+        begin[device] = end + 1
+    return rows
+
+
+def _words(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -45,25 +61,54 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console().print(table)
 
 
+def _info() -> None:
+    _print_table(["", ""], _facts())
+    if _ops.HAS_EXTENSION:
+        print("\nWho works on a matrix of order n (the largest orders; some dtypes go on earlier):")
+        _print_table(["device", "class", "n", "one matrix belongs to"], _size_classes())
+    print("\npython -m torchdet explain 40 float64    which kernel serves 40 x 40 in float64, and why")
+    print("python -m torchdet check                 values and derivatives against exact answers")
+
+
+def _explained(n: int, dtype: str) -> None:
+    for target in _explain.targets() if _ops.HAS_EXTENSION else ["cpu"]:
+        print(f"{n} x {n} in {dtype} on {target}:")
+        _print_table(["task", "class", "file", "why"], _explain.explain(n, dtype, target))
+    print(_explain.saved(n, dtype))
+
+
+def _order(text: str) -> int:
+    n = int(text)
+    if n < 1:
+        raise argparse.ArgumentTypeError(f"expected an order of 1 or more, got {n}")
+    return n
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m torchdet", description=__doc__)
-    parser.add_argument(
-        "command",
-        nargs="?",
-        choices=["info", "check"],
-        default="info",
-        help="info (default): facts of the build; check: values and derivatives of every size "
-        "class, per device and dtype, against exact answers, in seconds",
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    commands.add_parser("info", help="facts of the build, and the size classes (the default)")
+    explain = commands.add_parser("explain", help="class, file and reason of the kernels of a matrix")
+    explain.add_argument("n", type=_order, help="the order of the matrix")
+    dtypes = [*_explain.DTYPES, "float16", "bfloat16"]
+    explain.add_argument("dtype", nargs="?", default="float32", choices=dtypes)
+    check = commands.add_parser(
+        "check",
+        help="values and derivatives of every size class, per device and dtype, against exact "
+        "answers, in seconds",
     )
-    parser.add_argument("--full", action="store_true", help="check every order, in minutes")
+    check.add_argument("--full", action="store_true", help="check every order, in minutes")
     chosen = parser.parse_args(arguments)
-    if chosen.command == "info":
-        _print_table(["", ""], _facts())
-        return 0
-    rows = list(_check.run_all(chosen.full))
-    _print_table(["device", "dtype", *_check.CHECKS], rows)
-    return 0 if all(cell == "ok" for row in rows for cell in row[2:]) else 1
+    if chosen.command == "check":
+        rows = list(_check.run_all(chosen.full))
+        _print_table(["device", "dtype", *_check.CHECKS], rows)
+        return 0 if all(cell == "ok" for row in rows for cell in row[2:]) else 1
+    if chosen.command == "explain":
+        _explained(chosen.n, chosen.dtype)
+    else:
+        _info()
+    return 0
 
 
 if __name__ == "__main__":

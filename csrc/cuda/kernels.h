@@ -4,7 +4,7 @@
 #include <cstddef>
 
 #include "../problem.h"
-#include "../size_class.h"
+#include "../select.h"
 
 namespace torchdet {
 

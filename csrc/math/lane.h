@@ -1,7 +1,7 @@
 // The lane: what every algorithm of math/ is written over.
 //
 // A lane type V is a number or a pack of numbers that all take the same path: float or double (one
-// matrix per thread), a SIMD pack of them (one matrix per component, cpu/vec.h), or Complex of
+// matrix per thread), a SIMD pack of them (one matrix per component, cpu/simd/vec.h), or Complex of
 // either. Decisions that differ between the matrices of a pack are masks and selections, never
 // branches, so each matrix gets the same arithmetic wherever it sits. This file defines the
 // operations on plain floating-point numbers and on Complex, and everything built from them that
@@ -64,7 +64,7 @@ struct Format<double> {
 // added to.
 constexpr int kZeroExponent = -(1 << 24);
 
-// Largest n for which per-matrix vectors are kept in arrays of fixed size; size_class.h has the
+// Largest n for which per-matrix vectors are kept in arrays of fixed size; select.h has the
 // table of classes.
 constexpr int kMaxLaneOrder = 22;
 
@@ -120,7 +120,7 @@ TORCHDET_LANE void for_steps(Body body) {
   }
 }
 
-// ---- operations on plain numbers; cpu/vec.h gives the same for packs ----
+// ---- operations on plain numbers; cpu/simd/vec.h gives the same for packs ----
 
 template <typename T>
 concept Float = std::same_as<T, float> || std::same_as<T, double>;

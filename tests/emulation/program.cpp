@@ -17,7 +17,7 @@
 #include <utility>
 #include <vector>
 
-#include "../../csrc/cpu/batch.h"
+#include "../../csrc/cpu/dispatch/batch.h"
 #include "fenced.h"
 #include "view_of.h"
 

@@ -1,8 +1,8 @@
-// Kernels that this program is built without: dispatch.cpp names them, and TORCHDET_CPU_CAPABILITY
-// sees to it that nobody asks for them.
+// Kernels that this program is built without: instruction_set.cpp names them, and
+// TORCHDET_CPU_CAPABILITY sees to it that nobody asks for them.
 #include <cstdlib>
 
-#include "../../csrc/cpu/kernels.h"
+#include "../../csrc/cpu/dispatch/kernel_table.h"
 
 namespace torchdet {
 

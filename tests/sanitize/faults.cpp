@@ -5,9 +5,9 @@
 #include <string>
 #include <thread>
 
-#include "../../csrc/cpu/standard_headers.h"
+#include "../../csrc/cpu/targets/standard_headers.h"
 //
-#include "../../csrc/cpu/arena.h"
+#include "../../csrc/cpu/matrix/work_space.h"
 #include "../emulation/fenced.h"
 
 using namespace torchdet;

@@ -1,0 +1,37 @@
+// The second derivative of log|det|, -X Z^T X with X = A^-T (matrix/slogdet_hvp.h), in lanes.
+#pragma once
+
+#include "kernels.h"
+#include "product.h"
+
+namespace torchdet {
+inline namespace TORCHDET_CAPABILITY {
+
+// kSlogdetHvp, one matrix and one direction per SIMD lane. One kernel serves all orders.
+template <typename V>
+struct LaneSlogdetHvp {
+  static constexpr int W = LaneTraits<V>::kWidth;
+
+  static void slogdet_hvp(const Problem& p, int64_t begin, int64_t end) {
+    const int n = static_cast<int>(p.n);
+    const BatchView Z = p.other.transposed();
+    V x[tile_size(kMaxLaneOrder)], z[tile_size(kMaxLaneOrder)], zx[tile_size(kMaxLaneOrder)];
+    for (int64_t first = begin; first < end; first += W) {
+      const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
+      Tile<V>::read(p.A, first, lanes, n, x);
+      Tile<V>::read(Z, first, lanes, n, z);
+      Tile<V>::expect_whole(p.out, first + W, n);
+      if constexpr (kIsComplex<V>) {
+        for (int k = 0; k < tile_size(n); ++k) {
+          x[k] = conj(x[k]);
+        }
+      }
+      LaneProduct<V>::multiply(z, n, x, n, zx);
+      LaneProduct<V>::template multiply<true>(x, n, zx, n, z);
+      Tile<V>::write_whole(p.out, first, lanes, n, z);
+    }
+  }
+};
+
+}  // namespace TORCHDET_CAPABILITY
+}  // namespace torchdet

@@ -1,0 +1,12 @@
+// The double precision kernels for AVX-512 (F, DQ, VL): 8 numbers to a pack.
+#if defined(__x86_64__)
+#include "begin_avx512.h"
+#include "fill_table.h"
+
+namespace torchdet {
+void add_avx512_double(KernelTable& table) {
+  add_kernels<double>(table, Dtype::kDouble, Dtype::kComplexDouble);
+}
+}  // namespace torchdet
+#include "end_target.h"
+#endif

@@ -1,0 +1,11 @@
+// The double precision kernels for any 64-bit processor: packs of 16 bytes (SSE2, NEON).
+#include "standard_headers.h"
+
+#define TORCHDET_CAPABILITY portable
+#include "fill_table.h"
+
+namespace torchdet {
+void add_portable_double(KernelTable& table) {
+  add_kernels<double>(table, Dtype::kDouble, Dtype::kComplexDouble);
+}
+}  // namespace torchdet

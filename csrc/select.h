@@ -1,0 +1,142 @@
+// Who serves which matrix. select_cpu and select_cuda are the only place where a size class is
+// chosen: kernels are entered in their tables by the orders below, and tests, benchmarks and
+// `python -m torchdet explain` ask torchdet._C.select.
+//
+// A size class is a way to lay a matrix out in a processor. Crossovers are constants found by
+// measurement on an EPYC with AVX-512 and with AVX2 (`make tune` measures them anew).
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include "problem.h"
+
+namespace torchdet {
+
+struct SizeClass {
+  const char* name;
+  int64_t largest_n;  // of any task, dtype and instruction set
+  const char* owner;  // of a matrix
+  const char* reason;
+};
+
+constexpr SizeClass kCpuSizeClasses[] = {
+    {"lane", 22, "one matrix per SIMD lane, order known at compile time",
+     "a pack holds entry (i, j) of several matrices: no step waits for a search along one matrix"},
+    {"rows", 128, "one matrix per thread, rows in SIMD packs, Gauss-Jordan elimination",
+     "a row fills one or a few packs, and the matrix stays in the cache: nothing is copied"},
+    {"blocked", std::numeric_limits<int64_t>::max(),
+     "one matrix at a time, elimination by panels; threads share it where the batch is small",
+     "almost all work is products of tiles that stay in registers"},
+};
+
+// Shared memory bounds the class "block": the launch compares what a kernel needs with what the
+// device has. The order given is that of float32 second derivatives in 227 KB.
+constexpr SizeClass kCudaSizeClasses[] = {
+    {"thread", 4, "one matrix per thread, in registers", "memory is the limit, no thread waits"},
+    {"warp", 32, "one matrix per warp or part of a warp", "a column to a lane, in registers"},
+    {"block", 167, "one matrix per block, in shared memory", "fits in the shared memory"},
+    {"large", std::numeric_limits<int64_t>::max(), "torch's LU between two kernels",
+     "does not fit in the shared memory"},
+};
+
+constexpr int64_t kLargestLane = kCpuSizeClasses[0].largest_n;
+constexpr int64_t kLargestRows = kCpuSizeClasses[1].largest_n;
+constexpr int64_t kLargestThread = kCudaSizeClasses[0].largest_n;
+constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
+
+// --- The crossovers of the CPU ---
+
+using Orders = KernelsByOperator<int>;
+
+// The largest orders of the class "lane", by the bytes of a pack and of a number. Lanes end where
+// they gain less than a fifth on rows, since a matrix that comes alone takes the time of a whole
+// pack; with packs of 16 bytes where higher orders cost much to compile.
+constexpr Orders lane_orders(int vector_bytes, int number_bytes, bool is_complex) {
+  const bool is_single = number_bytes == 4;
+  if (vector_bytes == 16) {
+    return {16, 10, 8};
+  }
+  if (vector_bytes == 32) {
+    return is_complex  ? Orders{20, is_single ? 10 : 9, 10}
+           : is_single ? Orders{20, 12, 12}
+                       : Orders{22, 11, 10};
+  }
+  return is_complex  ? Orders{is_single ? 20 : 18, 12, 12}
+         : is_single ? Orders{20, 14, 12}
+                     : Orders{15, 12, 11};
+}
+
+// The largest orders of the class "rows". Rows end where panels are as fast: with AVX-512 real
+// numbers stay to 128, and double precision leaves first, whose matrices fill the cache first.
+constexpr Orders row_orders(int vector_bytes, int number_bytes, bool is_complex) {
+  const bool is_single = number_bytes == 4;
+  if (vector_bytes == 64) {
+    const int cofactors = is_complex && !is_single ? 96 : 128;
+    return {!is_complex ? 128 : is_single ? 96 : 72, cofactors, cofactors};
+  }
+  const int cofactors = vector_bytes == 32 && is_single ? 96 : 64;
+  return {64, cofactors, cofactors};
+}
+
+// --- The choice ---
+
+struct Choice {
+  const SizeClass* size_class;
+  int64_t largest_n;  // up to which this class serves this operator
+  const char* file;   // where its kernel begins
+};
+
+constexpr Choice select_cpu(Op op, Dtype dtype, int64_t n, int vector_bytes) {
+  const bool is_complex = dtype == Dtype::kComplexFloat || dtype == Dtype::kComplexDouble;
+  const int number_bytes = dtype == Dtype::kFloat || dtype == Dtype::kComplexFloat ? 4 : 8;
+  const int lane = lane_orders(vector_bytes, number_bytes, is_complex).select(op);
+  const int rows = row_orders(vector_bytes, number_bytes, is_complex).select(op);
+  const bool is_hvp = op == Op::kDetHvp || op == Op::kDetBackwardJvp;
+  if (n <= lane) {
+    return {&kCpuSizeClasses[0], lane,
+            is_hvp                  ? "csrc/cpu/lane/det_hvp.h"
+            : op == Op::kSlogdetHvp ? "csrc/cpu/lane/slogdet_hvp.h"
+            : op == Op::kDetJet     ? "csrc/cpu/lane/det_jet.h"
+                                    : "csrc/cpu/lane/kernels.h"};
+  }
+  // Products of large matrices, and LU with many right-hand sides, have no kernel for short rows.
+  if (op == Op::kSlogdetHvp || op == Op::kDetJet) {
+    return {&kCpuSizeClasses[2], kCpuSizeClasses[2].largest_n,
+            op == Op::kDetJet ? "csrc/cpu/blocked/det_jet.h" : "csrc/cpu/matrix/slogdet_hvp.h"};
+  }
+  if (n <= rows) {
+    return {&kCpuSizeClasses[1], rows,
+            is_hvp ? "csrc/cpu/rows/det_hvp.h" : "csrc/cpu/rows/kernels.h"};
+  }
+  return {&kCpuSizeClasses[2], kCpuSizeClasses[2].largest_n,
+          is_hvp ? "csrc/cpu/blocked/det_hvp.h" : "csrc/cpu/blocked/kernels.h"};
+}
+
+// Where the matrix fits in shared memory; "large" serves where it does not.
+constexpr Choice select_cuda(int64_t n) {
+  constexpr const char* kFiles[] = {"csrc/cuda/thread_kernels.h", "csrc/cuda/warp_kernels.h",
+                                    "csrc/cuda/block_kernels.h", "csrc/cuda/large_kernels.h"};
+  int i = 0;
+  while (n > kCudaSizeClasses[i].largest_n) {
+    ++i;
+  }
+  return {&kCudaSizeClasses[i], kCudaSizeClasses[i].largest_n, kFiles[i]};
+}
+
+// --- What a forward pass saves ---
+
+// From this order on a forward pass on the CPU that may have a backward pass saves what helps it
+// (cpu/saved/integers.h): in the class "rows" the first half of its elimination, in the class
+// "blocked" the factors. Below, both passes together take longer with half an elimination than
+// from A.
+constexpr int64_t kLeastKept = 33;
+
+// How many integers are saved of a matrix, beside n x n numbers; more from the order on at which
+// some kernels save factors.
+constexpr int64_t kLeastFactors = 65;
+constexpr int64_t count_of_kept_integers(int64_t n) {
+  return n < kLeastFactors ? n + 1 : 3 * n + 2;
+}
+
+}  // namespace torchdet
