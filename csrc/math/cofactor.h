@@ -23,30 +23,27 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// x = L^-T c from the last row up, for K columns of y from `first` on, whose row r starts as c(r,
-// q); (1). first may be a compile-time constant.
-template <int K, int N, bool kUnroll, typename First, typename V, typename Start>
-TORCHDET_LANE void solve_unit_transposed(const V* lu, First first, V* y, Start c) {
-  constexpr int s = tile_stride(N);
-  for_steps<0, N, kUnroll>([&](auto step) TORCHDET_LANE_LAMBDA {
-    const int r = N - 1 - step;
-    V x[K];
+// Row r of x = L^-T c, from the rows below it, for K columns of y from `first` on; row r of c is
+// c(r, q). (1) for r = n - 1 .. 0. n and first may be compile-time constants.
+template <int K, typename Order, typename First, typename V, typename Start>
+TORCHDET_LANE void solve_unit_transposed(const V* lu, int r, Order n, First first, V* y, Start c) {
+  const int s = tile_stride(n);
+  V x[K];
+  TORCHDET_UNROLL
+  for (int q = 0; q < K; ++q) {
+    x[q] = r >= first + q ? c(r, q) : zero<V>();
+  }
+  TORCHDET_UNROLL
+  for (int k = r + 1; k < n; ++k) {
     TORCHDET_UNROLL
     for (int q = 0; q < K; ++q) {
-      x[q] = r >= first + q ? c(r, q) : zero<V>();
+      x[q] = fnma(lu[k * s + r], y[k * s + first + q], x[q]);
     }
-    TORCHDET_UNROLL
-    for (int k = r + 1; k < N; ++k) {
-      TORCHDET_UNROLL
-      for (int q = 0; q < K; ++q) {
-        x[q] = fnma(lu[k * s + r], y[k * s + first + q], x[q]);
-      }
-    }
-    TORCHDET_UNROLL
-    for (int q = 0; q < K; ++q) {
-      y[r * s + first + q] = x[q];
-    }
-  });
+  }
+  TORCHDET_UNROLL
+  for (int q = 0; q < K; ++q) {
+    y[r * s + first + q] = x[q];
+  }
 }
 
 // K columns of sgn L^-T C(U), starting at column kFirst, for moderate pivots: before[i] is sgn
@@ -73,17 +70,31 @@ TORCHDET_LANE void moderate_columns(const V* lu, const V* before, const V* after
       }
     }
   });
+  const std::integral_constant<int, N> n;
   const std::integral_constant<int, kFirst> first;
-  solve_unit_transposed<K, N, kUnroll>(lu, first, y, [&](int r, int q) TORCHDET_LANE_LAMBDA {
-    const V c = h[r][q] * after[r] * before[kFirst + q];
-    return (r - kFirst - q) % 2 == 0 ? c : -c;
+  for_steps<0, N, kUnroll>([&](auto step) TORCHDET_LANE_LAMBDA {
+    const auto c_of = [&](int r, int q) TORCHDET_LANE_LAMBDA {
+      const V c = h[r][q] * after[r] * before[kFirst + q];
+      return (r - kFirst - q) % 2 == 0 ? c : -c;
+    };
+    solve_unit_transposed<K>(lu, N - 1 - step, n, first, y, c_of);
   });
 }
 
-template <int N, typename V>
+// Where pivots are not moderate one copy of the code serves all orders, up to kMost. On CUDA each
+// order has its own, as arrays are to stay in registers.
+#ifdef __CUDACC__
+template <int N>
+constexpr int kMost = N;
+#else
+template <int N>
+constexpr int kMost = kMaxLaneOrder;
+#endif
+
+template <int kMost, typename V>
 struct ProductChain {
-  Scaled<V> before[N];  // pre_i, times the sign of the permutation
-  Scaled<V> after[N];   // suf_j
+  Scaled<V> before[kMost];  // pre_i, times the sign of the permutation
+  Scaled<V> after[kMost];   // suf_j
 };
 
 // Where the bound of the terms t_r lies outside [2^-30, 2^30], brings it to [1, 2): scales the
@@ -108,16 +119,16 @@ TORCHDET_LANE void recentre(RealOf<V>& bound, V& factor, V& newest, IntegerOf<V>
 // K columns of C(U), starting at column `first`, times L^-T: K columns of y = sgn L^-T C(U)
 // 2^-column_exponent. The columns of y hold first h, then the solution: the fewer arrays, the more
 // of the tile stays in the L1 cache.
-template <int K, int N, typename V>
-TORCHDET_LANE void scaled_columns(const V* lu, const ProductChain<N, V>& chain, int first, V* y,
-                                  IntegerOf<V>* column_exponent) {
+template <int K, int kMost, typename V>
+TORCHDET_LANE void scaled_columns(const V* lu, int n, const ProductChain<kMost, V>& chain,
+                                  int first, V* y, IntegerOf<V>* column_exponent) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   constexpr ScalarOf<V> kCentre = ScalarOf<V>(1 << 30);
-  constexpr int n = N, s = tile_stride(N);
+  const int s = tile_stride(n);
   const R zero_real = R(ScalarOf<V>(0));
-  V t[N][K];
-  I h_exponent[N][K];
+  V t[kMost][K];
+  I h_exponent[kMost][K];
   V factor[K];
   R bound[K];
   I exponent[K], common[K];
@@ -186,11 +197,15 @@ TORCHDET_LANE void scaled_columns(const V* lu, const ProductChain<N, V>& chain, 
     common[q] = select(greater(I(kZeroExponentBound), common[q]), I(0), common[q]);
     column_exponent[first + q] = common[q] + chain.before[first + q].exponent;
   }
-  solve_unit_transposed<K, N, false>(lu, first, y, [&](int r, int q) TORCHDET_LANE_LAMBDA {
+  const auto c_of = [&](int r, int q) TORCHDET_LANE_LAMBDA {
     const V h = y[r * s + first + q];
     const V signed_h = (r - first - q) % 2 == 0 ? h : -h;
     return scale_pow2(signed_h, h_exponent[r][q] - common[q]) * chain.before[first + q].mantissa;
-  });
+  };
+  TORCHDET_UNROLL
+  for (int r = n - 1; r >= 0; --r) {
+    solve_unit_transposed<K>(lu, r, n, first, y, c_of);
+  }
 }
 
 // Columns of cofactors that are computed together.
@@ -198,27 +213,28 @@ template <typename V>
 constexpr int kColumns = kIsComplex<V> ? kComplexCofactorColumns : kCofactorColumns;
 
 // y 2^column_exponent = sgn L^-T C(U) for pivots of any size.
-template <int N, typename V>
-TORCHDET_COLD void scaled_cofactors(const V* lu, RealOf<V> sign, V* y,
+template <int kMost, typename V>
+TORCHDET_COLD void scaled_cofactors(const V* lu, int n, RealOf<V> sign, V* y,
                                     IntegerOf<V>* column_exponent) {
-  constexpr int s = tile_stride(N);
-  ProductChain<N, V> chain;
+  const int s = tile_stride(n);
+  ProductChain<kMost, V> chain;
   chain.before[0] = scaled_one<V>();
   chain.before[0].mantissa = chain.before[0].mantissa * sign;
-  chain.after[N - 1] = scaled_one<V>();
+  chain.after[n - 1] = scaled_one<V>();
   TORCHDET_UNROLL
-  for (int k = 1; k < N; ++k) {
+  for (int k = 1; k < n; ++k) {
     chain.before[k] = chain.before[k - 1] * lu[(k - 1) * (s + 1)];
-    chain.after[N - 1 - k] = chain.after[N - k] * lu[(N - k) * (s + 1)];
+    chain.after[n - 1 - k] = chain.after[n - k] * lu[(n - k) * (s + 1)];
   }
-  constexpr int kWhole = N / kColumns<V> * kColumns<V>;
+  constexpr int K = kColumns<V>;
+  const int whole = n / K * K;
   TORCHDET_UNROLL
-  for (int i = 0; i < kWhole; i += kColumns<V>) {
-    scaled_columns<kColumns<V>, N>(lu, chain, i, y, column_exponent);
+  for (int i = 0; i < whole; i += K) {
+    scaled_columns<K>(lu, n, chain, i, y, column_exponent);
   }
   TORCHDET_UNROLL
-  for (int i = kWhole; i < N; ++i) {
-    scaled_columns<1, N>(lu, chain, i, y, column_exponent);
+  for (int i = whole; i < n; ++i) {
+    scaled_columns<1>(lu, n, chain, i, y, column_exponent);
   }
 }
 
@@ -319,7 +335,7 @@ TORCHDET_LANE CofactorScale<V> cofactors(V* a, RealOf<V>* weight, V* x, IntegerO
     if (has_exponents) {
       V scaled[tile_size(N)];
       I exponent[N];
-      scaled_cofactors<N>(a, sign, scaled, exponent);
+      scaled_cofactors<kMost<N>>(a, N, sign, scaled, exponent);
       TORCHDET_UNROLL
       for (int t = 0; t < tile_size(N); ++t) {
         x[t] = select(tiny, scaled[t], x[t]);

@@ -161,6 +161,15 @@ TORCHDET_LANE R weight_of(IntegerOf<R> bits) {
   return from_bits(I(Bits(2 * F::kMaxExponent) << F::kFractionBits) - exponent);
 }
 
+// The rule, on bit patterns: `largest` of the largest entry, `least` of the least of the largest
+// ones of all rows and columns, or of 2^kWithin where that is less.
+template <int kBalance, int kWithin, typename F, typename I>
+TORCHDET_LANE auto is_unbalanced(I largest, I least) {
+  const I bound = maximum(largest - (I(ScalarOf<I>(kBalance)) << F::kFractionBits),
+                          pattern_of_pow2<I, F>(-kWithin));
+  return mask_or(greater(bound, least), greater(largest, pattern_of_pow2<I, F>(kWithin)));
+}
+
 // Scales a (n x n, row-major) in place, or leaves it where all matrices of the pack are balanced;
 // row and column receive the exponents -r and -c. N is n where it is known at compile time, or 0.
 // weight: where given, receives 2^-e for each row, e being the exponent of its largest entry: 1 in
@@ -200,13 +209,10 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
     least = minimum(least, column[j]);
     column[j] = I(0);
   }
-  const I bound = maximum(largest - (I(ScalarOf<I>(kBalance<N>)) << F::kFractionBits),
-                          pattern_of_pow2<I, F>(-kWithin));
   const auto non_finite = greater(largest, bits_of(R(std::numeric_limits<T>::max())));
   // Nothing depends on the size of a number alone, so a zero costs no more than others.
   const auto unbalanced =
-      N == 1 ? non_finite
-             : mask_or(greater(bound, least), greater(largest, pattern_of_pow2<I, F>(kWithin)));
+      N == 1 ? non_finite : is_unbalanced<kBalance<N>, kWithin, F>(largest, least);
   if (!any(unbalanced)) {
     return {I(0), R(T(-0.0)), true};
   }

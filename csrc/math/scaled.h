@@ -74,6 +74,15 @@ TORCHDET_LANE Complex<R> reciprocal(Complex<R> x) {
   return {x.re * inverse_square, -x.im * inverse_square};
 }
 
+// a / pivot from the reciprocal of the pivot, all of moderate size. One Newton correction of a *
+// inverse: the quotient of equal numbers is exactly 1, so that equal rows eliminate to exactly 0,
+// as with a true division.
+template <typename V>
+TORCHDET_LANE V corrected_quotient(V a, V pivot, V inverse) {
+  const V quotient = a * inverse;
+  return fma(fnma(quotient, pivot, a), inverse, quotient);
+}
+
 // Quotients a / pivot for many a with |a| <= |pivot| (in pivot_size). Both sides are lifted to the
 // pivot's exponent first, because 1 / pivot overflows for a subnormal one. A zero pivot gives
 // quotients 0: its column is zero.
@@ -91,13 +100,8 @@ class PivotQuotient {
     pivot_ = pivot * lift_;
     inverse_ = reciprocal(select(is_zero_, one<V>(), pivot_));
   }
-  // One Newton correction of a * inverse: the quotient of equal numbers is exactly 1, so that equal
-  // rows eliminate to exactly 0, as with a true division.
   TORCHDET_LANE V operator()(V a) const {
-    const V lifted = a * lift_;
-    const V quotient = lifted * inverse_;
-    const V corrected = fma(fnma(quotient, pivot_, lifted), inverse_, quotient);
-    return select(is_zero_, zero<V>(), corrected);
+    return select(is_zero_, zero<V>(), corrected_quotient(a * lift_, pivot_, inverse_));
   }
 
  private:

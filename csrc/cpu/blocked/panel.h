@@ -203,9 +203,8 @@ class Panel {
       const P pivot = broadcast<P>(d), inverse = broadcast<P>(reciprocal(d));
       for (int64_t b = 0; b < blocks_; ++b) {
         P* const x = at(c, b);
-        for (int q = 0; q < kBlock; ++q) {  // with one Newton correction, as in PivotQuotient
-          const P quotient = x[q] * inverse;
-          x[q] = fma(fnma(quotient, pivot, x[q]), inverse, quotient);
+        for (int q = 0; q < kBlock; ++q) {
+          x[q] = corrected_quotient(x[q], pivot, inverse);
         }
       }
     } else {

@@ -91,7 +91,7 @@ TORCHDET_LANE void equilibrate_rows(const RowMatrix<P>& A, Frame<P>& frame,
   using F = Format<ScalarOf<P>>;
   constexpr int W = LaneTraits<P>::kWidth;
   const int64_t n = A.n, packs = kPacks > 0 ? kPacks : A.packs;
-  const I high = pattern_of_pow2<I, F>(kCentral), low = pattern_of_pow2<I, F>(-kCentral);
+  const I high = pattern_of_pow2<I, F>(kCentral);
   for (int64_t v = 0; v < packs; ++v) {
     largest_of_column[v] = frame.row_exponent[v] = frame.column_exponent[v] = I(0);
   }
@@ -128,11 +128,10 @@ TORCHDET_LANE void equilibrate_rows(const RowMatrix<P>& A, Frame<P>& frame,
     least = minimum(least, select(used, largest_of_column[v], high));
   }
   largest = fold_lanes(largest, [](I a, I b) { return maximum(a, b); });
-  const I bound = maximum(largest - (I(Integer(kBalance<0>)) << F::kFractionBits), low);
   frame.total = 0;
   frame.largest = from_bits(largest)[0];
   frame.finite = true;
-  if (any(mask_or(greater(bound, least), greater(largest, high)))) [[unlikely]] {
+  if (any(is_unbalanced<kBalance<0>, kCentral, F>(largest, least))) [[unlikely]] {
     frame.largest = 1;
     equilibrate_unbalanced(A, frame);
   }

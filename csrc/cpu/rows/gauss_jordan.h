@@ -328,9 +328,8 @@ class GaussJordan : public EliminationState<P, kPacks, kMaxPacks, kGroup> {
       constexpr T kSafe = T(1) / T(int64_t(1) << 40);  // its square is well within the range
       if (modulus[0] >= kSafe) [[likely]] {
         const P inverse = broadcast<P>(reciprocal(pivot)), d = broadcast<P>(pivot);
-        for (int v = 0; v < packs(); ++v) {  // with one Newton correction, as in PivotQuotient
-          const P quotient = x[v] * inverse;
-          l[v] = fma(fnma(quotient, d, x[v]), inverse, quotient);
+        for (int v = 0; v < packs(); ++v) {
+          l[v] = corrected_quotient(x[v], d, inverse);
         }
       } else {
         divide_by_tiny(x, pivot, l);
