@@ -116,7 +116,7 @@ class BlockedLu {
         return false;
       }
       for (int64_t k = begin; k < end; ++k) {
-        row[k] = live_[panel_.place[k - first]];
+        row[k] = live_[panel_.pivot_position[k - first]];
         set_number(pivots_, k, get_number(panel_.pivots, k - first));
       }
       // After a stop the update begins in the pack where the panel ends; `store` rights its
@@ -160,7 +160,7 @@ class BlockedLu {
     int64_t changed = 0;
     for (int64_t i = 0; i < rows_; ++i) {
       changed_[changed] = {A.row(live_[i]), panel_.factors(i) + slot * Panel<P>::kFactorStride};
-      changed += panel_.is_open(i);  // no branch: it could not be foretold
+      changed += panel_.is_unused(i);  // no branch: it could not be foretold
     }
     const bool fetch_ahead = n * A.packs * static_cast<int64_t>(sizeof(P)) >= kLeastFetchedAhead;
     parallel(changed, count * (A.packs - pack) * W, kGrainOfMatrix,
@@ -171,8 +171,8 @@ class BlockedLu {
                    const Changed* const from = changed_ + begin;
                    subtract_rows<P>(
                        rows, packs, [&](int64_t m) { return from[m].packs + p; },
-                       [&](int64_t m) { return from[m].factors; }, Panel<P>::kFactorStride, 0, u,
-                       packs, count, fetch_ahead);
+                       [&](int64_t m) { return from[m].factors; },
+                       {u, packs, count, Panel<P>::kFactorStride}, fetch_ahead);
                  });
                }
              });
@@ -182,7 +182,7 @@ class BlockedLu {
     int64_t left = 0;
     for (int64_t i = 0; i < rows_; ++i) {
       live_[left] = live_[i];
-      left += panel_.is_open(i);
+      left += panel_.is_unused(i);
     }
     rows_ = left;
   }

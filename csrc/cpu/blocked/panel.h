@@ -20,18 +20,19 @@ class Panel {
   using M = RowMatrix<P>;
   static constexpr int W = M::W, kParts = M::kParts;
 
-  const int64_t width;   // slots, for one column each
-  int32_t* const place;  // by slot: where its pivot row lies, as a position among the rows loaded
-  P* const pivots;       // by slot
+  const int64_t width;  // slots, for one column each
+  int32_t* const
+      pivot_position;  // by slot: where its pivot row lies, as a position among the rows loaded
+  P* const pivots;     // by slot
 
   Panel(int64_t n, Arena& arena)
       : width(columns_for(n)),
-        place(arena.take<int32_t>(width)),
+        pivot_position(arena.take<int32_t>(width)),
         pivots(arena.take<P>(width / W)),
         columns_(arena.take<P>(width * kBlock * blocks_for(n))),
         upper_(arena.take<P>(width * width / W)),
-        own_(arena.take<Number>(width * kPart)),
-        open_(arena.take<I>(kBlock * blocks_for(n))) {}
+        upper_in_part_(arena.take<Number>(width * kPart)),
+        unused_(arena.take<I>(kBlock * blocks_for(n))) {}
 
   // Takes the slots [begin, end) from the rows of A that a list names, slot 0 being the first
   // column of pack `first`.
@@ -51,7 +52,7 @@ class Panel {
         }
       }
       for (int r = 0; r < W; ++r) {
-        open()[p * W + r] = r < filled ? -1 : 0;
+        unused()[p * W + r] = r < filled ? -1 : 0;
       }
     }
   }
@@ -75,10 +76,10 @@ class Panel {
       }
     }
     for (int64_t a = begin; a < end; ++a) {
-      P* const to = A.row(rows[place[a]]) + first;
+      P* const to = A.row(rows[pivot_position[a]]) + first;
       const int64_t later = std::min(end_of_part(a), end);
       for (int64_t t = a; t < later; ++t) {
-        set_number(to, t, own(a, t));
+        set_number(to, t, upper_in_part(a, t));
       }
       for (int64_t v = later / W; v * W < end; ++v) {
         const P u = select(greater(number(end, v), lane_numbers<P>()), upper(a)[v], to[v]);
@@ -88,12 +89,12 @@ class Panel {
   }
 
   // Eliminates the slots [begin, end), part by part; how many have a pivot, up to the first that is
-  // zero in all open rows.
+  // zero in all unused rows.
   int64_t eliminate(int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end;) {
       const int64_t next = std::min(end_of_part(part), end);
       const int64_t found = eliminate_part(part, next);
-      note_later_slots(part, found, next, end);
+      solve_pivot_rows(part, found, next, end);
       if (found < next - part) {
         return part + found - begin;
       }
@@ -103,7 +104,7 @@ class Panel {
     return end - begin;
   }
 
-  bool is_open(int64_t position) const { return open()[position] != 0; }
+  bool is_unused(int64_t position) const { return unused()[position] != 0; }
 
   // The factors of (2): that of the row at a position, for slot s, lies s * kFactorStride further.
   static constexpr int64_t kFactorStride = kTilePacks<P> * W * kParts;
@@ -120,7 +121,7 @@ class Panel {
       P* const block = x + (a - begin) * packs;
       solve_rows<P>(
           rows, packs, [&](int64_t m) { return block + m * packs; },
-          [&](int64_t m) { return lower(a + m, begin); }, kFactorStride, 0, x, packs, a - begin,
+          [&](int64_t m) { return lower(a + m, begin); }, {x, packs, a - begin, kFactorStride},
           [&](int64_t m, int64_t k) { return lower(a + m, a + k); });
     }
   }
@@ -131,9 +132,9 @@ class Panel {
   static constexpr int kBlock = kTilePacks<P>;  // packs of rows
 
   P* const columns_;
-  P* const upper_;     // u_a of the slots after the part of a, in row a
-  Number* const own_;  // d_a and u_a of the slots of its part
-  I* const open_;      // -1 for rows that can be chosen, else 0
+  P* const upper_;               // u_a of the slots after the part of a, in row a
+  Number* const upper_in_part_;  // d_a and u_a of the slots of its part
+  I* const unused_;              // -1 for rows that can be chosen, else 0
   int64_t blocks_ = 0;
 
   static int64_t columns_for(int64_t n) {
@@ -149,15 +150,15 @@ class Panel {
   TORCHDET_LANE Number get(int64_t slot, int64_t position) const {
     return number_at<P>(factors(position) + slot * kFactorStride);
   }
-  Integer* open() const { return reinterpret_cast<Integer*>(open_); }
+  Integer* unused() const { return reinterpret_cast<Integer*>(unused_); }
   int64_t packs_of_slots() const { return width / W; }
   TORCHDET_LANE P* upper(int64_t a) const { return upper_ + a * packs_of_slots(); }
-  TORCHDET_LANE Number& own(int64_t a, int64_t slot) const {
-    return own_[a * kPart + slot % kPart];
+  TORCHDET_LANE Number& upper_in_part(int64_t a, int64_t slot) const {
+    return upper_in_part_[a * kPart + slot % kPart];
   }
   static int64_t end_of_part(int64_t slot) { return slot / kPart * kPart + kPart; }
   TORCHDET_LANE const T* lower(int64_t a, int64_t c) const {  // l_{r_a, c}
-    return factors(place[a]) + c * kFactorStride;
+    return factors(pivot_position[a]) + c * kFactorStride;
   }
   static const T* scalars(const P* packs) { return reinterpret_cast<const T*>(packs); }
 
@@ -166,7 +167,7 @@ class Panel {
     LargestEntry<P> search = {I(0), I(0)};
     for (int64_t b = 0; b < blocks_; ++b) {
       for (int q = 0; q < kBlock; ++q) {
-        search.look(at(begin, b)[q], open_[b * kBlock + q], b * kBlock + q);
+        search.look(at(begin, b)[q], unused_[b * kBlock + q], b * kBlock + q);
       }
     }
     for (int64_t c = begin; c < end; ++c) {
@@ -176,15 +177,15 @@ class Panel {
       }
       const int64_t r = search.place[lane] * W + lane;
       const Number d = get(c, r);
-      place[c] = static_cast<int32_t>(r);
+      pivot_position[c] = static_cast<int32_t>(r);
       set_number(pivots, c, d);
-      own(c, c) = d;
-      open()[r] = 0;
+      upper_in_part(c, c) = d;
+      unused()[r] = 0;
       divide(c, d);
       search = {I(0), I(0)};
       for (int64_t t = c + 1; t < end; ++t) {
         const Number u = get(t, r);
-        own(c, t) = u;
+        upper_in_part(c, t) = u;
         if (t == c + 1) {
           subtract_multiple<true>(t, broadcast<P>(u), c, search);
         } else {
@@ -226,7 +227,7 @@ class Panel {
       for (int q = 0; q < kBlock; ++q) {
         x[q] = fnma(u, l[q], x[q]);
         if (kSearch) {
-          search.look(x[q], open_[b * kBlock + q], b * kBlock + q);
+          search.look(x[q], unused_[b * kBlock + q], b * kBlock + q);
         }
       }
     }
@@ -234,20 +235,19 @@ class Panel {
 
   // For the pivots of the slots [part, part + count): takes the entries of the slots [next, end)
   // from their rows, and (1) makes them u.
-  void note_later_slots(int64_t part, int64_t count, int64_t next, int64_t end) const {
+  void solve_pivot_rows(int64_t part, int64_t count, int64_t next, int64_t end) const {
     if (count == 0) {
       return;
     }
     for (int64_t s = part; s < part + count; ++s) {
       for (int64_t t = next; t < end; ++t) {
-        set_number(upper(s), t, get(t, place[s]));
+        set_number(upper(s), t, get(t, pivot_position[s]));
       }
     }
     for (int64_t v = next / W; v * W < end; ++v) {
-      const P* const none = nullptr;
       solve_rows<P>(
           count, 1, [&](int64_t m) { return upper(part + m) + v; },
-          [&](int64_t m) { return lower(part + m, part); }, kFactorStride, 0, none, 0, 0,
+          [&](int64_t m) { return lower(part + m, part); }, {nullptr, 0, 0, kFactorStride},
           [&](int64_t m, int64_t k) { return lower(part + m, part + k); });
     }
   }
@@ -258,7 +258,7 @@ class Panel {
       subtract_rows<P>(
           end - next, kBlock, [&](int64_t m) { return at(next + m, b); },
           [&](int64_t m) { return scalars(upper(part)) + offset_of<P>(next + m); },
-          packs_of_slots() * W * kParts, 0, at(part, b), kBlock, count);
+          {at(part, b), kBlock, count, packs_of_slots() * W * kParts});
     }
   }
 };

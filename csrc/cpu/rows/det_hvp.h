@@ -27,14 +27,14 @@ inline namespace TORCHDET_CAPABILITY {
 template <typename P, int kPacks, int kMaxPacks, int kGroup>
 class RowsHvp {
  public:
-  using S = GaussJordan<P, kPacks, kMaxPacks, kGroup>;
+  using Elimination = GaussJordan<P, kPacks, kMaxPacks, kGroup>;
   using M = RowMatrix<P>;
-  using T = typename S::T;
-  using R = typename S::R;
-  using I = typename S::I;
-  using Number = typename S::Number;
-  using Integer = typename S::Integer;
-  static constexpr int W = S::W;
+  using T = typename Elimination::T;
+  using R = typename Elimination::R;
+  using I = typename Elimination::I;
+  using Number = typename Elimination::Number;
+  using Integer = typename Elimination::Integer;
+  static constexpr int W = Elimination::W;
   using Alone = RowsHvp<P, 0, std::max(kMaxPacks, kOrderOfWord / W), 1>;
 
   // kDetHvp and kDetBackwardJvp.
@@ -74,7 +74,7 @@ class RowsHvp {
           XZX(take_matrix<P>(n, arena)) {}
   };
   const int n;
-  S elimination_;
+  Elimination elimination_;
   const M Z_, from_, XZX_;
   P u_[kMaxPacks], v_[kMaxPacks];  // u in the order of the steps, v of the columns
 
@@ -125,7 +125,7 @@ class RowsHvp {
       factor[v] = broadcast<P>(D.mantissa);
       row_exponent[v] = I(exponent) + f.row_exponent[v];
     }
-    int32_t step_of[S::kMaxOrder];
+    int32_t step_of[Elimination::kMaxOrder];
     for (int k = 0; k < n; ++k) {
       step_of[f.column[k]] = k;
     }
@@ -161,7 +161,7 @@ class RowsHvp {
     }
     for (int v = 0; v < packs(); ++v) {
       const P x = X.row(n - 1)[v] * factor[v];
-      v_[v] = X.row(n - 1)[v] = select(S::is_column(last, v), one<P>(), x);
+      v_[v] = X.row(n - 1)[v] = select(Elimination::is_column(last, v), one<P>(), x);
       largest_of_v = maximum(largest_of_v, component_bits(v_[v]));
       largest_of_u = maximum(largest_of_u, component_bits(u_[v]));
     }
@@ -173,28 +173,28 @@ class RowsHvp {
 
   // (1), without D, in place of X. The cofactors, of which a multiple is added, are what t is
   // multiplied by: C^T = D (S X + u v^T).
-  TORCHDET_LANE void add_terms(const M& X, int last, Number S_, Number trace,
+  TORCHDET_LANE void add_terms(const M& X, int last, Number S, Number trace,
                                const JvpFactors<Number>& jvp) const {
     const Number h = jvp.of_hvp, t = fma(h, trace, jvp.of_cofactor);
     P vZX[kMaxPacks];
     for (int v = 0; v < packs(); ++v) {
-      vZX[v] = select(S::is_column(last, v), zero<P>(), XZX_.row(n - 1)[v]);
+      vZX[v] = select(Elimination::is_column(last, v), zero<P>(), XZX_.row(n - 1)[v]);
     }
-    const P of_X = broadcast<P>(fma(S_, t, h * XZX_.get(n - 1, last)));
-    const P of_XZX = broadcast<P>(h * S_), of_last = broadcast<P>(h);
+    const P factor_of_X = broadcast<P>(fma(S, t, h * XZX_.get(n - 1, last)));
+    const P factor_of_XZX = broadcast<P>(h * S), factor_of_last = broadcast<P>(h);
     for (int k = 0; k + 1 < n; ++k) {
       const Number u = get_number(u_, k);
       const P of_vZX = broadcast<P>(h * u);
       const P of_v = broadcast<P>(-fnma(t, u, h * XZX_.get(k, last)));
       for (int v = 0; v < packs(); ++v) {
-        const P y = select(S::is_column(last, v), zero<P>(), XZX_.row(k)[v]);
-        P x = fnma(of_XZX, y, of_X * X.row(k)[v]);
+        const P y = select(Elimination::is_column(last, v), zero<P>(), XZX_.row(k)[v]);
+        P x = fnma(factor_of_XZX, y, factor_of_X * X.row(k)[v]);
         x = fma(of_v, v_[v], x);
         X.row(k)[v] = fnma(of_vZX, vZX[v], x);
       }
     }
     for (int v = 0; v < packs(); ++v) {
-      X.row(n - 1)[v] = -fnma(broadcast<P>(t), v_[v], of_last * vZX[v]);
+      X.row(n - 1)[v] = -fnma(broadcast<P>(t), v_[v], factor_of_last * vZX[v]);
     }
   }
 

@@ -11,13 +11,13 @@ inline namespace TORCHDET_CAPABILITY {
 
 template <typename P, int kPacks, int kMaxPacks, int kGroup>
 struct RowsKernels {
-  using S = GaussJordan<P, kPacks, kMaxPacks, kGroup>;
-  using T = typename S::T;
-  using R = typename S::R;
-  using I = typename S::I;
-  using Number = typename S::Number;
-  using Integer = typename S::Integer;
-  static constexpr int W = S::W;
+  using Elimination = GaussJordan<P, kPacks, kMaxPacks, kGroup>;
+  using T = typename Elimination::T;
+  using R = typename Elimination::R;
+  using I = typename Elimination::I;
+  using Number = typename Elimination::Number;
+  using Integer = typename Elimination::Integer;
+  static constexpr int W = Elimination::W;
 
   // For what is left of a batch behind the last whole group. The result of a matrix has the same
   // bits in any group.
@@ -25,7 +25,7 @@ struct RowsKernels {
 
   // kDet and kSlogdet; kDetKeep and kSlogdetKeep, which keep the first half of an elimination.
   static void determinants(const Problem& p, int64_t begin, int64_t end) {
-    S elimination(static_cast<int>(p.n), storage(p.n));
+    Elimination elimination(static_cast<int>(p.n), storage(p.n));
     int64_t first = begin;
     for (; first + kGroup <= end; first += kGroup) {
       elimination.read(p.A, first);
@@ -48,7 +48,7 @@ struct RowsKernels {
 
   // All operators that need the inverse.
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
-    S elimination(static_cast<int>(p.n), storage(p.n));
+    Elimination elimination(static_cast<int>(p.n), storage(p.n));
     int64_t first = begin;
     for (; first + kGroup <= end; first += kGroup) {
       elimination.read(p.A, first);
@@ -108,12 +108,12 @@ struct RowsKernels {
     P factor[kMaxPacks];
     I row_exponent[kMaxPacks];
     for (int v = 0; v < elimination.packs(); ++v) {
-      const auto last = S::is_column(n - 1, v);
+      const auto last = Elimination::is_column(n - 1, v);
       const Scaled<P> d = normalise(select(last, one<P>(), f.pivot[v]), I(0));
       factor[v] = -(broadcast<P>(common.mantissa) * reciprocal(d.mantissa));
       row_exponent[v] = I(common.exponent) + f.row_exponent[v] - d.exponent;
     }
-    int32_t step_of[S::kMaxOrder];
+    int32_t step_of[Elimination::kMaxOrder];
     for (int k = 0; k < n; ++k) {
       step_of[f.column[k]] = k;
     }
