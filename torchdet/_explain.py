@@ -32,6 +32,8 @@ class Kernel(NamedTuple):
 
 def targets() -> Sequence[str]:
     """The instruction set in use, and "cuda" where there are kernels and a device."""
+    if not _ops.HAS_EXTENSION:
+        return ["plain PyTorch"]
     from . import _C
 
     build = _C.build_info()

@@ -127,7 +127,9 @@ class Logarithm(Operator):
         return cls.pull_back(grad_log.to(saved[0].dtype), *saved), *none
 
     @classmethod
-    def tangent(cls, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> tuple[Gradient, Gradient]:
+    def tangent(
+        cls, saved: Sequence[Tensor], tangents: Sequence[Gradient]
+    ) -> tuple[Gradient, Gradient]:
         if tangents[0] is None:
             return None, None
         saved, sign = _split_sign(saved)
@@ -169,10 +171,7 @@ class Derivative(Operator):
         Z, dZ = directions(A, given), directions(A, [x for x in dothers if x is not None])
         return add(
             None if dA is None else cls.derivative(A, (*Z, dA), *constants),
-            *(
-                cls.derivative(A, (*Z[:i], dz, *Z[i + 1 :]), *constants)
-                for i, dz in enumerate(dZ)
-            ),
+            *(cls.derivative(A, (*Z[:i], dz, *Z[i + 1 :]), *constants) for i, dz in enumerate(dZ)),
         )
 
     @classmethod
