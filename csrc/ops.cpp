@@ -47,8 +47,7 @@ pybind11::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() =
-      "Determinant kernels; importing this module registers them for torch.ops.torchdet.*";
+  m.doc() = "Determinant kernels; importing this module registers them for torch.ops.torchdet.*";
   m.def("build_info", &build_info,
         "Facts of this build: compiler, instruction sets, size classes.");
 }
