@@ -103,8 +103,7 @@ pybind11::dict select_kernel(const std::string& op, const std::string& dtype, in
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() =
-      "Determinant kernels; importing this module registers them for torch.ops.torchdet.*";
+  m.doc() = "Determinant kernels; importing this module registers them for torch.ops.torchdet.*";
   m.def("build_info", &build_info,
         "Facts of this build: compiler, instruction sets, size classes.");
   m.def("select", &select_kernel, pybind11::arg("operator"), pybind11::arg("dtype"),

@@ -13,7 +13,7 @@ from ._rules import Backward, Derivative, Value
 
 
 def frexp_derivative(A: Tensor, Z: Sequence[Tensor], e: Tensor) -> Tensor:
-    """D^m C(A)[Z_1..Z_m] 2^-e for m >= 1 directions, from m = 2 on that of C at R A (_frexp.py)."""
+    """D^m C(A)[Z_1..Z_m] 2^-e for m >= 1 directions; from m = 2 on that of C at R A (_frexp.py)."""
     if len(Z) == 1:
         return DetFrexpHvp.call(A, *Z, e)
     RA, *RZ = (scale_rows(X, e) for X in (A, *Z))

@@ -88,7 +88,8 @@ class Operator(torch.autograd.Function):
     def setup_context(cls, ctx: Context, inputs: tuple[Tensor, ...], output: Outputs) -> None:
         saved = cls.saved(inputs, output)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*cls.constants(inputs, output))
+        if constants := cls.constants(inputs, output):
+            ctx.mark_non_differentiable(*constants)
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 

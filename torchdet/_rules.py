@@ -46,12 +46,9 @@ class Backward(Operator):
         for_grad, for_A, *for_constants = ctx.needs_input_grad
         if V is None:
             return (None,) * (2 + len(constants))
-        grad_A = None
-        if for_A:
-            grad_A = cls.derivative(A, (times(grad.conj(), V),), *constants).conj()
         return (
             inner(V, cls.gradient(A, *constants)) if for_grad else None,
-            grad_A,
+            cls.derivative(A, (times(grad.conj(), V),), *constants).conj() if for_A else None,
             *(None for _ in for_constants),
         )
 
@@ -72,7 +69,7 @@ class Value(Operator):
 
     @classmethod
     def saved(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
-        return *inputs, *cls.constants(inputs, outputs)
+        return (*inputs, *outputs[1:]) if isinstance(outputs, tuple) else inputs
 
     @classmethod
     def constants(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
