@@ -21,6 +21,7 @@ from torch.func import (
 )
 
 import torchdet
+from support import OPS
 from torchdet._function import Operator
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -30,7 +31,6 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "cofactor": torchdet.cofactor,
     "adjugate": torchdet.adjugate,
 }
-OPS = torch.ops.torchdet
 
 
 def close(left: Tensor, right: Tensor, factor: float = 64) -> None:
