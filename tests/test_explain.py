@@ -57,9 +57,10 @@ def test_the_file_that_is_named_has_the_kernel(operator, target):
         "slogdet_hvp": "hvp",
         "_det_frexp_jet": "jet",
     }
+    name = "frexp" if target == "cuda" and "frexp" in operator else names.get(operator, "cofactor")
     for n in (1, 3, 12, 40, 200, 400):
         file = ROOT / select(operator, "float64", n, target)["file"]
-        assert names.get(operator, "cofactor") in file.read_text().lower()
+        assert name in file.read_text().lower()
 
 
 @compiled

@@ -75,7 +75,11 @@ def _info() -> None:
 def _explained(n: int, dtype: str) -> None:
     for target in _explain.targets():
         print(f"{n} x {n} in {dtype} on {target}:")
-        _print_table(["task", "class", "file", "why"], _explain.explain(n, dtype, target))
+        kernels = _explain.explain(n, dtype, target)
+        for task, size_class, orders, file, _ in kernels:
+            print(f"  {task:<30}{size_class:<15}{orders:<13}{file}")
+        for size_class, reason in {kernel.size_class: kernel.reason for kernel in kernels}.items():
+            print(f"  {size_class}: {reason}")
     print(_explain.saved(n, dtype))
 
 
