@@ -12,6 +12,8 @@ VENV ?= .venv
 # A pinned torch: on Linux the newest one from PyPI also brings some GB of CUDA libraries. Other choices:
 #   make test TORCH=torch==2.10.0        make test TORCH="torch --index-url URL_OF_A_PYTORCH_WHEEL_INDEX"
 TORCH ?= torch==2.13.0
+# What is compiled beside the portable kernels: those for this machine. What goes to others has all of them.
+export TORCHDET_INSTRUCTION_SETS ?= native
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
@@ -24,11 +26,11 @@ OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) tests/sa
 PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
-.PHONY: help setup demo test test-reference test-cuda-emulation test-arm fuzz sanitize cuda-check instructions lint lint-python lint-cpp lint-types lint-length format \
+.PHONY: help setup demo test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check instructions lint lint-python lint-cpp lint-types lint-length format \
         bench accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check versions clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # --- environment -------------------------------------------------------------------------------
 
@@ -43,9 +45,14 @@ $(VENV)/.created:
 	$(BIN)/pip install --quiet numpy ninja pybind11 'setuptools>=77' wheel
 	@touch $@
 
+# Another choice calls for another run.
+$(VENV)/.instruction_sets: $(VENV)/.created FORCE
+	@echo '$(TORCHDET_INSTRUCTION_SETS)' | cmp --quiet - $@ || echo '$(TORCHDET_INSTRUCTION_SETS)' >$@
+.PHONY: FORCE
+
 # Editable, so Python sources are always current; only what is compiled, or names a requirement, calls for another run.
 # The extension is built when there are a compiler and Python's headers; TORCHDET_EXTENSION=0 in the environment says no.
-$(VENV)/.installed: $(VENV)/.created pyproject.toml setup.py $(CXX_SOURCES)
+$(VENV)/.installed: $(VENV)/.created $(VENV)/.instruction_sets pyproject.toml setup.py $(CXX_SOURCES)
 	@if ! command -v "$${CXX:-c++}" >/dev/null; then \
 	  echo "No C++ compiler found: torchdet is installed without its extension."; export TORCHDET_EXTENSION=0; \
 	elif ! $(RUN) -c 'import os, sys, sysconfig; \
@@ -54,7 +61,8 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml setup.py $(CXX_SOURCES)
 	       "torchdet is installed without its extension."; export TORCHDET_EXTENSION=0; \
 	fi; \
 	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} \
-	  $(BIN)/pip install --quiet --no-build-isolation -e '.[test,examples,dev]' \
+	  $(RUN) tools/show_build.py build/install.log \
+	    $(BIN)/pip install --verbose --no-build-isolation -e '.[test,examples,dev]' \
 	  || { echo "If the extension does not compile here: TORCHDET_EXTENSION=0 make ..."; exit 1; }
 	@touch $@
 
@@ -74,6 +82,18 @@ test: $(VENV)/.installed ## the test suite
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
 	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --ignore=tests/test_cuda_emulation.py \
 	  --ignore=tests/test_arm.py --ignore=tests/test_sanitizers.py $(PYTEST_ARGS)
+
+# The widest instruction set is what all other tests run on. All of them are compiled, and those run that the processor has.
+CAPABILITY_TESTS ?= tests/test_values.py tests/test_gradients.py tests/test_second_derivatives.py \
+  tests/test_slogdet_derivatives.py tests/test_frexp.py tests/test_jets.py tests/test_kept.py tests/test_identities.py
+test-all-capabilities: ## the suite's numerical part on each instruction set that the processor has, all compiled
+	@$(MAKE) --no-print-directory setup TORCHDET_INSTRUCTION_SETS=all
+	sets=$$($(RUN) -c 'import torchdet; info = torchdet._C.build_info(); names = info["instruction_sets"]; \
+	  print(*names[names.index(info["active_instruction_set"]):])'); \
+	for name in $$sets; do \
+	  echo "TORCHDET_CPU_CAPABILITY=$$name"; \
+	  TORCHDET_CPU_CAPABILITY=$$name OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(CAPABILITY_TESTS) $(PYTEST_ARGS); \
+	done
 
 # Every kernel against exact arithmetic. The other files run on them too (EMULATION_TESTS="tests/test_gradients.py .."), in more time.
 EMULATION_TESTS ?= tests/test_values.py
@@ -164,11 +184,11 @@ gpu-bench:
 	$(GPU_PYTHON) -m bench --device cuda $(GPU_BENCH_ARGS)
 
 # The wheel is used where neither the sources nor the editable install can stand in for a file that it lacks, nor .venv
-# for a requirement that it does not name. It is linked of the objects that the editable install has compiled; so that
-# the source archive would build as well is checked by what is in it.
+# for a requirement that it does not name. It has all instruction sets, and is linked of the objects that the editable
+# install has compiled, and of the others; so that the source archive would build as well is checked by what is in it.
 wheel-check: $(VENV)/.installed ## build a wheel, install it in a new environment, import it and run its check there
 	rm -rf build/wheel-check && mkdir -p build/wheel-check/empty build/wheel-check/sdist
-	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} \
+	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} TORCHDET_INSTRUCTION_SETS=all \
 	  $(RUN) -m build --no-isolation --sdist --wheel --outdir build/wheel-check/dist . >build/wheel-check/build.log \
 	  || { tail -n 50 build/wheel-check/build.log; exit 1; }
 	tar -xzf build/wheel-check/dist/*.tar.gz -C build/wheel-check/sdist --strip-components 1
@@ -183,7 +203,7 @@ wheel-check: $(VENV)/.installed ## build a wheel, install it in a new environmen
 VERSIONS ?= 2.10.0 2.12.0 newest
 versions: $(VENV)/.installed ## the wheel with the oldest, another and the newest torch; writes docs/versions.md
 	rm -rf build/versions/dist
-	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} \
+	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} TORCHDET_INSTRUCTION_SETS=all \
 	  $(RUN) -m build --no-isolation --wheel --outdir build/versions/dist . >build/versions-build.log \
 	  || { tail -n 50 build/versions-build.log; exit 1; }
 	$(RUN) tools/versions.py --wheel build/versions/dist/*.whl --versions $(VERSIONS)

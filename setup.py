@@ -1,16 +1,18 @@
 """Builds the extension torchdet._C: the operators' schemas, their CPU and their CUDA kernels.
 
 TORCHDET_EXTENSION=0 builds the package without it (no compiler needed); torchdet then runs on
-plain PyTorch. TORCHDET_INSTRUCTION_SETS, e.g. "avx2", names those that get kernels beside the
-portable ones: two thirds of the time of all. CUDA kernels are built where torch has CUDA
-and nvcc is at hand; TORCHDET_CUDA=0 and TORCHDET_CUDA=1 decide otherwise. TORCH_CUDA_ARCH_LIST,
-e.g. "9.0", names the architectures.
+plain PyTorch. TORCHDET_INSTRUCTION_SETS names those that get kernels beside the portable ones:
+"all", which is the default; "native", the best one of this machine; or names, e.g. "avx512,avx2".
+CUDA kernels are built where torch has CUDA and nvcc is at hand; TORCHDET_CUDA=0 and TORCHDET_CUDA=1
+decide otherwise. TORCH_CUDA_ARCH_LIST, e.g. "9.0", names the architectures.
 """
 
 import os
 import platform
 import re
+import shlex
 import subprocess
+import tempfile
 from pathlib import Path
 
 from setuptools import setup
@@ -41,6 +43,9 @@ CXX_FLAGS = [
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
 ]
 
+# Those that have kernels; csrc/cpu/targets has the files of each.
+INSTRUCTION_SETS = ("avx512", "avx2", "portable")
+
 # Names as in TORCH_CUDA_ARCH_LIST. PTX lets newer devices compile the kernels themselves.
 CUDA_ARCHITECTURES = "8.0;9.0;10.0+PTX"
 NVCC_FLAGS = [
@@ -57,16 +62,44 @@ def sources(pattern: str) -> list[str]:
     return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(pattern))
 
 
-def left_out_instruction_sets() -> set[str]:
-    """What TORCHDET_INSTRUCTION_SETS does not name; portable kernels are always built."""
-    known = {"avx512", "avx2"}
-    named = os.environ.get("TORCHDET_INSTRUCTION_SETS", "avx512,avx2").split(",")
-    if unknown := set(named) - known - {"portable"}:
+def native_instruction_set(compiler: str) -> str:
+    """The best one of this machine, by the test that the library makes when it runs.
+
+    Raises:
+        SystemExit: The compiler makes no program that runs here.
+    """
+    program = """
+        #include <cstdio>
+        #include "processor.h"
+        int main() {
+          using namespace torchdet;
+          std::puts(has_avx512() ? "avx512" : has_avx2() ? "avx2" : "portable");
+        }"""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "processor")
+        include = f"-I{ROOT / 'csrc/cpu/dispatch'}"
+        command = [*shlex.split(compiler), "-x", "c++", "-", include, "-o", path]
+        try:
+            subprocess.run(command, input=program, text=True, check=True)
+            return subprocess.run([path], capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise SystemExit(
+                f"TORCHDET_INSTRUCTION_SETS=native: {error}; name the instruction sets instead"
+            ) from error
+
+
+def instruction_sets(compiler: str) -> list[str]:
+    """What TORCHDET_INSTRUCTION_SETS asks for; portable kernels are always built."""
+    choice = os.environ.get("TORCHDET_INSTRUCTION_SETS", "all")
+    if choice == "native":
+        choice = native_instruction_set(compiler)
+    named = INSTRUCTION_SETS if choice == "all" else choice.split(",")
+    if unknown := set(named) - set(INSTRUCTION_SETS):
         raise SystemExit(
-            "TORCHDET_INSTRUCTION_SETS: expected some of avx512, avx2 and portable, separated by "
-            f"commas, got {', '.join(sorted(unknown))}"
+            f"TORCHDET_INSTRUCTION_SETS: expected all, native, or some of "
+            f"{', '.join(INSTRUCTION_SETS)}, separated by commas, got {', '.join(sorted(unknown))}"
         )
-    return known - set(named)
+    return [name for name in INSTRUCTION_SETS if name in {*named, "portable"}]
 
 
 def wants_cuda() -> bool:
@@ -105,14 +138,13 @@ def extension_arguments() -> dict:
         # float32: n = 8: 0.88, n = 10: 0.90, others 0.96 to 1.03; float64: n = 7: 0.80, n = 10:
         # 0.88; with AVX2 n = 6: 0.81; complex64 n = 10, 12: 1.10.
         flags.append("-mtune=icelake-server")
-    left_out = left_out_instruction_sets()
-    flags += [f"-DTORCHDET_WITHOUT_{name.upper()}" for name in sorted(left_out)]
+    compiler = os.environ.get("CXX", "c++")
+    sets = instruction_sets(compiler)
     kernels = [
         path
         for path in sources("csrc/cpu/**/*.cpp")
-        if not any(f"kernels_{name}_" in path for name in left_out)
+        if not any(f"kernels_{name}_" in path for name in set(INSTRUCTION_SETS) - set(sets))
     ]
-    compiler = os.environ.get("CXX", "c++")
     flags.append(f'-DTORCHDET_COMPILER="{Path(compiler).name} " __VERSION__')
     extension = cpp_extension.CppExtension(
         "torchdet._C",
@@ -135,6 +167,11 @@ def extension_arguments() -> dict:
         def finalize_options(self) -> None:
             super().finalize_options()
             self.build_temp = str(ROOT / "build" / "objects")
+
+        def build_extensions(self) -> None:
+            # tools/show_build.py shows the line.
+            print(f"torchdet: kernels for {', '.join(sets)}", flush=True)
+            super().build_extensions()
 
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension}}
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernel_table.h"
+#include "processor.h"
 
 namespace torchdet {
 namespace {
@@ -12,25 +13,18 @@ namespace {
 struct Candidate {
   const char* name;
   bool supported;
-  void (*add_float)(KernelTable&);
-  void (*add_double)(KernelTable&);
+  AddKernels add_float, add_double;
 };
 
-// Fastest first; the last one runs anywhere.
+// What this build has, fastest first; the last one runs anywhere.
 std::vector<Candidate> candidates() {
-  return {
-#if defined(__x86_64__) && !defined(TORCHDET_WITHOUT_AVX512)
-      {"avx512",
-       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl"),
-       add_avx512_float, add_avx512_double},
-#endif
-#if defined(__x86_64__) && !defined(TORCHDET_WITHOUT_AVX2)
-      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), add_avx2_float,
-       add_avx2_double},
-#endif
+  std::vector<Candidate> all = {
+      {"avx512", has_avx512(), add_avx512_float, add_avx512_double},
+      {"avx2", has_avx2(), add_avx2_float, add_avx2_double},
       {"portable", true, add_portable_float, add_portable_double},
   };
+  std::erase_if(all, [](const Candidate& one) { return one.add_float == nullptr; });
+  return all;
 }
 
 KernelTable choose_kernels() {

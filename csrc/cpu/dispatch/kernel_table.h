@@ -37,12 +37,12 @@ struct KernelTable {
   }
 };
 
-void add_portable_float(KernelTable& table);
-void add_portable_double(KernelTable& table);
-void add_avx2_float(KernelTable& table);
-void add_avx2_double(KernelTable& table);
-void add_avx512_float(KernelTable& table);
-void add_avx512_double(KernelTable& table);
+// Enters the kernels of one instruction set and precision; null where the build leaves them out
+// (targets/absent.cpp).
+using AddKernels = void (*)(KernelTable&);
+extern const AddKernels add_avx512_float, add_avx512_double;
+extern const AddKernels add_avx2_float, add_avx2_double;
+extern const AddKernels add_portable_float, add_portable_double;
 
 // The table for this processor, or the one that TORCHDET_CPU_CAPABILITY names.
 const KernelTable& active_kernels();

@@ -126,11 +126,11 @@ struct KernelsOf {
 };
 
 // One translation unit each, so that they compile side by side.
-template <typename T>
-void add_kernels(KernelTable& table, Dtype real, Dtype complex) {
+template <typename T, Dtype kReal, Dtype kComplex>
+void add_kernels(KernelTable& table) {
   table.vector_bytes = kVectorBytes;
-  KernelsOf<Pack<T>>::set(table, real);
-  KernelsOf<Complex<Pack<T>>>::set(table, complex);
+  KernelsOf<Pack<T>>::set(table, kReal);
+  KernelsOf<Complex<Pack<T>>>::set(table, kComplex);
 }
 
 }  // namespace TORCHDET_CAPABILITY

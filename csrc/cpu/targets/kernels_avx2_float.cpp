@@ -4,9 +4,7 @@
 #include "fill_table.h"
 
 namespace torchdet {
-void add_avx2_float(KernelTable& table) {
-  add_kernels<float>(table, Dtype::kFloat, Dtype::kComplexFloat);
-}
+const AddKernels add_avx2_float = add_kernels<float, Dtype::kFloat, Dtype::kComplexFloat>;
 }  // namespace torchdet
 #include "end_target.h"
 #endif

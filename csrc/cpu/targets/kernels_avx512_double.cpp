@@ -4,9 +4,7 @@
 #include "fill_table.h"
 
 namespace torchdet {
-void add_avx512_double(KernelTable& table) {
-  add_kernels<double>(table, Dtype::kDouble, Dtype::kComplexDouble);
-}
+const AddKernels add_avx512_double = add_kernels<double, Dtype::kDouble, Dtype::kComplexDouble>;
 }  // namespace torchdet
 #include "end_target.h"
 #endif

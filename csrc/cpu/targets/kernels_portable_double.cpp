@@ -5,7 +5,5 @@
 #include "fill_table.h"
 
 namespace torchdet {
-void add_portable_double(KernelTable& table) {
-  add_kernels<double>(table, Dtype::kDouble, Dtype::kComplexDouble);
-}
+const AddKernels add_portable_double = add_kernels<double, Dtype::kDouble, Dtype::kComplexDouble>;
 }  // namespace torchdet

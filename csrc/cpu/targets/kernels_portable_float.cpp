@@ -5,7 +5,5 @@
 #include "fill_table.h"
 
 namespace torchdet {
-void add_portable_float(KernelTable& table) {
-  add_kernels<float>(table, Dtype::kFloat, Dtype::kComplexFloat);
-}
+const AddKernels add_portable_float = add_kernels<float, Dtype::kFloat, Dtype::kComplexFloat>;
 }  // namespace torchdet
