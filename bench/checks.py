@@ -19,13 +19,13 @@ prod_{i <= n-k} s_i times its directions, so E moves it by at most
 
 of which the last term is the rounding of the result: the unit of the library's tests. A product of
 complex numbers is rounded by up to sqrt(5) times as much as one of real numbers, so eps is taken
-as large there. What the singular values themselves are off by, as the product of the factors shows,
-adds to d.
+as large there. Answers in double precision meet a truth in double precision: what the factors are off
+by, as their product shows, adds to d, and with the rounding of the four products to n eps.
 
 Derivatives of log|det| are quotients of these polynomials. They are checked multiplied by their
 denominator, since that needs no bound on the inverse: of G = C / det, for instance,
-|det G - C| <= u_1 + |G| u_0. The logarithm itself lies between those of |det| - u_0 and |det| + u_0,
-but for the rounding of a sum of n logarithms.
+|det G - C| <= u_1 + |G| u_0. The logarithm itself lies between those of |det| - u_0 and
+|det| + u_0, but for the rounding of a sum of n logarithms.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Reference:
     Z: np.ndarray | None
     H: np.ndarray | None
     u: tuple[np.ndarray, np.ndarray, np.ndarray]
-    relative: float  # n eps
+    relative: np.ndarray  # n eps
     logs: np.ndarray  # sum of |log s_i|
 
 
@@ -92,6 +92,11 @@ class _Factors:
         return _factors(A.tobytes(), A.dtype.str, A.shape)
 
     @property
+    def relative_residual(self) -> np.ndarray:
+        """Residual / s_1, 0 where there is nothing to be off from."""
+        return self.residual / np.where(self.s[:, 0] > 0, self.s[:, 0], 1)
+
+    @property
     def phase(self) -> np.ndarray:
         """Det U det V^H, of magnitude 1."""
         f = np.linalg.det(self.U) * np.linalg.det(self.Vh)
@@ -118,7 +123,9 @@ class _Factors:
         diagonal = (P * np.diagonal(W, axis1=-2, axis2=-1)[:, None, :]).sum(-1)
         return self._back(np.where(eye, diagonal[:, :, None], -P * _transposed(W)))
 
-    def units(self, d: np.ndarray, relative: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def units(
+        self, d: np.ndarray, relative: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(u_0, u_1, u_2), with products one factor at a time: all terms are positive."""
         n = self.s.shape[-1]
         plain, moved, change = np.ones_like(d), np.ones_like(d), np.zeros_like(d)
@@ -170,9 +177,9 @@ class Truth:
 
         B, D = chosen(A), None if Z is None else chosen(Z)
         factors = _Factors.of(B)
-        eps = torch.finfo(self.case.dtype).eps * (math.sqrt(5) if np.iscomplexobj(B) else 1)
-        relative = self.case.n * eps
-        off = relative * factors.s[:, 0]
+        rounding = self.case.n * (math.sqrt(5) if np.iscomplexobj(B) else 1)
+        relative = np.full(len(B), rounding * torch.finfo(self.case.dtype).eps)
+        d = relative * factors.s[:, 0]
         needs_H = self.case.hvp and D is not None
         H = None
         if exactly:
@@ -181,13 +188,14 @@ class Truth:
             if needs_H:
                 H = np.array([exact.cofactors_along(X, Y) for X, Y in zip(B, D, strict=True)])
         else:
-            off = off + factors.residual
+            d = d + factors.residual
+            relative = relative + 4 * rounding * np.finfo(float).eps + factors.relative_residual
             det, C = factors.det(), factors.cofactors()
             if needs_H:
                 H = factors.cofactors_along(D)
         with np.errstate(divide="ignore"):
             logs = np.abs(np.log(factors.s)).sum(-1)
-        return Reference(indices, det, C, D, H, factors.units(off, relative), relative, logs)
+        return Reference(indices, det, C, D, H, factors.units(d, relative), relative, logs)
 
     def fault(self, got: Tensor) -> str | None:
         """What is wrong with an answer beyond what its format allows; None if it is right."""
