@@ -19,8 +19,8 @@ prod_{i <= n-k} s_i times its directions, so E moves it by at most
 
 of which the last term is the rounding of the result: the unit of the library's tests. A product of
 complex numbers is rounded by up to sqrt(5) times as much as one of real numbers, so eps is taken
-as large there. Answers in double precision meet a truth in double precision: what the factors are off
-by, as their product shows, adds to d, and with the rounding of the four products to n eps.
+as large there. Answers in double precision meet a truth in double precision: what the factors are
+off by, as their product shows, adds to d, and with the rounding of the four products to n eps.
 
 Derivatives of log|det| are quotients of these polynomials. They are checked multiplied by their
 denominator, since that needs no bound on the inverse: of G = C / det, for instance,
@@ -139,7 +139,7 @@ class _Factors:
         return u[0], u[1], u[2]
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=32)  # the orders of a run, which come back with every operation
 def _factors(data: bytes, dtype: str, shape: tuple[int, ...]) -> _Factors:
     A = np.frombuffer(data, dtype).reshape(shape)
     U, s, Vh = np.linalg.svd(A)

@@ -314,8 +314,10 @@ _ON_REGULAR = RegularPeer(
 _TORCH = TorchPeer("torch.linalg", torch.linalg.det, _torch_logabsdet)
 
 
-def peers(device: torch.device) -> tuple[Peer, ...]:
+def peers(device: torch.device, only_torch: bool = False) -> tuple[Peer, ...]:
     """The first is measured, every other one is what it is compared with."""
+    if only_torch:
+        return _TORCHDET, _TORCH, _ON_REGULAR
     if device.type == "cpu":
         installed = {"numpy": NumpyPeer, "jax": JaxPeer, "tensorflow": TensorflowPeer}
     else:
