@@ -35,7 +35,10 @@ class Det(Value):
     """det A."""
 
     operator = "det"
-    backward_of = DetBackward
+
+    @staticmethod
+    def backward_of() -> type[DetBackward]:
+        return DetBackward
 
 
 class DetKeep(Value):
@@ -43,7 +46,10 @@ class DetKeep(Value):
 
     operator = "_det_keep"
     results = 1
-    backward_of = DetBackwardKept
+
+    @staticmethod
+    def backward_of() -> type[DetBackwardKept]:
+        return DetBackwardKept
 
 
 class Cofactor(Derivative):

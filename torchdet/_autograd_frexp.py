@@ -39,7 +39,10 @@ class DetFrexp(Value):
     """m and e with det A = m 2^e: m has the derivatives of det times 2^-e."""
 
     operator = "det_frexp"
-    backward_of = DetFrexpBackward
+
+    @staticmethod
+    def backward_of() -> type[DetFrexpBackward]:
+        return DetFrexpBackward
 
 
 class DetFrexpHvp(Derivative):
@@ -47,7 +50,11 @@ class DetFrexpHvp(Derivative):
 
     operator = "_det_frexp_hvp"
     derivative = staticmethod(frexp_derivative)
-    count_of_constants = 1
+
+    @staticmethod
+    def split(others: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        Z, e = others
+        return (Z,), (e,)
 
 
 class DetFrexpBackwardJvp(Operator):

@@ -51,15 +51,18 @@ class Slogdet(Logarithm):
     """Sign and log|det A|."""
 
     operator = "slogdet"
-    backward_of: type[SlogdetBackward] = SlogdetBackward
+
+    @staticmethod
+    def backward_of() -> type[SlogdetBackward]:
+        return SlogdetBackward
 
     @classmethod
     def pull_back(cls, g: Tensor, A: Tensor, *kept: Tensor) -> Tensor:
-        return cls.backward_of.call(g, A, *kept)
+        return cls.backward_of().call(g, A, *kept)
 
     @classmethod
     def push_forward(cls, dA: Tensor, A: Tensor, *kept: Tensor) -> Tensor:
-        return inner(cls.backward_of.gradient(A, *kept), dA)
+        return inner(cls.backward_of().gradient(A, *kept), dA)
 
 
 class SlogdetKeep(Slogdet):
@@ -67,7 +70,10 @@ class SlogdetKeep(Slogdet):
 
     operator = "_slogdet_keep"
     results = 2
-    backward_of = SlogdetBackwardKept
+
+    @staticmethod
+    def backward_of() -> type[SlogdetBackward]:
+        return SlogdetBackwardKept
 
 
 class SlogdetHvp(Derivative):

@@ -64,8 +64,8 @@ class Backward(Operator):
 class Value(Operator):
     """A function of A with gradient F, as (1); outputs after it are constants of `backward_of`."""
 
-    # Its values are g conj(F(A)).
-    backward_of: type[Backward]
+    # The Function of g conj(F(A)): called, since torch.compile knows no attributes of a Function.
+    backward_of: Callable[[], type[Backward]]
 
     @classmethod
     def saved(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
@@ -78,12 +78,12 @@ class Value(Operator):
     @classmethod
     def gradients(cls, ctx: Context, grad: Gradient, *_: Gradient) -> Gradient:
         A, *constants = ctx.saved_tensors
-        return None if grad is None else cls.backward_of.call(grad, A, *constants)
+        return None if grad is None else cls.backward_of().call(grad, A, *constants)
 
     @classmethod
     def tangent(cls, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
         (A, *constants), (dA,) = saved, tangents
-        return None if dA is None else inner(cls.backward_of.gradient(A, *constants), dA)
+        return None if dA is None else inner(cls.backward_of().gradient(A, *constants), dA)
 
 
 class Logarithm(Operator):
@@ -144,14 +144,18 @@ class Derivative(Operator):
 
     # The member of the family with given directions: derivative(A, directions, *constants).
     derivative: Callable[..., Tensor]
-    count_of_constants = 0
+
+    @staticmethod
+    def split(others: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """The directions, as they are given, and the constants, of all arguments after A."""
+        return others, ()
 
     @classmethod
     def gradients(cls, ctx: Context, V: Gradient) -> tuple[Gradient, ...]:
         A, *others = ctx.saved_tensors
         if V is None:
             return (None,) * (1 + len(others))
-        given, constants = cls._split(others)
+        given, constants = cls.split(others)
         for_A, *for_others = ctx.needs_input_grad
         V, Z = V.conj(), directions(A, given)
         grad_A = cls.derivative(A, (*Z, V), *constants).conj() if for_A else None
@@ -164,17 +168,12 @@ class Derivative(Operator):
     @classmethod
     def tangent(cls, saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
         (A, *others), (dA, *dothers) = saved, tangents
-        given, constants = cls._split(others)
+        given, constants = cls.split(others)
         Z, dZ = directions(A, given), directions(A, [x for x in dothers if x is not None])
         return add(
             None if dA is None else cls.derivative(A, (*Z, dA), *constants),
             *(cls.derivative(A, (*Z[:i], dz, *Z[i + 1 :]), *constants) for i, dz in enumerate(dZ)),
         )
-
-    @classmethod
-    def _split(cls, others: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        count = len(others) - cls.count_of_constants
-        return others[:count], others[count:]
 
 
 def stack(Z: Sequence[Tensor]) -> Sequence[Tensor]:
