@@ -91,10 +91,10 @@ void add_kernels(CudaKernelTable& table, Dtype dtype) {
     }
   }
   set_thread<V, static_cast<int>(kLargestThread)>(table.small[d]);
-  table.block[d] = {{make_block_kernel<BlockDeterminants, V>(),
-                     make_block_kernel<BlockCofactors, V>(),
-                     make_kernel<TeamHvp<V, kBlockTeam, 1, Memory::kShared>>()},
-                    make_block_kernel<BlockSlogdetHvp, V>()};
+  table.block[d] = {
+      {make_block_kernel<BlockDeterminants, V>(), make_block_kernel<BlockCofactors, V>(),
+       make_kernel<TeamHvp<V, kBlockTeam, 1, Memory::kShared>>()},
+      make_block_kernel<BlockSlogdetHvp, V>()};
   CudaLargeKernels& large = table.large[d];
   large.prepare = make_kernel<LargePrepare<V>>();
   large.determinants = make_kernel<LargeDeterminants<V>>();

@@ -59,7 +59,9 @@ template <typename V, int kTileRows, int kLaneRows, int kLaneColumns, int kMatri
 struct SharedSlogdetHvp {
   static constexpr Memory kMemory = Memory::kShared;
   static constexpr int kLanes = kLaneRows * kLaneColumns, kThreads = kLanes * kMatrices;
-  static constexpr int kBlocksPerSm = std::max(1, (sizeof(V) == 16 ? 256 : 512) / kThreads);
+  // As many as leave room for the tile and for its factors in registers.
+  static constexpr int kThreadsPerSm = sizeof(V) == 4 ? 512 : sizeof(V) == 8 ? 384 : 256;
+  static constexpr int kBlocksPerSm = kThreadsPerSm / kThreads;
   static constexpr int64_t kMatricesPerBlock = kMatrices;
   static_assert(kLanes <= kWarpSize ? kThreads % kWarpSize == 0 : kMatrices == 1);
 
@@ -117,7 +119,7 @@ struct SharedSlogdetHvp {
 
   struct Group {
     const int n, rank, stride, strip_stride;
-    const int row, word;  // of the tile; the word within a strip
+    const int row, word;                 // of the tile; the word within a strip
     V *const z, *const x, *const strip;  // Z^T, X, and columns of Z^T X, then of the result
 
     TORCHDET_DEVICE Group(int order, V* memory)
@@ -180,7 +182,8 @@ struct SharedSlogdetHvp {
       const bool by_columns = view.row_stride == 1 && view.column_stride != 1;
       const int64_t down = by_columns ? view.column_stride : view.row_stride;
       const int64_t right = by_columns ? view.row_stride : view.column_stride;
-      const int to_down = by_columns != kIsZ ? 1 : stride, to_right = by_columns != kIsZ ? stride : 1;
+      const int to_down = by_columns != kIsZ ? 1 : stride,
+                to_right = by_columns != kIsZ ? stride : 1;
       const auto put = [&](int i, int j, V number) {
         to[i * to_down + j * to_right] = kIsZ ? number : conj(number);
       };
@@ -264,7 +267,8 @@ struct SharedSlogdetHvp {
         TORCHDET_UNROLL
         for (int t = 0; t < kTileWords; ++t) {
           if (t == 0 || has_word(t, first)) {
-            tile.x[r][t].store(strip + (row + r) * strip_stride + (word + t * kLaneColumns) * kCount);
+            tile.x[r][t].store(strip + (row + r) * strip_stride +
+                               (word + t * kLaneColumns) * kCount);
           }
         }
       }
@@ -279,7 +283,9 @@ struct SharedSlogdetHvp {
         for_places(
             width / kCount,
             [&](int i, int w) { return Chunk<V>::load(from + i * strip_stride + w * kCount); },
-            [&](int i, int w, const Chunk<V>& x) { x.store(out + int64_t(i) * n + begin + w * kCount); });
+            [&](int i, int w, const Chunk<V>& x) {
+              x.store(out + int64_t(i) * n + begin + w * kCount);
+            });
       } else {
         for_places(
             width, [&](int i, int j) { return from[i * strip_stride + j]; },
@@ -291,9 +297,12 @@ struct SharedSlogdetHvp {
 
 // Of orders up to N: several matrices per warp where they are small.
 template <typename V, int N>
-using WarpSlogdetHvp =
-    SharedSlogdetHvp<V, N == 8 ? 4 : 8, N == 32 ? 4 : 2, N / 4,
-                     128 / (N == 8 ? 4 : N == 16 ? 8 : 32) / (static_cast<int>(sizeof(V)) / 4)>;
+using WarpSlogdetHvp = SharedSlogdetHvp<V, N == 8 ? 4 : 8, N == 32 ? 4 : 2, N / 4,
+                                        128 /
+                                            (N == 8    ? 4
+                                             : N == 16 ? 8
+                                                       : 32) /
+                                            (static_cast<int>(sizeof(V)) / 4)>;
 
 // Of orders up to 32 kRows: a warp for 32 rows of a strip.
 template <typename V, int kRows>
