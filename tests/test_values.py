@@ -35,7 +35,7 @@ COFACTOR_ORDERS = {
     torch.complex64: SMALL,
     torch.complex128: (1, 2, 3, 4, 5, 8),
 }
-# Where one kernel hands over to the next (csrc/size_class.h; a pack more every 8 or 16 columns), on
+# Where one kernel hands over to the next (csrc/select.h; a pack more every 8 or 16 columns), on
 # fewer families: the integers take longer there.
 EDGE_FAMILIES = ("normal", "integer_rank_n-1", "graded_both", "lower_m1", "shift",
                  "near_singular", "dependent_leading_columns")  # fmt: skip
