@@ -27,7 +27,7 @@ PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
 .PHONY: help setup demo test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check instructions lint lint-python lint-cpp lint-types lint-length format \
-        bench accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check versions clean
+        bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check versions clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -121,6 +121,10 @@ accuracy: $(VENV)/.installed ## search for the largest errors; writes docs/accur
 
 bench: $(VENV)/.installed ## timings against torch.linalg; wants an idle machine; BENCH_ARGS="--help" for the choices
 	$(RUN) -m bench $(BENCH_ARGS)
+
+# One file of bench/results for each run; what is quoted is written anew from them. BENCH_ARGS="--quick" only tries it.
+bench-results: $(VENV)/.installed ## measure all that README and docs quote (about 24 minutes), and write their tables
+	$(RUN) -m bench.publish $(BENCH_ARGS)
 
 # --- checks ------------------------------------------------------------------------------------
 

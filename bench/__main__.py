@@ -1,6 +1,7 @@
 """Times torchdet against its peers and writes JSON, a Markdown table and plots.
 
-Wants a machine with nothing else to do. Each case is checked before it is timed.
+Wants a machine with nothing else to do. Each answer is checked before it is timed. What README and
+docs quote comes from `python -m bench.publish`, which calls this.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ import torch
 from bench import machine, plots, report
 from bench.cases import Case
 from bench.clocks import Clock, CpuClock, CudaClock
+from bench.files import write_json
 from bench.limits import measure_limits
 from bench.peers import peers
-from bench.run import INTERRUPTED, OUT_OF_TIME, run_cases
+from bench.run import INTERRUPTED, OUT_OF_TIME, WRONG, run_cases
 from bench.suites import DEFAULT_SUITES, SUITES, cpu_cases, cuda_cases
 from bench.timing import Effort
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "out" / "bench"
 CUDA_MINUTES = 8.0
 TO_WRITE = 20.0  # seconds of the time allowed that are kept for tables and plots
 
 
 def write(result: dict[str, Any], path: Path) -> None:
     """The JSON, and the tables and plots that are made from it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(result, path)
     report.write_markdown(result, path.with_suffix(".md"))
     plots.plot(result, path.with_suffix(".png"))
     plots.plot_batches(result, path.with_name(f"{path.stem}-batch.png"))
@@ -79,8 +80,10 @@ def _arguments() -> argparse.Namespace:
         f"(cuda: {CUDA_MINUTES:g})",
     )
     parser.add_argument("--quick", action="store_true", help="few, tiny cases: does it run at all?")
+    parser.add_argument("--only-torch", action="store_true", help="no peer but torch.linalg")
     parser.add_argument("--commit", help="of the sources, where there is no git to ask")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--json", type=Path, help="write this file only, no tables and plots")
     parser.add_argument("--report", type=Path, metavar="JSON", help="only show and plot this run")
     arguments = parser.parse_args()
     arguments.suite = arguments.suite or list(DEFAULT_SUITES[arguments.device])
@@ -98,7 +101,7 @@ def run(arguments: argparse.Namespace, clock: Clock, end: float) -> dict[str, An
     """Everything that is written down."""
     seconds = arguments.seconds or (0.01 if arguments.device == "cuda" else 0.02)
     effort = Effort(2, 0.001) if arguments.quick else Effort(arguments.rounds, seconds)
-    compared = peers(clock.device)
+    compared = peers(clock.device, arguments.only_torch)
     facts = machine.facts()
     if arguments.commit:
         facts["commit"] = arguments.commit
@@ -120,7 +123,7 @@ def run(arguments: argparse.Namespace, clock: Clock, end: float) -> dict[str, An
 
 
 def main() -> int:
-    """Command line; not 0 if the run ended with an error."""
+    """Command line; not 0 if the run ended with an error, or an answer of torchdet is wrong."""
     started = time.monotonic()
     arguments = _arguments()
     if arguments.report:
@@ -135,7 +138,8 @@ def main() -> int:
         clock = CudaClock(torch.device("cuda", torch.cuda.current_device()))
         minutes = arguments.minutes or CUDA_MINUTES
         where = re.sub(r"\W+", "-", torch.cuda.get_device_name().lower())
-    result = run(arguments, clock, started + 60 * minutes - TO_WRITE)
+    to_write = 0 if arguments.json else TO_WRITE
+    result = run(arguments, clock, started + 60 * minutes - to_write)
     name = "-".join(
         [
             *(["quick"] if arguments.quick else []),
@@ -145,10 +149,15 @@ def main() -> int:
             result["machine"]["commit"] or "uncommitted",
         ]
     )
-    write(result, arguments.out / f"{name}.json")
+    if arguments.json:
+        write_json(result, arguments.json)
+        print(f"wrote {arguments.json}: {report.tally(result['cases'])}")
+    else:
+        write(result, arguments.out / f"{name}.json")
     if result["stopped"]:
         print(f"not all cases were timed: {result['stopped']}")
-    return int(result["stopped"] not in (None, OUT_OF_TIME, INTERRUPTED))
+    wrong = any(case["verdict"] == WRONG for case in result["cases"])
+    return int(wrong or result["stopped"] not in (None, OUT_OF_TIME, INTERRUPTED))
 
 
 if __name__ == "__main__":

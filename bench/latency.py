@@ -1,8 +1,15 @@
-"""Where the microseconds of one small matrix go: ``python -m bench.latency``."""
+"""Where the microseconds of one small matrix go: ``python -m bench.latency``.
+
+All calls are public ones: torchdet's, torch's, and Functions that compute nothing, written as torch
+documents them.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +19,11 @@ from torch import Tensor
 from torch.utils.benchmark import Timer
 
 import torchdet
+from bench import machine
+from bench.checks import Truth
 from bench.clocks import Call
-from torchdet._torch_internals import recorder
+from bench.files import write_json
+from bench.suites import cpu_cases
 
 ROUNDS = 25
 SECONDS = 0.01
@@ -36,19 +46,18 @@ class _Copy(torch.autograd.Function):
 
 
 class _Pair(torch.autograd.Function):
-    """The same with two results, one of them not differentiable: the least that slogdet needs."""
+    """Two results, one of them not differentiable: the least that slogdet needs.
 
-    results = None
-
-    @staticmethod
-    def forward(A: Tensor) -> tuple[Tensor, Tensor]:
-        return A.new_empty(()), A.new_empty(())
+    Its forward takes ctx, which costs no binding of arguments, and torch.func cannot use it.
+    """
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+    def forward(ctx: Any, A: Tensor) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(output[0])
-        ctx.save_for_backward(*inputs)
+        sign, logabsdet = A.new_empty(()), A.new_empty(())
+        ctx.mark_non_differentiable(sign)
+        ctx.save_for_backward(A)
+        return sign, logabsdet
 
     @staticmethod
     def backward(ctx: Any, _: Tensor | None, grad: Tensor) -> Tensor:
@@ -67,7 +76,6 @@ def calls() -> dict[str, Call]:
     """On a 3 x 3 matrix in float32: torchdet's calls, torch's, and what they are made of."""
     A, one = torch.randn(3, 3), torch.ones(())
     leaf = A.clone().requires_grad_()
-    operators, pair = torch.ops.torchdet, recorder(_Pair)
     return {
         "torchdet.det(A)": lambda: torchdet.det(A),
         "torch.linalg.det(A)": lambda: torch.linalg.det(A),
@@ -76,7 +84,6 @@ def calls() -> dict[str, Call]:
         "backward of torchdet.det": _backward(torchdet.det(leaf), leaf, one),
         "backward of torch.linalg.det": _backward(torch.linalg.det(leaf), leaf, one),
         "torch.relu(A)": lambda: torch.relu(A),
-        "the operator det_backward": lambda: operators.det_backward.default(one, A),
         "a Function that copies A": lambda: _Copy.apply(leaf),
         "its backward, which returns A": _backward(_Copy.apply(leaf), leaf, A),
         "torchdet.slogdet, forward and backward": _both(
@@ -85,18 +92,37 @@ def calls() -> dict[str, Call]:
         "torch.linalg.slogdet, forward and backward": _both(
             lambda: torch.linalg.slogdet(leaf).logabsdet, leaf, one
         ),
-        "a Function with two results, called as torchdet's are, forward and backward": _both(
-            lambda: pair((leaf,))[1], leaf, one
+        "a Function with two results, forward and backward": _both(
+            lambda: _Pair.apply(leaf)[1], leaf, one
         ),
     }
 
 
-def main() -> None:
+def wrong() -> list[str]:
+    """Which operations on such a matrix torchdet answers wrongly."""
+    found = []
+    for case in cpu_cases("latency", [torch.float32], None, 1, False):
+        ((A, Z),) = case.inputs(torch.device("cpu"), 1)
+        leaf = A.requires_grad_()
+        answer = torchdet.slogdet(leaf).logabsdet if case.slogdet else torchdet.det(leaf)
+        if case.backward:
+            (answer,) = torch.autograd.grad(answer, leaf)
+        if Truth(case, A.detach(), Z).fault(answer.detach()):
+            found.append(case.op)
+    return found
+
+
+def main() -> int:
     """Prints the fastest of some measurements in turn: a call can only be held up."""
+    parser = argparse.ArgumentParser(prog="python -m bench.latency", description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the result to this file, too")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args()
     torch.set_num_threads(1)
+    faults = wrong()
     timers = {name: Timer("f()", globals={"f": call}) for name, call in calls().items()}
     fastest = dict.fromkeys(timers, float("inf"))
-    for _ in range(ROUNDS):
+    for _ in range(options.rounds):
         for name, timer in timers.items():
             seconds = timer.blocked_autorange(min_run_time=SECONDS).median
             fastest[name] = min(fastest[name], seconds)
@@ -105,7 +131,11 @@ def main() -> None:
     for name, seconds in fastest.items():
         table.add_row(name, f"{1e6 * seconds:.1f}")
     Console().print(table)
+    if options.json:
+        facts = {"machine": machine.facts(), "threads": 1, "rounds": options.rounds}
+        write_json({**facts, "wrong": faults, "seconds": fastest}, options.json)
+    return int(bool(faults))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

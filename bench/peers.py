@@ -60,7 +60,6 @@ class TorchPeer:
     name: str
     det: Callable[[Tensor], Tensor]
     logabsdet: Callable[[Tensor], Tensor]
-    hvp: Callable[[Tensor, Tensor], Tensor] | None = None  # else by differentiating det twice
     supports: Callable[[Case], bool] = _every
 
     def operation(self, case: Case, A: Tensor, Z: Tensor | None) -> Call:
@@ -70,8 +69,6 @@ class TorchPeer:
             function = torch.compile(function, fullgraph=True)
         elif case.op in (*TRANSFORMS, *FUNC):
             return _transformed(function, case.transform, A, Z)
-        if case.hvp and self.hvp is not None:
-            return functools.partial(self.hvp, A, Z)
         if case.op in FORWARD:
             return lambda: function(A)
         leaf = A.detach().requires_grad_()
@@ -310,17 +307,17 @@ def _compiled(name: str, peer: TorchPeer) -> TorchPeer:
     )
 
 
-_TORCHDET = TorchPeer(
-    "torchdet", torchdet.det, _torchdet_logabsdet, hvp=torch.ops.torchdet.det_hvp.default
-)
+_TORCHDET = TorchPeer("torchdet", torchdet.det, _torchdet_logabsdet)
 _ON_REGULAR = RegularPeer(
     **{**vars(_TORCHDET), "name": REGULAR, "supports": lambda case: case.singular}
 )
 _TORCH = TorchPeer("torch.linalg", torch.linalg.det, _torch_logabsdet)
 
 
-def peers(device: torch.device) -> tuple[Peer, ...]:
+def peers(device: torch.device, only_torch: bool = False) -> tuple[Peer, ...]:
     """The first is measured, every other one is what it is compared with."""
+    if only_torch:
+        return _TORCHDET, _TORCH, _ON_REGULAR
     if device.type == "cpu":
         installed = {"numpy": NumpyPeer, "jax": JaxPeer, "tensorflow": TensorflowPeer}
     else:

@@ -14,10 +14,20 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.cases import HVP, LAYOUTS, OPS
+from bench.run import REACHED, VERDICTS
 from bench.suites import AGAINST_N, WORST_FIRST
 from bench.timing import graph_of
 
 WIDE = 280  # columns, where there is no terminal to ask
+
+# What stands beside a ratio that is not simply one: its quartiles lie more than NOISY of its median
+# apart; the peer's answer is wrong; torchdet's is.
+NOISY = 0.25
+NOISY_MARK, WRONG_MARK, OWN_MARK = "~", "✗", "✗✗"
+MARKS = (
+    f"{NOISY_MARK}: the quartiles of the ratio lie more than {NOISY:.0%} of it apart. "
+    f"{WRONG_MARK}: torch's answer is wrong at some matrix, by more than its format explains."
+)
 
 
 @dataclass(frozen=True)
@@ -56,15 +66,19 @@ def _fma_share(case: dict[str, Any]) -> str:
     return f"{share:.0%}" if share is not None else ""
 
 
-def _ratio(case: dict[str, Any], peer: str, quartiles: bool) -> str:
-    wrong = peer in case.get("errors", {})
-    ratio = case["ratio"].get(peer)
+def marked_ratio(case: dict[str, Any], peer: str, quartiles: bool = False, digits: int = 1) -> str:
+    """The ratio with its marks; "failed" where there is none for an error of the peer."""
+    errors, ratio = case.get("errors", {}), case["ratio"].get(peer)
     if ratio is None:
-        return "failed" if wrong else ""
-    text = f"{ratio['median']:.2f}"
+        return "failed" if peer in errors else ""
+    text = f"{ratio['median']:.{digits}f}"
     if quartiles:
-        text += f" ({ratio['q25']:.2f}-{ratio['q75']:.2f})"
-    return text + (" wrong" if wrong else "")
+        text += f" ({ratio['q25']:.{digits}f}-{ratio['q75']:.{digits}f})"
+    if ratio["q75"] - ratio["q25"] > NOISY * ratio["median"]:
+        text = NOISY_MARK + text
+    if peer in errors:
+        text += " " + WRONG_MARK
+    return text + (" " + OWN_MARK if "torchdet" in errors else "")
 
 
 def _matrices(case: dict[str, Any]) -> str:
@@ -84,6 +98,12 @@ def _rows(run: dict[str, Any]) -> list[dict[str, Any]]:
     sorted_ = [case for case in run["cases"] if case["suite"] in WORST_FIRST]
     sorted_.sort(key=lambda case: case["ratio"].get(reference, {}).get("median", math.inf))
     return listed + sorted_
+
+
+def tally(cases: list[dict[str, Any]]) -> str:
+    """How many cases came to what, as in '7 reached, 1 missed, 2 torch wrong'."""
+    counts = {verdict: sum(case["verdict"] == verdict for case in cases) for verdict in VERDICTS}
+    return ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n) or "no case"
 
 
 def has_gpu(run: dict[str, Any]) -> bool:
@@ -108,9 +128,9 @@ def _columns(run: dict[str, Any]) -> list[Column]:
         Column("torchdet", lambda case: duration(case["seconds"]["torchdet"]["median"])),
         *(on_gpu if has_gpu(run) else [Column("GB/s", _gigabytes_per_second)]),
         Column("of FMA", _fma_share),
-        Column(f"ratio to {reference}", lambda case: _ratio(case, reference, quartiles=True)),
+        Column(f"ratio to {reference}", lambda case: marked_ratio(case, reference, True, 2)),
         *(
-            Column(f"to {peer}", lambda case, peer=peer: _ratio(case, peer, quartiles=False))
+            Column(f"to {peer}", lambda case, peer=peer: marked_ratio(case, peer, digits=2))
             for peer in others
         ),
         *(
@@ -119,22 +139,21 @@ def _columns(run: dict[str, Any]) -> list[Column]:
             if memory
         ),
         Column("must", lambda case: f"{case['must']:.3g}"),
-        Column("reached", lambda case: "yes" if case["passed"] else "NO"),
+        Column("verdict", lambda case: case["verdict"], words=True),
     ]
 
 
 def print_table(run: dict[str, Any]) -> None:
     """For the terminal."""
     columns = _columns(run)
-    table = Table(title=summary(run))
+    shown = Table(title=summary(run))
     for column in columns:
-        table.add_column(column.heading, justify="left" if column.words else "right", no_wrap=True)
+        shown.add_column(column.heading, justify="left" if column.words else "right", no_wrap=True)
     for case in _rows(run):
         cells = (Text(column.cell(case)) for column in columns)
-        table.add_row(*cells, style="" if case["passed"] else "red")
-    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
-    missed = sum(not case["passed"] for case in run["cases"])
-    print(f"{len(run['cases']) - missed} of {len(run['cases'])} cases reach what they must")
+        shown.add_row(*cells, style="" if case["verdict"] == REACHED else "red")
+    Console(width=None if sys.stdout.isatty() else WIDE).print(shown)
+    print(f"{tally(run['cases'])}. {MARKS}")
 
 
 def threads(run: dict[str, Any]) -> str:
@@ -176,7 +195,7 @@ def _row_name(case: dict[str, Any]) -> str:
 
 
 def compact_table(run: dict[str, Any]) -> list[str]:
-    """Only the ratios to the first peer: rows are sizes, columns dtypes and operations.
+    """Only the ratios to the first peer, marked: rows are sizes, columns dtypes and operations.
 
     Nothing for suites with more than a case for each of these.
     """
@@ -186,20 +205,22 @@ def compact_table(run: dict[str, Any]) -> list[str]:
     dtypes = list(dict.fromkeys(case["dtype"] for case in cases))
     ops = [op for op in (*OPS, HVP) if op != HVP or any(case["op"] == op for case in cases)]
     columns = [(dtype, op) for dtype in dtypes for op in ops]
-    rows: dict[str, dict[tuple[str, str], float]] = {}
+    rows: dict[str, dict[tuple[str, str], str]] = {}
     for case in cases:
         row = rows.setdefault(_row_name(case), {})
-        if ratio := case["ratio"].get(run["peers"][1]):
-            row[case["dtype"], case["op"]] = ratio["median"]
+        row[case["dtype"], case["op"]] = marked_ratio(case, run["peers"][1])
+    return table(
+        ["n", *(f"{dtype} {op}" for dtype, op in columns)],
+        [[row, *(ratios.get(c, "") for c in columns)] for row, ratios in rows.items()],
+    )
+
+
+def table(headings: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a Markdown table."""
     return [
-        "| n | " + " | ".join(f"{dtype} {op}" for dtype, op in columns) + " |",
-        "|" + "---|" * (1 + len(columns)),
-        *(
-            f"| {row} | "
-            + " | ".join(f"{ratios[c]:.1f}" if c in ratios else "" for c in columns)
-            + " |"
-            for row, ratios in rows.items()
-        ),
+        f"| {' | '.join(headings)} |",
+        "|" + "---|" * len(headings),
+        *(f"| {' | '.join(row)} |" for row in rows),
     ]
 
 
@@ -210,6 +231,7 @@ def _explanation(run: dict[str, Any]) -> list[str]:
         "traffic of the operation: reading A and writing the result, in each direction. *Of FMA*",
         "counts its arithmetic against the most multiply-adds of that precision. *Memory* is the",
         "peak during a call, divided by the size of the input.",
+        MARKS,
     ]
     on_gpu = [
         f"Random normal matrices. Medians of up to {run['rounds']} interleaved rounds; a ratio is",
@@ -218,7 +240,8 @@ def _explanation(run: dict[str, Any]) -> list[str]:
         "one. *Of copy* counts the least traffic of the operation against the bandwidth of a",
         "large copy, *of FMA* its arithmetic against the most multiply-adds of that precision",
         "(without TF32; in float64 on tensor cores, where there are any). A peer that is wrong",
-        "at some matrix, beyond its condition, is timed and marked; errors are listed at the end.",
+        "at some matrix is timed and marked; errors are listed at the end.",
+        MARKS,
     ]
     lines = on_gpu if has_gpu(run) else on_cpu
     if run["stopped"]:
@@ -250,10 +273,11 @@ def write_markdown(run: dict[str, Any], path: Path) -> None:
         "",
         *_explanation(run),
         "",
-        *([*table, ""] if (table := compact_table(run)) else []),
-        "| " + " | ".join(column.heading for column in columns) + " |",
-        "|" + "---|" * len(columns),
-        *("| " + " | ".join(column.cell(case) for column in columns) + " |" for case in _rows(run)),
+        *([*compact, ""] if (compact := compact_table(run)) else []),
+        *table(
+            [column.heading for column in columns],
+            [[column.cell(case) for column in columns] for case in _rows(run)],
+        ),
         *_errors(run),
     ]
     path.write_text("\n".join(lines) + "\n")

@@ -19,6 +19,11 @@ from bench.suites import IN_CACHE, importance
 from bench.targets import LEAST_OF_REGULAR, must, must_share
 from bench.timing import Effort, Spread, graph_of, measure
 
+# What came of a case. Only with a ratio to a right answer has it reached or missed what it must.
+REACHED, MISSED = "reached", "missed"
+WRONG, REFERENCE_WRONG, REFERENCE_FAILED = "torchdet wrong", "torch wrong", "torch failed"
+VERDICTS = (REACHED, MISSED, REFERENCE_WRONG, REFERENCE_FAILED, WRONG)
+
 OUT_OF_TIME = "out of time"
 INTERRUPTED = "interrupted"
 
@@ -59,6 +64,14 @@ def run_case(
         reached.append(measured.memory[ours] <= measured.memory[reference] + MEMORY_NOISE)
     if (least := must_share(case)) is not None:
         reached.append(share["copy"] >= least)
+    if ours in measured.errors:
+        verdict = WRONG
+    elif reference not in ratios:
+        verdict = REFERENCE_FAILED
+    elif reference in measured.errors:
+        verdict = REFERENCE_WRONG
+    else:
+        verdict = REACHED if all(reached) else MISSED
     return {
         "suite": case.suite,
         "op": case.op,
@@ -69,7 +82,6 @@ def run_case(
         "singular": case.singular,
         "bytes_moved": case.bytes_moved,
         "flops": case.flops,
-        "inputs": clock.copies(case.input_bytes),
         "rounds": len(measured.times[ours]),
         "seconds": {name: asdict(spread) for name, spread in seconds.items()},
         "ratio": {name: asdict(ratio) for name, ratio in ratios.items()},
@@ -79,7 +91,7 @@ def run_case(
         "errors": measured.errors,
         "must": must(case),
         "must_share": must_share(case),
-        "passed": all(reached),
+        "verdict": verdict,
     }
 
 

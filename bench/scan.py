@@ -9,7 +9,7 @@ import torch
 from bench.cases import HVP, LAYOUTS, OPS, RECORDED, Case
 
 SEED = 1
-DRAWS = 300
+DRAWS = 200
 LARGEST_N = 1100
 LARGEST_BATCH = 1_000_000
 MOST_BYTES = 64 << 20  # of A

@@ -75,8 +75,7 @@ def measure(case: Case, peers: Sequence[Peer], clock: Clock, effort: Effort) -> 
     which the ratios that must be reached refer to, however long it takes.
 
     Raises:
-        ArithmeticError: The first peer, the library that is measured, is wrong.
-        Exception: Whatever it raises.
+        Exception: Whatever the first peer, the library that is measured, raises.
     """
     started = time.monotonic()
     inputs = case.inputs(clock.device, clock.copies(case.input_bytes))
@@ -91,8 +90,6 @@ def measure(case: Case, peers: Sequence[Peer], clock: Clock, effort: Effort) -> 
         try:
             calls = [peer.operation(case, A, Z) for A, Z in inputs]
             if fault := truth.fault(peer.tensor(calls[0]())):
-                if peer is ours:
-                    raise ArithmeticError(f"{peer.name}, {case}: {fault}")
                 measurement.errors[peer.name] = fault
             if case.suite == "memory" and (peak := peak_bytes(calls[0])) is not None:
                 measurement.memory[peer.name] = peak

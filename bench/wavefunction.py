@@ -3,38 +3,43 @@
 Value, gradient and local energy of K determinants for many walkers, and training steps of a small
 network (bench/network.py): by torch.linalg with log-sum-exp as it is written by hand, by the same
 code with torchdet.slogsumdet, and by torchdet.slogsumdet_laplacian. All sides take turns; a ratio
-is taken round by round. Energies are compared with those by torch.linalg.inv, which is right as no
-matrix is singular; values, gradients and the energies of training steps with torch.linalg's.
+is taken round by round. The answers for the first and the last walker are compared with long double
+(bench/energies.py); those that are off by more than their format explains are marked as wrong.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 import torchdet
 from bench import machine
-from bench.network import Network, logarithm
+from bench.energies import Answer, Walker
+from bench.files import write_json
+from bench.network import Carried, Network, logarithm
 from bench.timing import Spread
 
-RESULTS = Path(__file__).parent / "results"
+RESULT = Path(__file__).parents[1] / "out" / "bench" / "wavefunction.json"
 ORDERS = (2, 4, 8, 16, 32, 64)
 TERMS = (1, 16)
-WALKERS = (1, 32, 1024, 4096)
+WALKERS = (1, 32, 1024)
 TRAINED = ((4, 16, 128), (8, 16, 64), (14, 16, 32), (14, 1, 32), (28, 16, 8))
 NUMBERS = 1 << 23  # the most of a case's matrices, with their derivatives
 STEPS = 10  # of the walk between two energies
 BY_HAND = "torch.linalg"
+OURS = ("slogsumdet", "slogsumdet_laplacian")
+OTHERS = (OURS[0], "torch.linalg.inv", OURS[1])
+LONGEST = 3.0  # seconds of all rounds of a case, which has two rounds at least
 Call = Callable[[], Any]
 
 
@@ -56,6 +61,16 @@ class Sum:
             return torch.randn(walkers, K, *shape, generator=generator, dtype=torch.float64)
 
         return cls(normal(n, n), normal(*((n, d) if rows else (d, n)), n), normal(n, n), rows)
+
+    def walker(self, index: int) -> Walker:
+        """For the truth: with rows, a coordinate moves one row only."""
+        A, J, L = (X[index].numpy() for X in (self.A, self.J, self.L))
+        if self.rows:
+            K, n, d, _ = J.shape
+            dense = np.zeros((K, n, d, n, n))
+            dense[:, np.arange(n), :, np.arange(n)] = J.swapaxes(0, 1)
+            J = dense.reshape(K, n * d, n, n)
+        return Walker([(A, J, L)])
 
     def moved(self, x: Tensor, A: Tensor, J: Tensor, L: Tensor) -> Tensor:
         """The matrices of one walker at coordinates x, whose derivatives at 0 are J and L."""
@@ -106,13 +121,26 @@ class Sum:
         return -0.5 * (out.laplacian + (squares.sum((-2, -1)) if self.rows else squares.sum(-1)))
 
 
-def sums(n: int, K: int, walkers: int) -> dict[str, dict[str, Call]]:
-    """The calls of each operation, by who computes it; those that are too large are left out."""
-    calls: dict[str, dict[str, Call]] = {}
+@dataclass
+class Case:
+    """The calls of one operation by who computes it, and the truth for single walkers."""
+
+    op: str
+    calls: dict[str, Call]
+    truth: Callable[[int], Answer]
+    walkers: int
+
+
+def sums(n: int, K: int, walkers: int) -> list[Case]:
+    """The operations of K determinants of order n; those that are too large are left out."""
     numbers = walkers * K * n * n
     if numbers > NUMBERS:
-        return calls
-    leaf = Sum.random(n, K, walkers, True, 1).A.requires_grad_()
+        return []
+    plain = Sum.random(n, K, walkers, True, 1)
+    leaf = plain.A.requires_grad_()
+
+    def walker(index: int) -> Walker:
+        return Walker([(leaf.detach()[index].numpy(), None, None)])
 
     def value(stock: bool) -> Call:
         A = leaf.detach()
@@ -121,24 +149,38 @@ def sums(n: int, K: int, walkers: int) -> dict[str, dict[str, Call]]:
     def gradient(stock: bool) -> Call:
         return lambda: torch.autograd.grad(logarithm([leaf], None, stock).sum(), leaf)[0]
 
-    for name, make in (("value", value), ("gradient", gradient)):
-        calls[name] = {BY_HAND: make(True), "slogsumdet": make(False)}
+    cases = [
+        Case(
+            "value",
+            {BY_HAND: value(True), OURS[0]: value(False)},
+            lambda index: walker(index).logarithm(),
+            walkers,
+        ),
+        Case(
+            "gradient",
+            {BY_HAND: gradient(True), OURS[0]: gradient(False)},
+            lambda index: walker(index).gradient(0),
+            walkers,
+        ),
+    ]
     for rows, d in ((False, 3 * n), (True, 3)):
         if numbers * 3 * n > NUMBERS:
             continue
         case = Sum.random(n, K, walkers, rows, d)
-        name = "local energy, rows" if rows else "local energy"
-        calls[name] = {
+        calls = {
             BY_HAND: case.energy_by_transforms(True),
-            "slogsumdet": case.energy_by_transforms(False),
-            "torch.linalg.inv": case.energy_by_inverse,
-            "slogsumdet_laplacian": case.energy_in_one_pass,
+            OURS[0]: case.energy_by_transforms(False),
+            OTHERS[1]: case.energy_by_inverse,
+            OURS[1]: case.energy_in_one_pass,
         }
-    return calls
+        name = "local energy, rows" if rows else "local energy"
+        energy = lambda index, case=case: case.walker(index).energy()  # noqa: E731
+        cases.append(Case(name, calls, energy, walkers))
+    return cases
 
 
-def training_steps(particles: int, K: int, walkers: int) -> dict[str, Call]:
-    """A step of each kind: walk, energy, gradient of the loss."""
+def training_step(particles: int, K: int, walkers: int) -> Case:
+    """A step of each kind: walk, energy, gradient of the loss; its answer is the energy."""
     torch.manual_seed(0)
     r = torch.randn(walkers, particles, 3, dtype=torch.float64)
     networks = {}
@@ -161,24 +203,36 @@ def training_steps(particles: int, K: int, walkers: int) -> dict[str, Call]:
 
         return call
 
-    return {
-        BY_HAND: step(True, False),
-        "slogsumdet": step(False, False),
-        "slogsumdet_laplacian": step(False, True),
-    }
+    def truth(index: int) -> Answer:
+        with torch.no_grad():
+            one = Carried.of_coordinates(r[index].unsqueeze(0))
+            blocks = [
+                (A.value[0].numpy(), A.first[:, 0].transpose(0, 1).numpy(), A.second[0].numpy())
+                for A in networks[True].matrices(one)
+            ]
+        return Walker(blocks, networks[True].weights.detach().numpy()).energy()
+
+    calls = {BY_HAND: step(True, False), OURS[0]: step(False, False), OURS[1]: step(False, True)}
+    return Case("step", calls, truth, walkers)
 
 
-def errors(answers: dict[str, Tensor]) -> dict[str, float]:
-    """The largest difference of each to what is right here, relative to its size."""
-    expected = answers.get("torch.linalg.inv", answers[BY_HAND])
-    size = expected.abs() + expected.abs().mean()
-    return {name: float(((x - expected).abs() / size).max()) for name, x in answers.items()}
+def wrong(case: Case) -> list[str]:
+    """Whose answers are wrong for the first or the last walker."""
+    truths = {index: case.truth(index) for index in (0, case.walkers - 1)}
+    answers = {name: call().detach().numpy() for name, call in case.calls.items()}
+    return [
+        name
+        for name, answer in answers.items()
+        if not all(truth.is_right(answer[index]) for index, truth in truths.items())
+    ]
 
 
-def measure(calls: dict[str, Call], seconds: float, rounds: int) -> dict[str, Any]:
+def measure(case: Case, seconds: float, rounds: int) -> dict[str, Any]:
     """Seconds of each, and how many times those of the first the others are faster."""
-    answers = {name: call().detach() for name, call in calls.items()}
+    found = wrong(case)
+    calls = case.calls
     times: dict[str, list[float]] = {name: [] for name in calls}
+    started = time.perf_counter()
     for k in range(rounds):
         for name in reversed(calls) if k % 2 else calls:
             count, start = 0, time.perf_counter()
@@ -186,83 +240,50 @@ def measure(calls: dict[str, Call], seconds: float, rounds: int) -> dict[str, An
                 calls[name]()
                 count += 1
             times[name].append((time.perf_counter() - start) / count)
+        if k and time.perf_counter() - started > LONGEST:
+            break
     ratios = {
         name: asdict(Spread.of([a / b for a, b in zip(times[BY_HAND], own, strict=True)]))
         for name, own in times.items()
         if name != BY_HAND
     }
     return {
+        "op": case.op,
         "seconds": {name: asdict(Spread.of(own)) for name, own in times.items()},
         "ratio": ratios,
-        "errors": errors(answers),
+        "errors": dict.fromkeys(found, "the answer is wrong for some walker"),
     }
 
 
-def _ratio(entry: dict[str, Any], name: str) -> str:
-    spread = entry["ratio"].get(name)
-    return f"{spread['median']:.2f} ({spread['q25']:.2f}-{spread['q75']:.2f})" if spread else ""
-
-
-def _time(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms"
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """The page of a result."""
-    facts = result["machine"]
-    others = ("slogsumdet", "torch.linalg.inv", "slogsumdet_laplacian")
-    lines = [
-        f"# Wave functions, {facts['date'][:10]}, commit {facts['commit']}",
-        "",
-        f"{facts['cpu']}, 1 thread, torchdet {facts['torchdet']} "
-        f"({(facts['build'] or {}).get('active_instruction_set', 'plain PyTorch')}), "
-        f"torch {facts['torch']}, float64, {result['rounds']} rounds.",
-        "",
-        __doc__.split("\n\n", 1)[1].strip(),
-        "",
-        "Times of torch.linalg with log-sum-exp, and how many times that fast the others are",
-        "(quartiles); *off by*: the largest relative difference of an answer by torch.linalg,",
-        "and of one by torchdet.",
-    ]
-    header = ["", "n", "K", "walkers", BY_HAND, *others, "off by", "off by"]
-    for title, key in (("Sums", "sums"), ("Training steps (n particles)", "training")):
-        lines += ["", f"## {title}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-        for e in result[key]:
-            cells = [e["op"], *(str(e[x]) for x in ("n", "K", "walkers"))]
-            cells += [_time(e["seconds"][BY_HAND]["median"]), *(_ratio(e, x) for x in others)]
-            ours = max(e["errors"].get(x, 0.0) for x in (others[0], others[2]))
-            cells += [f"{e['errors'][BY_HAND]:.1e}", f"{ours:.1e}"]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    """Writes JSON and a page beside it."""
+def main() -> int:
+    """Writes the JSON; 1 if an answer of torchdet is wrong."""
     parser = argparse.ArgumentParser(prog="python -m bench.wavefunction", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of interleaved measurements")
-    parser.add_argument("--seconds", type=float, default=0.05, help="of one measurement")
-    parser.add_argument("--n", type=int, action="append", help="only this order; several times")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the result")
+    parser.add_argument("--seconds", type=float, default=0.03, help="of one measurement")
+    parser.add_argument("--minutes", type=float, default=60.0, help="leave out what is later")
+    parser.add_argument("--n", type=int, action="append", help="sums of this order; several times")
+    parser.add_argument("--json", type=Path, default=RESULT, help="the file of the result")
     options = parser.parse_args()
+    end = time.monotonic() + 60 * options.minutes
     torch.set_num_threads(1)
-    result: dict[str, Any] = {"machine": machine.facts(), "rounds": options.rounds}
-    result |= {"sums": [], "training": []}
-    cases = [(n, K, w) for n in options.n or ORDERS for K in TERMS for w in WALKERS]
-    for n, K, walkers in track(cases, "sums"):
-        for op, calls in sums(n, K, walkers).items():
-            entry = {"op": op, "n": n, "K": K, "walkers": walkers}
-            result["sums"].append(entry | measure(calls, options.seconds, options.rounds))
-    for particles, K, walkers in track([] if options.n else TRAINED, "training steps"):
-        entry = {"op": "step", "n": particles, "K": K, "walkers": walkers}
-        calls = training_steps(particles, K, walkers)
-        result["training"].append(entry | measure(calls, options.seconds, options.rounds))
-    facts = result["machine"]
-    name = f"{facts['date'][:10]}-wavefunction-1t-{facts['commit'] or 'uncommitted'}"
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.out / f"{name}.md").write_text(markdown(result))
-    Console().print(f"wrote {options.out / name}.json and .md")
+    result: dict[str, Any] = {"machine": machine.facts(), "threads": 1, "rounds": options.rounds}
+    result |= {"training": [], "sums": [], "stopped": None}
+    jobs = [("training", *sizes) for sizes in TRAINED]
+    jobs += [("sums", n, K, w) for w in WALKERS[::-1] for K in TERMS for n in options.n or ORDERS]
+    for kind, n, K, walkers in track(sorted(jobs, key=lambda job: job[3] != 32), "wave functions"):
+        if time.monotonic() > end:
+            result["stopped"] = "out of time"
+            break
+        cases = [training_step(n, K, walkers)] if kind == "training" else sums(n, K, walkers)
+        for case in cases:
+            entry = measure(case, options.seconds, options.rounds)
+            result[kind].append({"n": n, "K": K, "walkers": walkers} | entry)
+    write_json(result, options.json)
+    print(f"wrote {options.json}")
+    return int(
+        any(name in e["errors"] for e in result["sums"] + result["training"] for name in OURS)
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,7 +17,9 @@ namespace torchdet {
 // A Backend has
 //   static Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like);
 //   static void run(Problem& problem, Dtype dtype, const Tensor& A);
-// the second for n > 0 and at least one matrix; and where it registers the operators that keep,
+//   static const void* one(Dtype dtype);
+// the second for n > 0 and at least one matrix, the third what stands for a gradient of 1 in such a
+// problem; and where it registers the operators that keep,
 //   static bool keeps(int64_t n);
 template <typename Backend>
 struct Operators {
@@ -175,13 +177,9 @@ struct Operators {
     distinct.row_stride = A.stride(-2);
     distinct.column_stride = A.stride(-1);
     const Tensor inverse = Backend::empty(sizes, dtype, A);
-    static const double one[] = {1, 0};
-    static const float one_in_float32[] = {1, 0};
     Problem problem = {.op = Op::kSlogdetBackward, .n = n, .batch = count, .A = distinct};
     problem.other.append(count, 0);
-    problem.other.data = real_dtype(dtype) == ScalarType::Float
-                             ? static_cast<const void*>(one_in_float32)
-                             : static_cast<const void*>(one);
+    problem.other.data = Backend::one(kernel_dtype(A));
     problem.out = inverse.mutable_data_ptr();
     Backend::run(problem, kernel_dtype(A), A);
 
@@ -355,7 +353,9 @@ struct Operators {
   m.impl("cofactor", TORCH_BOX(&torchdet::Operators<Backend>::cofactor));                 \
   m.impl("det_backward", TORCH_BOX(&torchdet::Operators<Backend>::det_backward));         \
   m.impl("slogdet_backward", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward)); \
-  m.impl("det_hvp", TORCH_BOX(&torchdet::Operators<Backend>::det_hvp))
+  m.impl("det_hvp", TORCH_BOX(&torchdet::Operators<Backend>::det_hvp));                   \
+  m.impl("slogdet_hvp", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp));           \
+  m.impl("_slogdet_hvp_kept", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp_kept))
 
 // Those that keep something, for backends whose kernels do.
 #define TORCHDET_REGISTER_KEEPING_OPERATORS(m, Backend)                                        \
@@ -369,6 +369,4 @@ struct Operators {
   m.impl("_det_frexp_hvp", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_hvp));           \
   m.impl("_det_frexp_backward_jvp",                                                            \
          TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_backward_jvp));                    \
-  m.impl("_det_frexp_jet", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_jet));           \
-  m.impl("slogdet_hvp", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp));                \
-  m.impl("_slogdet_hvp_kept", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp_kept))
+  m.impl("_det_frexp_jet", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_jet))

@@ -1,42 +1,13 @@
-// Table of contents: the operators' schemas, and the Python module with the facts of the build and
-// the choice of kernels. No computation.
-//
-// The schemas are registered through LibTorch's stable ABI, so that one build serves every torch
-// from 2.10 on.
+// The Python module with the facts of the build and the choice of kernels. The kernels of the
+// operators are registered where they are; torchdet/_ops.py has the operators' schemas. No
+// computation.
 #include <pybind11/pybind11.h>
-#include <torch/csrc/stable/library.h>
 
 #include <string>
 #include <utility>
 
 #include "cpu/dispatch/kernel_table.h"
 #include "select.h"
-
-STABLE_TORCH_LIBRARY(torchdet, m) {
-  m.def("det(Tensor A) -> Tensor");
-  m.def("slogdet(Tensor A) -> (Tensor sign, Tensor logabsdet)");
-  m.def("det_frexp(Tensor A) -> (Tensor mantissa, Tensor exponent)");
-  m.def("_det_frexp_backward(Tensor grad, Tensor A, Tensor exponent) -> Tensor");
-  m.def("_det_frexp_hvp(Tensor A, Tensor Z, Tensor exponent) -> Tensor");
-  m.def(
-      "_det_frexp_backward_jvp(Tensor grad, Tensor A, Tensor exponent, Tensor grad_tangent, "
-      "Tensor Z) -> Tensor");
-  m.def("_det_frexp_jet(Tensor A, Tensor J, Tensor exponent) -> (Tensor first, Tensor second)");
-  m.def("_logsum(Tensor terms, Tensor exponent) -> (Tensor sign, Tensor logabs)");
-  m.def("_logsum_ratios(Tensor terms, Tensor exponent) -> Tensor");
-  m.def("cofactor(Tensor A) -> Tensor");
-  m.def("det_backward(Tensor grad, Tensor A) -> Tensor");
-  m.def("slogdet_backward(Tensor grad, Tensor A) -> Tensor");
-  m.def("det_hvp(Tensor A, Tensor Z) -> Tensor");
-  m.def("slogdet_hvp(Tensor A, Tensor Z) -> Tensor");
-  m.def("_slogdet_hvp_kept(Tensor A, Tensor Z) -> Tensor");
-  m.def("_det_keep(Tensor A) -> (Tensor det, Tensor kept, Tensor integers)");
-  m.def(
-      "_slogdet_keep(Tensor A) -> "
-      "(Tensor sign, Tensor logabsdet, Tensor kept, Tensor integers)");
-  m.def("_det_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor");
-  m.def("_slogdet_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor");
-}
 
 namespace {
 
@@ -118,7 +89,7 @@ pybind11::dict select_kernel(const std::string& op, const std::string& dtype, in
   const Op of = by_name("operator", op, kOps);
   const Dtype numbers = by_name("dtype", dtype, kDtypes);
   const torchdet::Choice choice = vector_bytes == 0
-                                      ? torchdet::select_cuda(n)
+                                      ? torchdet::select_cuda(of, n)
                                       : torchdet::select_cpu(of, numbers, n, vector_bytes);
   pybind11::dict row;
   row["size_class"] = choice.size_class->name;
@@ -132,8 +103,7 @@ pybind11::dict select_kernel(const std::string& op, const std::string& dtype, in
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() =
-      "Determinant kernels; importing this module registers the operators torch.ops.torchdet.*";
+  m.doc() = "Determinant kernels; importing this module registers them for torch.ops.torchdet.*";
   m.def("build_info", &build_info,
         "Facts of this build: compiler, instruction sets, size classes.");
   m.def("select", &select_kernel, pybind11::arg("operator"), pybind11::arg("dtype"),

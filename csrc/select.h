@@ -114,14 +114,20 @@ constexpr Choice select_cpu(Op op, Dtype dtype, int64_t n, int vector_bytes) {
 }
 
 // Where the matrix fits in shared memory; "large" serves where it does not.
-constexpr Choice select_cuda(int64_t n) {
-  constexpr const char* kFiles[] = {"csrc/cuda/thread_kernels.h", "csrc/cuda/warp_kernels.h",
-                                    "csrc/cuda/block_kernels.h", "csrc/cuda/large_kernels.h"};
+constexpr Choice select_cuda(Op op, int64_t n) {
   int i = 0;
   while (n > kCudaSizeClasses[i].largest_n) {
     ++i;
   }
-  return {&kCudaSizeClasses[i], kCudaSizeClasses[i].largest_n, kFiles[i]};
+  constexpr const char* kFiles[] = {"csrc/cuda/thread_kernels.h", "csrc/cuda/warp_kernels.h",
+                                    "csrc/cuda/block_kernels.h", "csrc/cuda/large_kernels.h"};
+  const bool is_hvp = op == Op::kDetHvp || op == Op::kDetBackwardJvp;
+  const char* const file = op == Op::kSlogdetHvp
+                               ? i < 3 ? "csrc/cuda/slogdet_hvp.h" : "csrc/cuda/ops_cuda.cpp"
+                           : op == Op::kDetFrexp || op == Op::kDetJet ? "torchdet/_frexp.py"
+                           : is_hvp && i > 0                          ? "csrc/cuda/team_kernels.h"
+                                                                      : kFiles[i];
+  return {&kCudaSizeClasses[i], kCudaSizeClasses[i].largest_n, file};
 }
 
 // --- What a forward pass saves ---

@@ -86,3 +86,11 @@ def _same_start() -> Iterator[None]:
     yield
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """torch.compile knows of no code before the test, and of none of the test after it."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()

@@ -12,6 +12,7 @@ import cases
 import oracles
 from torchdet import _check, _ops
 from torchdet.__main__ import main
+from torchdet._function import Operator
 
 compiled = pytest.mark.skipif(not cases.EXTENSION, reason="the reference has no size classes")
 
@@ -54,8 +55,14 @@ OPERATORS = {
     "det_backward": ("gradients",),
     "slogdet_backward": ("gradients",),
     "det_hvp": ("second derivatives",),
-    "cofactor_derivative": ("third derivatives",),
+    "_cofactor_derivative": ("third derivatives",),
 }
+
+
+def function(operator: str, cls: type = Operator) -> type:
+    """The Function of an operator; its forward is the kernel."""
+    found = [function(operator, sub) for sub in cls.__subclasses__()]
+    return cls if vars(cls).get("operator") == operator else next(filter(None, found), None)
 
 
 def wrong_in_one_entry(result: Tensor, by: int = 1) -> Tensor:
@@ -67,13 +74,14 @@ def wrong_in_one_entry(result: Tensor, by: int = 1) -> Tensor:
 @pytest.mark.parametrize("n", (1, 3, 5, 33, 128))
 @pytest.mark.parametrize("name", OPERATORS)
 def test_one_entry_that_is_off_by_one_is_found(name, n, dtype, monkeypatch):
-    if name == "cofactor_derivative" and n > 5:
+    checks = [_check.CHECKS[check] for check in OPERATORS[name]]
+    if name == "_cofactor_derivative" and n > 5:
         pytest.skip("plain PyTorch, one algorithm at every order")
     if not cases.EXTENSION and n > 5:
         pytest.skip("one algorithm at every order")
     if name.endswith("backward") and _ops.keeps(torch.eye(n, dtype=dtype).requires_grad_()):
-        name = name + "_kept"
-    right = getattr(_ops, name)
+        name = f"_{name}_kept"
+    right = function(name).forward
 
     def wrong(*args: Tensor) -> object:
         result = right(*args)
@@ -81,25 +89,25 @@ def test_one_entry_that_is_off_by_one_is_found(name, n, dtype, monkeypatch):
             sign, logabsdet = result
             return sign, (logabsdet.exp() + 1).log()
         # The bound of an inverse has its square: just above 1 in float32 at n = 128.
-        return wrong_in_one_entry(result, 2 if name.startswith("slogdet") else 1)
+        return wrong_in_one_entry(result, 2 if "slogdet" in name else 1)
 
     q = _check.ask(5, n, dtype, "cpu")
-    checks = [_check.CHECKS[check] for check in OPERATORS[name.removesuffix("_kept")]]
     assert all(check(q) for check in checks)
-    monkeypatch.setattr(_ops, name, wrong)
+    monkeypatch.setattr(function(name), "forward", staticmethod(wrong))
     assert not all(check(q) for check in checks)
 
 
 @pytest.mark.parametrize("name", ("det", "cofactor"))
 def test_nan_is_wrong(name, monkeypatch):
-    right = getattr(_ops, name)
-    monkeypatch.setattr(_ops, name, lambda A: right(A) * float("nan"))
+    right = function(name).forward
+    wrong = staticmethod(lambda A: right(A) * float("nan"))
+    monkeypatch.setattr(function(name), "forward", wrong)
     assert not _check.CHECKS["values"](_check.ask(5, 4, torch.float64, "cpu"))
 
 
 @compiled
 def test_results_that_depend_on_the_threads_are_found(monkeypatch):
-    right = _ops.det_keep
+    right = function("_det_keep").forward
 
     def wrong(A: Tensor) -> tuple[Tensor, ...]:
         d, *kept = right(A)
@@ -107,7 +115,7 @@ def test_results_that_depend_on_the_threads_are_found(monkeypatch):
 
     q = _check.ask(5, 40, torch.float64, "cpu")
     assert _check.CHECKS["threads"](q)
-    monkeypatch.setattr(_ops, "det_keep", wrong)
+    monkeypatch.setattr(function("_det_keep"), "forward", staticmethod(wrong))
     assert not _check.CHECKS["threads"](q)
 
 
@@ -117,8 +125,9 @@ def test_the_exit_status_tells_and_the_table_says_where(monkeypatch, capsys):
     monkeypatch.setattr(_check, "orders", lambda *_: (3, 4))
     assert main(["check"]) == 0
     assert "WRONG" not in capsys.readouterr().out
-    right = _ops.cofactor
-    monkeypatch.setattr(_ops, "cofactor", lambda A: right(A) * (2 if A.shape[-1] == 4 else 1))
+    right = function("cofactor").forward
+    wrong = staticmethod(lambda A: right(A) * (2 if A.shape[-1] == 4 else 1))
+    monkeypatch.setattr(function("cofactor"), "forward", wrong)
     assert main(["check"]) == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "WRONG at n = 4" in out
@@ -132,6 +141,6 @@ def test_an_exception_is_told_and_fails(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(_check, "DTYPES", (torch.float64,))
     monkeypatch.setattr(_check, "orders", lambda *_: (3,))
-    monkeypatch.setattr(_ops, "det", raises)
+    monkeypatch.setattr(function("det"), "forward", staticmethod(raises))
     assert main(["check"]) == 1
     assert "RuntimeError no such kernel" in " ".join(capsys.readouterr().out.split())

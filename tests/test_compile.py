@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,8 +13,9 @@ from torch.library import opcheck
 
 import cases
 import torchdet
+from support import OPS
 
-OPS = torch.ops.torchdet
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "det": torchdet.det,
     "slogdet": lambda A: torch.stack([x.real for x in torchdet.slogdet(A)]),
@@ -22,13 +23,6 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "cofactor": torchdet.cofactor,
     "adjugate": torchdet.adjugate,
 }
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def value_and_gradient(f: Callable[[Tensor], Tensor], A: Tensor) -> tuple[Tensor, Tensor]:

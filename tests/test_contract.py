@@ -11,41 +11,17 @@ from torch import Tensor
 
 import cases
 import torchdet
+from support import OPS, all_outputs, logabsdet, same_bits
 
-OPS = torch.ops.torchdet
 UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "det": torchdet.det,
-    "logabsdet": lambda A: torchdet.slogdet(A).logabsdet,
+    "logabsdet": logabsdet,
     "sign": lambda A: torchdet.slogdet(A).sign,
     "logdet": torchdet.logdet,
     "cofactor": torchdet.cofactor,
     "adjugate": torchdet.adjugate,
 }
 PUBLIC = ("det", "slogdet", "logdet", "cofactor", "adjugate")
-
-
-def all_outputs(A: Tensor) -> list[Tensor]:
-    """The outputs of the six operators at A, with a fixed grad and direction."""
-    grad = torch.full(A.shape[:-2], 1.5, dtype=A.dtype, device=A.device)
-    Z = torch.linspace(-1, 1, A.shape[-1] ** 2, dtype=A.dtype.to_real(), device=A.device)
-    Z = Z.to(A.dtype).reshape(A.shape[-2:]).expand(A.shape)
-    return [
-        OPS.det(A),
-        *OPS.slogdet(A),
-        OPS.cofactor(A),
-        OPS.det_backward(grad, A),
-        OPS.slogdet_backward(grad, A),
-        OPS.det_hvp(A, Z),
-    ]
-
-
-def same_bits(left: Tensor, right: Tensor) -> bool:
-    """Equal bit for bit, NaN included."""
-    if left.is_complex():
-        left, right = (torch.view_as_real(x.resolve_conj()) for x in (left, right))
-    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[left.element_size()]
-    left, right = (x.contiguous().view(integer) for x in (left, right))
-    return torch.equal(left, right)
 
 
 @pytest.mark.parametrize("n", (0, 1, 3, 6, 33))
@@ -143,7 +119,7 @@ def test_nan_in_one_matrix_leaves_the_gradients_of_the_others_alone(device, dtyp
     spoiled = A.clone()
     spoiled[4, 2, 2] = math.nan
     others = [0, 1, 2, 3, 5, 6, 7, 8]
-    for f in (torchdet.det, lambda X: torchdet.slogdet(X).logabsdet):
+    for f in (torchdet.det, logabsdet):
         grads = []
         for X in (A, spoiled):
             X = X.clone().requires_grad_()

@@ -13,8 +13,7 @@ from torch import Tensor
 
 import torchdet
 from conftest import NO_CUDA
-from test_contract import all_outputs, same_bits
-from test_guarantees import of_torch_lu
+from support import OPS, all_outputs, draw, of_torch_lu, same_bits
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
 
@@ -23,24 +22,16 @@ NATIVE = (2, 3, 4, 5, 8, 12, 16, 24, 32, 48, 64)
 LARGE = (300,)
 
 
-def draw(batch: int, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Normal matrices, every seventh singular."""
-    A = torch.randn(batch, n, n, dtype=dtype, device="cuda")
-    A[::7, :, 0] = A[::7, :, -1]
-    return A
-
-
 def operators(A: Tensor) -> dict[str, Callable[[], object]]:
-    ops = torch.ops.torchdet
     grad = torch.ones(A.shape[:-2], dtype=A.dtype, device=A.device)
     Z = torch.randn_like(A)
     return {
-        "det": lambda: ops.det(A),
-        "slogdet": lambda: ops.slogdet(A),
-        "cofactor": lambda: ops.cofactor(A),
-        "det_backward": lambda: ops.det_backward(grad, A),
-        "slogdet_backward": lambda: ops.slogdet_backward(grad, A),
-        "det_hvp": lambda: ops.det_hvp(A, Z),
+        "det": lambda: OPS.det(A),
+        "slogdet": lambda: OPS.slogdet(A),
+        "cofactor": lambda: OPS.cofactor(A),
+        "det_backward": lambda: OPS.det_backward(grad, A),
+        "slogdet_backward": lambda: OPS.slogdet_backward(grad, A),
+        "det_hvp": lambda: OPS.det_hvp(A, Z),
     }
 
 
@@ -53,7 +44,7 @@ def skip_what_does_not_fit(n: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("n", NATIVE)
 def test_every_operator_is_one_launch(n, dtype):
     skip_what_does_not_fit(n, dtype)
-    for name, call in operators(draw(100, n, dtype)).items():
+    for name, call in operators(draw(100, n, dtype, "cuda")).items():
         call()  # the first one loads the kernel
         torch.cuda.synchronize()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -67,7 +58,7 @@ def test_every_operator_is_one_launch(n, dtype):
 @pytest.mark.parametrize("n", (*NATIVE, *LARGE))
 def test_no_operator_waits_for_the_device(n, dtype):
     """As torch sees it; that the native kernels do not wait is what lets a graph capture them."""
-    calls = operators(draw(10, n, dtype))
+    calls = operators(draw(10, n, dtype, "cuda"))
     for call in calls.values():  # handles of cuBLAS and cuSOLVER are made on first use
         call()
     torch.cuda.set_sync_debug_mode("error")
@@ -81,7 +72,7 @@ def test_no_operator_waits_for_the_device(n, dtype):
 @pytest.mark.parametrize("n", NATIVE)
 def test_nothing_but_the_outputs_is_allocated(n, dtype):
     skip_what_does_not_fit(n, dtype)
-    for name, call in operators(draw(1000, n, dtype)).items():
+    for name, call in operators(draw(1000, n, dtype, "cuda")).items():
         before = torch.cuda.memory_stats()["allocation.all.allocated"]
         call()
         allocations = torch.cuda.memory_stats()["allocation.all.allocated"] - before
@@ -91,12 +82,12 @@ def test_nothing_but_the_outputs_is_allocated(n, dtype):
 @pytest.mark.parametrize("n", NATIVE)
 def test_a_captured_graph_replays_on_new_matrices(n, dtype):
     skip_what_does_not_fit(n, dtype)
-    A = draw(50, n, dtype)
+    A = draw(50, n, dtype, "cuda")
     all_outputs(A)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = all_outputs(A)
-    A.copy_(draw(50, n, dtype))
+    A.copy_(draw(50, n, dtype, "cuda"))
     graph.replay()
     torch.cuda.synchronize()
     for got, expected in zip(captured, all_outputs(A), strict=True):
@@ -119,7 +110,7 @@ def test_compiled_training_steps_run_in_cudagraph_mode(n):
 
 @pytest.mark.parametrize("n", (3, 16, 64, *LARGE))
 def test_every_stream_gets_its_own_results(n):
-    batches = [draw(200, n) for _ in range(4)]
+    batches = [draw(200, n, torch.float32, "cuda") for _ in range(4)]
     expected = [all_outputs(A) for A in batches]
     torch.cuda.synchronize()
     streams = [torch.cuda.Stream() for _ in batches]
@@ -154,16 +145,16 @@ def test_a_batch_of_more_than_2_to_the_31_entries_is_walked_with_64_bits(n):
 def test_a_tensor_on_another_device_is_refused():
     A = torch.eye(3, device="cuda").expand(2, 3, 3)
     with pytest.raises(RuntimeError, match=r"det_backward.*same device"):
-        torch.ops.torchdet.det_backward(torch.ones(2), A)
+        OPS.det_backward(torch.ones(2), A)
     with pytest.raises(RuntimeError, match=r"det_hvp.*same device"):
-        torch.ops.torchdet.det_hvp(A, torch.eye(3).expand(2, 3, 3))
+        OPS.det_hvp(A, torch.eye(3).expand(2, 3, 3))
     with pytest.raises(RuntimeError, match=r"det.*device"):
         torchdet.det(A, out=torch.empty(2))
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device only")
 def test_a_device_that_is_not_the_current_one_does_the_work():
-    A = draw(10, 6)
+    A = draw(10, 6, torch.float32, "cuda")
     other = A.to("cuda:1")
     for got, expected in zip(all_outputs(other), all_outputs(A), strict=True):
         assert got.device == other.device

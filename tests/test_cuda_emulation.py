@@ -41,7 +41,8 @@ def _plain_schedule():
     emulated.schedule()
 
 
-CASES = tuple(itertools.product(emulated.OPERATORS, ORDERS, emulated.DTYPES))
+OPERATORS = emulated.OPERATORS + emulated.FURTHER_OPERATORS
+CASES = tuple(itertools.product(OPERATORS, ORDERS, emulated.DTYPES))
 
 
 @pytest.mark.parametrize(("operator", "n", "dtype"), CASES)
@@ -66,6 +67,14 @@ def test_nan_and_inf_stay_in_their_own_matrix(operator, n, dtype):
 @pytest.mark.parametrize(("operator", "n", "dtype"), CASES)
 def test_strides_do_not_change_a_bit(operator, n, dtype):
     checks.strides_do_not_change_a_bit(emulated.run, operator, n, dtype, 9)
+
+
+@pytest.mark.parametrize("n", (2, 7, 20, 40))
+def test_a_gradient_that_is_not_given_is_one(n):
+    (A,) = arguments("cofactor", n, "float32", 9)
+    ones = np.ones(9, np.float32)
+    expected = emulated.run("slogdet_backward", A, ones)
+    assert_same_bits(emulated.run("slogdet_backward", A), expected, "no gradient")
 
 
 @pytest.mark.parametrize("n", range(1, 37))

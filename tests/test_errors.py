@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import cases
 import torchdet
+from support import OPS
 from torchdet import _ops
 
-OPS = torch.ops.torchdet
 UNARY = ("det", "slogdet", "cofactor", "_det_keep", "_slogdet_keep")
 WITH_GRAD = ("det_backward", "slogdet_backward")
 KEPT = ("_det_backward_kept", "_slogdet_backward_kept")

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.func import jvp
 
 import torchdet
+from support import OPS
 from torchdet import _frexp
-
-OPS = torch.ops.torchdet
 
 
 @pytest.mark.parametrize("n", (0, 1, 2, 3, 5, 9, 17, 24, 33, 66, 130))

@@ -4,8 +4,6 @@ threads; offsets are 64-bit."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,16 @@ from torch import Tensor
 
 import cases
 import torchdet
-from test_contract import all_outputs, same_bits
+from support import (
+    OUTPUTS,
+    all_outputs,
+    assert_same_bits,
+    draw,
+    logabsdet,
+    of_torch_lu,
+    run_script,
+    same_bits,
+)
 
 # The kernels differ from order to order; the reference is one algorithm, and slower.
 SMALL_ORDERS = tuple(range(1, 41)) if cases.EXTENSION else (1, 2, 3, 4, 7, 16, 33)
@@ -22,40 +29,7 @@ LARGE_ORDERS = (48, 64, 80, 128, 150, 160, 200) if cases.EXTENSION else (64,)
 RECORDED_ORDERS = (
     (3, 9, *range(11, 37), 49, 64, 65, 72, 90, 128, 130) if cases.EXTENSION else (3, 11)
 )
-TESTS = Path(__file__).parent
-OUTPUTS = ("det", "sign", "logabsdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp")
 RECORDED = ("det", "sign", "logabsdet", "det's gradient", "logabsdet's gradient")
-
-
-def draw(batch: int, n: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
-    """Normal matrices, two of seven singular, every eleventh badly scaled, every thirteenth with an
-    inverse beyond the range of the dtype, the product of two tiny pivots in it."""
-    A = torch.randn(batch, n, n, dtype=dtype, device=device)
-    if n > 3:
-        diagonal = torch.ones(n, dtype=torch.float64)
-        diagonal[1:3] = 2.0**-100 if dtype in (torch.float32, torch.complex64) else 2.0**-800
-        A[5::13] = (torch.diag(diagonal) + torch.ones(n - 1).diag(-1)).to(A)
-    A[::7, :, 0] = A[::7, :, -1]
-    A[4::7, 0] = A[4::7, -1]
-    A[::11] *= 2.0**60
-    return A
-
-
-def assert_same_bits(got: list[Tensor], expected: list[Tensor], *context: object) -> None:
-    for name, g, e in zip(OUTPUTS, got, expected, strict=True):
-        assert same_bits(g, e), (name, *context)
-
-
-def of_torch_lu(n: int, dtype: torch.dtype) -> set[str]:
-    """The outputs that torch's LU has a part in on this CUDA device, whose shared memory is small.
-
-    torch chooses the algorithm by the size of the batch. One matrix must fit for determinants, two
-    for cofactors, and some vectors beside them. Hessian-vector products have kernels at all orders.
-    """
-    free = torch.cuda.get_device_properties().shared_memory_per_block_optin - (16 << 10)
-    matrix = n * (n + 1) * dtype.itemsize
-    determinants = set(OUTPUTS[:3]) if matrix > free else set()
-    return determinants | (set(OUTPUTS[3:6]) if 2 * matrix > free else set())
 
 
 @pytest.mark.parametrize("n", SMALL_ORDERS)
@@ -127,8 +101,7 @@ def test_a_result_does_not_depend_on_the_number_of_threads(n):
 def test_large_batches_are_right_with_several_threads(n, threads):
     """In a process of its own with a time limit: concurrent library LU hangs at these orders."""
     script = f"""
-import math, sys, torch
-sys.path.insert(0, {str(TESTS)!r})
+import math, torch
 import oracles, torchdet
 torch.set_num_threads({threads})
 torch.manual_seed(0)
@@ -148,7 +121,7 @@ for k in range(4):
     expected = float(log) - {n} / 2 * math.log({n})
     assert abs(det[k].abs().log() - expected) <= relative + 1e-12, k
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    run_script(script, limit=120)
 
 
 @pytest.mark.parametrize("n", RECORDED_ORDERS)
@@ -175,7 +148,7 @@ def test_what_autograd_records_and_returns_does_not_depend_on_the_batch_size(n, 
 @pytest.mark.parametrize("n", (1, 2, 3, 4, 5, 8, 16, 33, 64))
 def test_a_backward_with_create_graph_gives_the_same_bits(n, dtype, device):
     A = draw(20, n, dtype, device)
-    for f in (torchdet.det, lambda X: torchdet.slogdet(X).logabsdet, torchdet.cofactor):
+    for f in (torchdet.det, logabsdet, torchdet.cofactor):
         gradients = []
         for create_graph in (False, True):
             leaf = A.clone().requires_grad_()

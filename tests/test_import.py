@@ -5,23 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import support
 import torchdet
 
 LIMIT = 180
 HIDDEN = Path(__file__).resolve().parents[1] / "tools" / "torch_without_private_names"
 
 
-def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+def fresh_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """With these variables, and none that chooses an implementation or filters warnings."""
     env = {k: v for k, v in os.environ.items() if k not in ("TORCHDET_EXTENSION", "PYTHONWARNINGS")}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True, text=True, timeout=LIMIT, check=False, env={**env, **environment},
-    )  # fmt: skip
+    return support.python(*arguments, limit=LIMIT, env={**env, **environment})
 
 
 CHECK = """
@@ -53,23 +51,23 @@ def test_the_public_names_are_those_documented():
 
 
 def test_switching_the_extension_off_is_silent_and_right():
-    done = python("-W", "error:.*torchdet", "-c", CHECK, TORCHDET_EXTENSION="0")
+    done = fresh_python("-W", "error:.*torchdet", "-c", CHECK, TORCHDET_EXTENSION="0")
     assert done.returncode == 0, done.stderr
     assert "torchdet" not in done.stderr
 
 
 def test_switching_the_extension_off_leaves_it_unloaded():
     code = "import sys, torchdet; assert 'torchdet._C' not in sys.modules"
-    assert python("-c", code, TORCHDET_EXTENSION="0").returncode == 0
+    assert fresh_python("-c", code, TORCHDET_EXTENSION="0").returncode == 0
 
 
 def test_a_missing_extension_is_announced_exactly_once():
-    done = python("-c", WITHOUT_EXTENSION)
+    done = fresh_python("-c", WITHOUT_EXTENSION)
     assert done.returncode == 0, done.stderr
 
 
 def test_a_missing_extension_still_computes():
-    done = python("-c", 'import sys; sys.modules["torchdet._C"] = None\n' + CHECK)
+    done = fresh_python("-c", 'import sys; sys.modules["torchdet._C"] = None\n' + CHECK)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("extension") >= 1
 
@@ -90,10 +88,8 @@ def test_a_source_folder_in_front_of_an_installation_is_named(elsewhere, tmp_pat
         "sys.meta_path[:] = [x for x in sys.meta_path if 'editable' not in repr(x).lower()]; "
         "runpy.run_module('torchdet', run_name='__main__')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", start], cwd=clone, env={**env, "PYTHONPATH": str(installation)},
-        capture_output=True, text=True, timeout=LIMIT, check=False,
-    )  # fmt: skip
+    env["PYTHONPATH"] = str(installation)
+    done = support.python("-c", start, limit=LIMIT, cwd=clone, env=env)
     assert done.returncode == 0, done.stderr
     assert "plain PyTorch" in done.stdout
     text = " ".join(done.stderr.split())
@@ -106,7 +102,7 @@ def test_a_source_folder_in_front_of_an_installation_is_named(elsewhere, tmp_pat
 
 
 def test_a_plain_import_computes():
-    done = python("-c", CHECK)
+    done = fresh_python("-c", CHECK)
     assert done.returncode == 0, done.stderr
 
 
@@ -117,14 +113,14 @@ def test_importing_needs_no_other_package_than_torch():
         "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
         "print(*sorted(new & {'numpy', 'scipy', 'hypothesis', 'pytest', 'mpmath', 'matplotlib'}))"
     )
-    done = python("-c", code)
+    done = fresh_python("-c", code)
     assert done.returncode == 0 and not done.stdout.strip(), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("extension", ("", "0"), ids=("default", "reference"))
 def test_the_module_prints_its_build(extension):
     environment = {"TORCHDET_EXTENSION": extension} if extension else {}
-    done = python("-m", "torchdet", **environment)
+    done = fresh_python("-m", "torchdet", **environment)
     assert done.returncode == 0, done.stderr
     assert torchdet.__version__ in done.stdout
     assert "torch" in done.stdout
@@ -135,7 +131,7 @@ def test_the_module_prints_its_build(extension):
 @pytest.mark.parametrize("extension", ("", "0"), ids=("default", "reference"))
 def test_the_check_of_the_installed_build_succeeds(extension):
     environment = {"TORCHDET_EXTENSION": extension} if extension else {}
-    done = python("-m", "torchdet", "check", **environment)
+    done = fresh_python("-m", "torchdet", "check", **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     for dtype in ("float32", "float64", "complex64", "complex128"):
         assert dtype in done.stdout, done.stdout
@@ -157,8 +153,8 @@ x = A.clone().requires_grad_()
 for y in (f(A), vmap(grad(f))(A), hessian_product(A), vmap(hessian_product)(A), g, h):
     print(y.tolist())
 """
-    seen = python("-c", code.format(levels=True))
-    hidden = python("-c", code.format(levels=False), PYTHONPATH=str(HIDDEN))
+    seen = fresh_python("-c", code.format(levels=True))
+    hidden = fresh_python("-c", code.format(levels=False), PYTHONPATH=str(HIDDEN))
     assert seen.returncode == hidden.returncode == 0, seen.stderr + hidden.stderr
     assert seen.stdout == hidden.stdout
 
@@ -166,21 +162,18 @@ for y in (f(A), vmap(grad(f))(A), hessian_product(A), vmap(hessian_product)(A), 
 def test_the_check_fails_when_a_gradient_is_wrong():
     code = """
 import runpy, sys, torch
-import torchdet._autograd as autograd
-import torchdet._ops as ops
+from torchdet._autograd_det import DetBackward
 wrong = lambda grad, A: 2 * torch.ops.torchdet.det_backward(grad, A)
-ops.det_backward = wrong
-if hasattr(autograd, "det_backward"):
-    autograd.det_backward = wrong
+DetBackward.forward = staticmethod(wrong)
 sys.argv = ["torchdet", "check"]
 runpy.run_module("torchdet", run_name="__main__")
 """
-    done = python("-c", code)
+    done = fresh_python("-c", code)
     assert done.returncode != 0, done.stdout
 
 
 def test_an_unknown_command_is_refused():
-    done = python("-m", "torchdet", "no-such-command")
+    done = fresh_python("-m", "torchdet", "no-such-command")
     assert done.returncode not in (0, None)
     assert "check" in done.stderr + done.stdout
 
@@ -203,7 +196,7 @@ for n in (2, 3, 5, 9, 33):
 @pytest.mark.skipif(not torchdet._ops.HAS_EXTENSION, reason="the reference has no instruction sets")
 @pytest.mark.parametrize("name", ("avx512", "avx2", "portable"))
 def test_every_instruction_set_can_be_forced_and_is_right(name):
-    result = python("-c", CAPABILITY.format(name=name), TORCHDET_CPU_CAPABILITY=name)
+    result = fresh_python("-c", CAPABILITY.format(name=name), TORCHDET_CPU_CAPABILITY=name)
     if "TORCHDET_CPU_CAPABILITY to be one that this processor has" in result.stderr:
         pytest.skip(f"this processor has no {name}")
     assert result.returncode == 0, result.stderr
@@ -211,7 +204,7 @@ def test_every_instruction_set_can_be_forced_and_is_right(name):
 
 @pytest.mark.skipif(not torchdet._ops.HAS_EXTENSION, reason="the reference has no instruction sets")
 def test_an_unknown_instruction_set_is_an_error_that_names_those_at_hand():
-    result = python("-c", "import torch, torchdet; torchdet.det(torch.eye(2))",
+    result = fresh_python("-c", "import torch, torchdet; torchdet.det(torch.eye(2))",
                     TORCHDET_CPU_CAPABILITY="mmx")  # fmt: skip
     assert result.returncode != 0
     assert "portable), got mmx" in result.stderr

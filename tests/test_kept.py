@@ -20,11 +20,9 @@ import oracles
 import torchdet
 import units
 from cases import grid
-from test_contract import same_bits
-from test_guarantees import draw
+from support import OPS, draw, logabsdet, same_bits
 from torchdet import _reference
 
-OPS = torch.ops.torchdet
 NOT_KEPT = torch.iinfo(torch.int32).min
 KERNELS = cases.EXTENSION or cases.EMULATION == "arm"
 INTEGER_FAMILIES = ("integer_rank_n-1", "integer_rank_n-2", "shift", "wilkinson_growth")
@@ -44,10 +42,6 @@ def has_kernels(device: str) -> bool:
 def from_A(operator: str, device: str) -> Callable[..., Tensor]:
     """The operator that keeps nothing, by the implementation whose operators keep something."""
     return getattr(OPS if has_kernels(device) else _reference, operator)
-
-
-def logabsdet(A: Tensor) -> Tensor:
-    return torchdet.slogdet(A).logabsdet
 
 
 def kept(A: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,10 +13,8 @@ import cases
 import oracles
 import torchdet
 import units
-from test_contract import all_outputs
-from test_guarantees import assert_same_bits
+from support import OPS, all_outputs, assert_same_bits
 
-OPS = torch.ops.torchdet
 # The reference is one algorithm at every order, and takes a step in Python for each column.
 ORDERS = (66, 112, 128, 129, 200) if cases.EXTENSION else (66,)
 ZEROS = (0, 7, 8, 15, 16, 17, 34, 64, -2, -1) if cases.EXTENSION else (0, 33, -1)

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, jacfwd, vmap
 
-import torchdet  # noqa: F401  (registers the operators)
+from support import OPS
 
-OPS = torch.ops.torchdet
 mpmath.mp.dps = 50
 
 

@@ -7,20 +7,9 @@ import sys
 import pytest
 
 import cases
-from test_processes import run
+from support import MEMORY, run_script
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
-
-# In MB, and with what earlier calls have freed returned to the system.
-MEMORY = """
-import ctypes, gc, threading, torch, torchdet
-
-def status(key):
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) / 1024
-"""
 
 
 def test_a_hundred_thousand_calls_do_not_grow():
@@ -28,7 +17,7 @@ def test_a_hundred_thousand_calls_do_not_grow():
 
     Plain PyTorch, which takes a hundred times as long for small matrices, is called less often.
     """
-    run(
+    run_script(
         MEMORY
         + f"calls = {100_000 if cases.EXTENSION else 2_000}"
         + """

@@ -7,8 +7,7 @@ import sys
 import pytest
 
 import cases
-from test_memory import MEMORY
-from test_processes import run
+from support import MEMORY, run_script
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status"),
@@ -18,7 +17,7 @@ pytestmark = [
 
 def test_a_thread_keeps_little_of_its_work_space():
     """A gradient of order 2048 works in three matrices of 32 MB."""
-    run(
+    run_script(
         MEMORY
         + """
 torch.set_num_threads(1)
@@ -48,7 +47,7 @@ assert kept < 40, f"{kept} MB"
 @pytest.mark.parametrize("threads", (1, 2))
 def test_an_allocation_that_fails_says_so_and_leaves_the_process_usable(threads):
     """Of a result, which is torch's allocation, and of work space, one for each thread."""
-    out = run(
+    out = run_script(
         MEMORY
         + f"""
 import resource

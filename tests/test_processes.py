@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,24 +12,7 @@ from torch import Tensor
 
 import cases
 import torchdet
-
-LIMIT = 120
-# The package under test also in a process whose working directory is another one.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(torchdet.__file__).parents[1])}
-
-
-def run(script: str, limit: float = LIMIT) -> str:
-    """The output of a Python script in a process of its own; a hang fails after `limit` seconds."""
-    return run_python("-c", script, limit=limit)
-
-
-def run_python(*arguments: str, limit: float = LIMIT) -> str:
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True, text=True, timeout=limit, check=False, env=ENVIRONMENT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+from support import LIMIT, run_python, run_script
 
 
 class LogVolume(torch.nn.Module):
@@ -78,7 +57,7 @@ def test_a_result_with_a_graph_can_be_copied_once_detached():
 
 
 def test_dataloader_workers_compute_determinants_and_gradients():
-    out = run("""
+    out = run_script("""
 import torch, torchdet
 
 class Matrices(torch.utils.data.Dataset):
@@ -107,7 +86,7 @@ print("done")
 def test_a_forked_child_computes():
     """The child runs on one thread, as the workers of a DataLoader do: a pool of threads that was
     started before a fork does not exist after it, for any operator of torch."""
-    run("""
+    run_script("""
 import os, torch, torchdet
 A = torch.randn(4000, 8, 8, requires_grad=True)
 expected = torchdet.det(A)
@@ -215,7 +194,7 @@ def test_it_may_change_between_forward_and_backward():
 @pytest.mark.parametrize("threads", (1, 4))
 def test_an_interrupt_during_a_long_call_is_raised_after_it(threads):
     """Python raises it when the kernel returns; nothing of the call is left behind."""
-    out = run(f"""
+    out = run_script(f"""
 import os, signal, threading, torch, torchdet
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 torch.set_num_threads({threads})

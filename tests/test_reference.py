@@ -11,7 +11,7 @@ from torch import Tensor
 import cases
 import oracles
 import units
-from test_contract import same_bits
+from support import same_bits
 from torchdet import _higher_order, _reference, _reference_lu
 
 N = 17

@@ -15,12 +15,9 @@ import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
 import torchdet
+from support import logabsdet
 
 ORDERS = (3, 8, 12, 16, 24, 33, 70, 130)  # every form of what is saved, and nothing
-
-
-def logabsdet(A: Tensor) -> Tensor:
-    return torchdet.slogdet(A).logabsdet
 
 
 def well_conditioned(n: int, *batch: int) -> Tensor:

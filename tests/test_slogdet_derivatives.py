@@ -21,10 +21,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 import oracles
 import torchdet
 import units
-
-
-def logabs(A: Tensor) -> Tensor:
-    return torchdet.slogdet(A).logabsdet
+from support import OPS, logabsdet
 
 
 def inverse_transpose(A: Tensor) -> Tensor:
@@ -72,7 +69,7 @@ COMPOSITIONS: dict[str, Callable[[Callable, Tensor, Tensor], Tensor]] = {
     "jacrev of jacrev": lambda f, A, Z: torch.einsum("ijkl,kl->ij", jacrev(jacrev(f))(A), Z),
     "jacrev of jacfwd": lambda f, A, Z: torch.einsum("ijkl,kl->ij", jacrev(jacfwd(f))(A), Z),
 }
-FUNCTIONS = {"logabsdet": logabs, "logdet": torchdet.logdet}
+FUNCTIONS = {"logabsdet": logabsdet, "logdet": torchdet.logdet}
 
 
 @pytest.mark.parametrize("n", (1, 2, 3, 5, 8, 11))
@@ -80,11 +77,11 @@ def test_first_derivatives_are_the_inverse_transpose(n, device):
     A = samples(n)
     X = inverse_transpose(A)
     D = A.to(device)
-    assert_close(vmap(grad(logabs))(D), X, A, 1, "grad")
-    assert_close(vmap(jacfwd(logabs))(D), X, A, 1, "jacfwd")
-    assert_close(vmap(jacrev(logabs))(D), X, A, 1, "jacrev")
+    assert_close(vmap(grad(logabsdet))(D), X, A, 1, "grad")
+    assert_close(vmap(jacfwd(logabsdet))(D), X, A, 1, "jacfwd")
+    assert_close(vmap(jacrev(logabsdet))(D), X, A, 1, "jacrev")
     leaf = D.clone().requires_grad_()
-    (g,) = torch.autograd.grad(logabs(leaf).sum(), leaf)
+    (g,) = torch.autograd.grad(logabsdet(leaf).sum(), leaf)
     assert_close(g, X, A, 1, "autograd.grad")
 
 
@@ -109,7 +106,7 @@ def test_dual_numbers_over_autograd_give_the_hessian_product(device):
     Z = torch.randn(A.shape, dtype=A.dtype)
     with fwAD.dual_level():
         X = fwAD.make_dual(A.to(device).requires_grad_(), Z.to(device))
-        (g,) = torch.autograd.grad(logabs(X).sum(), X, create_graph=True)
+        (g,) = torch.autograd.grad(logabsdet(X).sum(), X, create_graph=True)
         tangent = fwAD.unpack_dual(g).tangent
     assert_close(tangent, first(inverse_transpose(A), Z), A, 2, "dual numbers")
 
@@ -128,7 +125,7 @@ def test_third_derivatives_are_right_forward_and_reverse(n, device):
         return lambda X: (grad(f)(X) * W).sum()
 
     def total(X: Tensor) -> Tensor:
-        return logabs(X).sum()
+        return logabsdet(X).sum()
 
     assert_close(grad(reverse(reverse(total, DZ), DV))(D), expected, A, 3, "reverse")
     assert_close(grad(along(along(total, DZ), DV))(D), expected, A, 3, "grad of jvp of jvp")
@@ -165,7 +162,7 @@ def test_complex_hessian_products_follow_from_the_inverse(device):
     A = samples(3, torch.complex128)
     Z = torch.randn(A.shape, dtype=A.dtype)
     leaf = A.to(device).requires_grad_()
-    (g,) = torch.autograd.grad(logabs(leaf).sum(), leaf, create_graph=True)
+    (g,) = torch.autograd.grad(logabsdet(leaf).sum(), leaf, create_graph=True)
     (h,) = torch.autograd.grad((g.conj() * Z.to(device)).real.sum(), leaf)
     assert_close(h, first(inverse_transpose(A), Z).conj(), A, 2, "complex grad of grad")
 
@@ -195,7 +192,7 @@ def test_the_gradient_of_a_log_at_a_singular_matrix_is_never_finite(n, dtype, de
     A = torch.randn(2, n, n, dtype=dtype, device=device)
     A[0, :, 0] = 0
     X = A.clone().requires_grad_()
-    (g,) = torch.autograd.grad(logabs(X).sum(), X)
+    (g,) = torch.autograd.grad(logabsdet(X).sum(), X)
     assert not g[0].isfinite().any()
     assert g[1].isfinite().all()
 
@@ -209,8 +206,6 @@ def test_the_gradient_of_logdet_stays_in_range_where_the_determinant_does_not(de
 
 
 # ---- the operators of the second derivative
-
-OPS = torch.ops.torchdet
 
 
 def hvp_arguments(n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -268,7 +263,7 @@ def test_any_number_of_directions_through_one_graph(wide_dtype, device):
     for n in (2, 8, 20, 40):
         A, Z = (X.to(device) for X in hvp_arguments(n, wide_dtype))
         A.requires_grad_()
-        (g,) = torch.autograd.grad(logabs(A).square().sum(), A, create_graph=True)
+        (g,) = torch.autograd.grad(logabsdet(A).square().sum(), A, create_graph=True)
         results = [torch.autograd.grad(g, A, Z, retain_graph=True)[0] for _ in range(3)]
         # The same as a part of another graph, where nothing is kept.
         (recorded,) = torch.autograd.grad(g, A, Z, create_graph=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,19 +13,15 @@ from torch.func import functionalize, grad, hessian, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import torchdet
+from support import logabsdet
+
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "det": torchdet.det,
-    "logabsdet": lambda A: torchdet.slogdet(A).logabsdet,
+    "logabsdet": logabsdet,
     "adjugate": torchdet.adjugate,
 }
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def gradient(f: Callable[[Tensor], Tensor], A: Tensor) -> Tensor:

@@ -66,14 +66,20 @@ def _info() -> None:
     if _ops.HAS_EXTENSION:
         print("\nWho works on a matrix of order n (the largest orders; some dtypes go on earlier):")
         _print_table(["device", "class", "n", "one matrix belongs to"], _size_classes())
-    print("\npython -m torchdet explain 40 float64    which kernel serves 40 x 40 in float64, and why")
+    print(
+        "\npython -m torchdet explain 40 float64    which kernel serves 40 x 40 in float64, and why"
+    )
     print("python -m torchdet check                 values and derivatives against exact answers")
 
 
 def _explained(n: int, dtype: str) -> None:
-    for target in _explain.targets() if _ops.HAS_EXTENSION else ["cpu"]:
+    for target in _explain.targets():
         print(f"{n} x {n} in {dtype} on {target}:")
-        _print_table(["task", "class", "file", "why"], _explain.explain(n, dtype, target))
+        kernels = _explain.explain(n, dtype, target)
+        for task, size_class, orders, file, _ in kernels:
+            print(f"  {task:<30}{size_class:<15}{orders:<13}{file}")
+        for size_class, reason in {kernel.size_class: kernel.reason for kernel in kernels}.items():
+            print(f"  {size_class}: {reason}")
     print(_explain.saved(n, dtype))
 
 
@@ -89,7 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m torchdet", description=__doc__)
     commands = parser.add_subparsers(dest="command", metavar="command")
     commands.add_parser("info", help="facts of the build, and the size classes (the default)")
-    explain = commands.add_parser("explain", help="class, file and reason of the kernels of a matrix")
+    explain = commands.add_parser(
+        "explain", help="class, file and reason of the kernels of a matrix"
+    )
     explain.add_argument("n", type=_order, help="the order of the matrix")
     dtypes = [*_explain.DTYPES, "float16", "bfloat16"]
     explain.add_argument("dtype", nargs="?", default="float32", choices=dtypes)

@@ -9,61 +9,28 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from . import _ops
-from ._function import (
-    Context,
-    Gradient,
-    Operator,
-    Outputs,
-    gradient_of_log,
-    tangents_of_log,
-)
+from ._function import Context, Gradient, Operator
+from ._rules import Logarithm
 
 
-class Logsum(Operator):
-    """Sign and log|psi|. The sign is constant, not differentiable, where the terms are real."""
+class Logsum(Logarithm):
+    """Sign and log|psi|."""
 
     operator = "_logsum"
-    out_dims = (0, 0)
 
     @staticmethod
-    def forward(terms: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
-        return _ops.logsum(terms, exponent)
-
-    @classmethod
-    def saved(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
-        return (*inputs, outputs[0]) if inputs[0].is_complex() else inputs
-
-    @classmethod
-    def constants(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
-        return () if inputs[0].is_complex() else outputs[:1]
+    def pull_back(g: Tensor, terms: Tensor, exponent: Tensor) -> Tensor:
+        return g.unsqueeze(-1) * LogsumRatios.call(terms, exponent).conj()
 
     @staticmethod
-    def gradients(
-        ctx: Context, grad_sign: Gradient, grad_log: Gradient
-    ) -> tuple[Gradient, Gradient]:
-        terms, exponent, *sign = ctx.saved_tensors
-        grad = gradient_of_log(grad_sign, grad_log, sign, terms.dtype)
-        if grad is None:
-            return None, None
-        return grad.unsqueeze(-1) * LogsumRatios.call(terms, exponent).conj(), None
-
-    @staticmethod
-    def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> tuple[Gradient, Gradient]:
-        (terms, exponent, *sign), (dt, _) = saved, tangents
-        if dt is None:
-            return None, None
-        return tangents_of_log((LogsumRatios.call(terms, exponent) * dt).sum(-1), sign)
+    def push_forward(dt: Tensor, terms: Tensor, exponent: Tensor) -> Tensor:
+        return (LogsumRatios.call(terms, exponent) * dt).sum(-1)
 
 
 class LogsumRatios(Operator):
     """r_k for every term."""
 
     operator = "_logsum_ratios"
-
-    @staticmethod
-    def forward(terms: Tensor, exponent: Tensor) -> Tensor:
-        return _ops.logsum_ratios(terms, exponent)
 
     @staticmethod
     def gradients(ctx: Context, V: Gradient) -> tuple[Gradient, Gradient]:

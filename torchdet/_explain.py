@@ -22,16 +22,19 @@ _COMPUTED_IN = {"float16": "float32", "bfloat16": "float32"}
 
 
 class Kernel(NamedTuple):
-    """Who serves a task, where the source is, and why."""
+    """Who serves a task, up to which order, where the source is, and why."""
 
     task: str
     size_class: str
+    orders: str
     file: str
     reason: str
 
 
 def targets() -> Sequence[str]:
     """The instruction set in use, and "cuda" where there are kernels and a device."""
+    if not _ops.HAS_EXTENSION:
+        return ["plain PyTorch"]
     from . import _C
 
     build = _C.build_info()
@@ -43,17 +46,17 @@ def explain(n: int, dtype: str, target: str) -> list[Kernel]:
     """A row for each task; n >= 1, dtype as torch names it, target one of `targets`."""
     dtype = _COMPUTED_IN.get(dtype, dtype)
     if not _ops.HAS_EXTENSION:
-        reason = "there is no compiled extension"
-        return [Kernel(x, "plain PyTorch", "torchdet/_reference.py", reason) for x in TASKS]
+        kernel = "plain PyTorch", "all n", "torchdet/_reference.py", "no compiled extension"
+        return [Kernel(task, *kernel) for task in TASKS]
     from . import _C
 
     rows = []
     for task, operator in TASKS.items():
         choice = _C.select(operator, dtype, n, target)
         end = choice["largest_n"]
-        orders = f"to n = {end}" if end < 1 << 62 else "above the other classes"
-        reason = f"{choice['owner']}; {orders}: {choice['reason']}"
-        rows.append(Kernel(task, choice["size_class"], choice["file"], reason))
+        orders = f"to n = {end}" if end < 1 << 62 else "above"
+        reason = f"{choice['owner']}: {choice['reason']}"
+        rows.append(Kernel(task, choice["size_class"], orders, choice["file"], reason))
     return rows
 
 

@@ -18,7 +18,7 @@ Gradient = Tensor | None
 Outputs = Any  # a Tensor or a tuple of them
 
 
-def _operator(name: str) -> Callable[..., Any]:
+def _operator(name: str) -> Callable[..., Outputs]:
     # By a name that torch.compile knows as a constant; an attribute of a Function is none to it.
     return lambda *args: getattr(torch.ops.torchdet, name)(*args)
 
@@ -26,31 +26,35 @@ def _operator(name: str) -> Callable[..., Any]:
 class Operator(torch.autograd.Function):
     """What the Functions share: how they are called, what they save, how they are batched.
 
-    A subclass has forward, the kernel, and the rules of both modes:
-    gradients(ctx, *grads), which torch calls backward, and tangent.
+    A subclass for the operator torch.ops.torchdet.NAME has `operator = "NAME"` and the rules of
+    both modes: gradients(ctx, *grads), which torch calls backward, and tangent.
     """
 
     operator: str
-    # One for each output of forward.
-    out_dims: int | tuple[int, ...] = 0
-    # How many of these outputs the caller needs, None for all; the others only are saved.
+    # How many of the outputs the caller needs, None for all; the others only are saved.
     results: int | None = None
     gradients: Callable[..., Any]
+    # What follows is made from the name: the kernel, the operator, a node that autograd records.
+    forward: Callable[..., Outputs]
+    out_dims: int | tuple[int, ...]
     traced: Callable[..., Outputs]
     record: Callable[[Sequence[Tensor]], Outputs]
-    record_at_level: Callable[[Sequence[Tensor]], Outputs]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if "operator" not in vars(cls):
+            return
 
         def backward(ctx: Context, *grads: Gradient) -> Any:  # torch.compile takes no classmethod
             return cls.gradients(ctx, *grads)
 
+        operator = _ops.operator(cls.operator)
+        cls.forward = staticmethod(_torch_internals.below_autograd(operator))
         cls.backward = staticmethod(backward)  # type: ignore[method-assign]
+        cls.out_dims = _ops.out_dims(operator)
+        cls.traced = staticmethod(_operator(cls.operator))
         cls.record = staticmethod(_torch_internals.recorder(cls))
-        cls.record_at_level = staticmethod(_torch_internals.level_recorder(cls, _levels.below))
-        if "operator" in vars(cls):
-            cls.traced = staticmethod(_operator(cls.operator))
+        _torch_internals.register_autograd(cls, _ops.library)
 
     @classmethod
     def call(cls, *args: Tensor) -> Outputs:
@@ -61,15 +65,14 @@ class Operator(torch.autograd.Function):
         a Function nor write one down. So does a recorded pass with batched gradients, where torch
         calls operators gradient by gradient.
         """
-        if torch.compiler.is_compiling() or _torch_internals.is_traced():
+        if torch.compiler.is_compiling():
             return cls.traced(*args)
-        if _torch_internals.has_transforms():
-            return _levels.call(cls, args) if _torch_internals.HAS_LEVELS else cls.apply(*args)
-        if _torch_internals.is_recorded(args):
-            if _torch_internals.has_batched_gradients(args):
-                return cls.traced(*args)
+        route = _torch_internals.route(args)
+        if route == "kernel":
+            return cls.forward(*args)
+        if route == "record":
             return cls.record(args)
-        return cls.forward(*args)
+        return _levels.call(cls, args) if route == "levels" else cls.traced(*args)
 
     @classmethod
     def saved(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
@@ -85,7 +88,8 @@ class Operator(torch.autograd.Function):
     def setup_context(cls, ctx: Context, inputs: tuple[Tensor, ...], output: Outputs) -> None:
         saved = cls.saved(inputs, output)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*cls.constants(inputs, output))
+        if constants := cls.constants(inputs, output):
+            ctx.mark_non_differentiable(*constants)
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
@@ -118,12 +122,7 @@ class Operator(torch.autograd.Function):
 
 def is_plain(*args: Tensor) -> bool:
     """Whether nobody differentiates, maps or traces what is computed of these: numbers only."""
-    return not (
-        torch.compiler.is_compiling()
-        or _torch_internals.is_traced()
-        or _torch_internals.has_transforms()
-        or _torch_internals.is_recorded(args)
-    )
+    return not torch.compiler.is_compiling() and _torch_internals.route(args) == "kernel"
 
 
 # ---- terms of the formulas
@@ -140,28 +139,9 @@ def inner(X: Tensor, Y: Tensor) -> Tensor:
 
 
 def add(*terms: Gradient) -> Gradient:
-    """Sum of the terms that are there."""
-    return functools.reduce(torch.add, (x for x in terms if x is not None))
-
-
-def gradient_of_log(
-    grad_sign: Gradient, grad_log: Gradient, sign: Sequence[Tensor], dtype: torch.dtype
-) -> Gradient:
-    """The g with dloss = Re(conj(g) t) for t = d log psi, with the sign where psi is complex.
-
-    d log|psi| = Re t and d sign = i sign Im t: g = grad_log - i Im(conj(grad_sign) sign).
-    """
-    if sign and grad_sign is not None:
-        phase = (grad_sign.conj() * sign[0]).imag
-        return torch.complex(torch.zeros_like(phase) if grad_log is None else grad_log, -phase)
-    if grad_log is None:
-        return None
-    return grad_log if grad_log.dtype == dtype else grad_log.to(dtype)
-
-
-def tangents_of_log(t: Tensor, sign: Sequence[Tensor]) -> tuple[Gradient, Gradient]:
-    """The tangents of sign and log|psi| from t = d log psi."""
-    return (1j * sign[0] * t.imag, t.real) if sign else (None, t)
+    """Sum of the terms that are there, if any."""
+    there = [x for x in terms if x is not None]
+    return functools.reduce(torch.add, there) if there else None
 
 
 def ones(A: Tensor) -> Tensor:

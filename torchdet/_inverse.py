@@ -24,7 +24,8 @@ def slogdet_hvp(A: Tensor, Z: Tensor) -> Tensor:
     """Return -X Z^T X."""
     check_square("slogdet_hvp", A)
     check_same("slogdet_hvp", "Z", Z, A)
-    return derivative(A, (Z,))
+    X = _conjugate_inverse(A).expand(Z.shape)
+    return torch.ops.torchdet._slogdet_hvp_kept(X, _wide(Z)).to(A.dtype)
 
 
 def slogdet_hvp_kept(A: Tensor, Z: Tensor) -> Tensor:
@@ -35,22 +36,27 @@ def slogdet_hvp_kept(A: Tensor, Z: Tensor) -> Tensor:
 
 
 def derivative(A: Tensor, Zs: Sequence[Tensor]) -> Tensor:
-    """Return D^m X[Z_1..Z_m]; a matrix that many directions share is inverted once."""
+    """Return D^m X[Z_1..Z_m]."""
+    return _derivative(_conjugate_inverse(A).conj(), [_wide(Z) for Z in Zs]).to(A.dtype)
+
+
+def _conjugate_inverse(A: Tensor) -> Tensor:
+    """Return conj(X), once of a matrix that many directions share."""
     distinct = _wide(unexpand(A))
     ones = distinct.new_ones(()).expand(distinct.shape[:-2])
-    inverse = torch.ops.torchdet.slogdet_backward(ones, distinct)
-    return _derivative(inverse.conj(), [_wide(Z) for Z in Zs]).to(A.dtype)
+    return torch.ops.torchdet.slogdet_backward(ones, distinct)
 
 
 def _derivative(X: Tensor, Zs: Sequence[Tensor]) -> Tensor:
     with _without_autocast(X.device.type):
         # Z^T X does not change where A and Z are scaled alike, nor where their rows are.
         ZX = [Z.mT @ X for Z in Zs]
-        D = [torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)]  # Y_S = X D_S
+        D: dict[int, Tensor] = {}  # Y_S = X D_S, S not empty
         for S in range(1, 1 << len(Zs)):
-            members = (i for i in range(len(Zs)) if S >> i & 1)
-            D.append(-reduce(torch.add, (ZX[i] @ D[S ^ 1 << i] for i in members)))
-        return (X @ D[-1]).contiguous()
+            members = [i for i in range(len(Zs)) if S >> i & 1]
+            terms = (ZX[i] @ D[S ^ 1 << i] if S ^ 1 << i else ZX[i] for i in members)
+            D[S] = -reduce(torch.add, terms)
+        return (X @ D[(1 << len(Zs)) - 1]).contiguous()
 
 
 def _wide(X: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ and jvp of jvp would silently be zero (pytorch issue 197867).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import starmap, zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def call(cls: Any, args: Sequence[Tensor]) -> Outputs:
     return _differentiated(cls, [level.lift(x) for x in args], level)
 
 
-def below(cls: Any, args: Sequence[Tensor], level: Level) -> Outputs:
+def _below(cls: Any, args: Sequence[Tensor], level: Level) -> Outputs:
     """The Function on the level below: there the arguments are constants to this one."""
     args = [level.unwrap(x) for x in args]
     with level.below():
@@ -83,12 +84,17 @@ def _differentiated(cls: Any, args: Sequence[Tensor], level: Level | None) -> Ou
 
 def _recorded(cls: Any, args: Sequence[Tensor], level: Level | None) -> Outputs:
     if not _torch_internals.is_recorded(args):
-        return cls.forward(*args) if level is None else below(cls, args, level)
+        return cls.forward(*args) if level is None else _below(cls, args, level)
     if level is not None:
-        return cls.record_at_level(args)
+        return _recorder(cls)(args)
     if _torch_internals.has_batched_gradients(args):
         return cls.traced(*args)
     return _torch_internals.record_all(cls, args)
+
+
+@cache
+def _recorder(cls: Any) -> Callable[[Sequence[Tensor]], Outputs]:
+    return _torch_internals.level_recorder(cls, _below)
 
 
 def _each(f: Callable[[Tensor], Tensor], x: Any) -> Any:

@@ -1,12 +1,12 @@
 """The operators torch.ops.torchdet.*: where their kernels come from, what torch must know of them.
 
-The compiled extension registers the schemas and its CPU kernels when it is imported. Here every
-operator gets
+The compiled extension registers its kernels when it is imported. Here every operator gets
+- its schema;
 - its plain PyTorch implementation, for all devices without a kernel of their own, and for every
   device when the extension is missing or switched off by TORCHDET_EXTENSION=0 in the environment;
 - a fake kernel: shape and dtype of the result (torch.compile, torch.export, FakeTensor);
 - a batching rule (torch.vmap).
-Gradients are registered in _autograd.py, where the formulas are.
+Gradients are registered by the Functions (_function.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,6 @@ from . import (
     _logsum,
     _reference,
     _reference_kept,
-    _torch_internals,
 )
 
 _SCHEMAS = (
@@ -52,26 +51,19 @@ _SCHEMAS = (
     "_slogdet_keep(Tensor A) -> (Tensor sign, Tensor logabsdet, Tensor kept, Tensor integers)",
     "_det_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor",
     "_slogdet_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor",
-)
-# In PyTorch only: D^m C(A)[Z_1..Z_m] and D^m A^-T[Z_1..Z_m] for m >= 2, the directions stacked in Z
-# of shape (*, m, n, n). They are operators all the same, so that is_grads_batched=True and
-# torch.compile need not look in.
-_SCHEMAS_HIGHER_ORDER = (
+    # In PyTorch only: D^m C(A)[Z_1..Z_m] and D^m A^-T[Z_1..Z_m] for m >= 2, the directions stacked
+    # in Z of shape (*, m, n, n). They are operators all the same, so that is_grads_batched=True and
+    # torch.compile need not look in.
     "_cofactor_derivative(Tensor A, Tensor Z) -> Tensor",
     "_inverse_derivative(Tensor A, Tensor Z) -> Tensor",
 )
 
-
+# Registrations live as long as this object does.
+library = torch.library.Library("torchdet", "DEF")
+for _schema in _SCHEMAS:
+    library.define(_schema)
 HAS_EXTENSION = _extension.load()
 _HALF = (torch.float16, torch.bfloat16)
-
-# Registrations live as long as this object does.
-library = torch.library.Library("torchdet", "FRAGMENT")
-if not HAS_EXTENSION:
-    for _schema in _SCHEMAS:
-        library.define(_schema)
-for _schema in _SCHEMAS_HIGHER_ORDER:
-    library.define(_schema)
 
 
 def _check_directions(op: str, A: Tensor, Z: Tensor) -> None:
@@ -282,13 +274,22 @@ def batch_first(
     ]
 
 
-def _register(name: str) -> None:
-    op = getattr(torch.ops.torchdet, name).default
+def operator(name: str) -> Any:
+    """torch.ops.torchdet.NAME, which has one overload."""
+    return getattr(torch.ops.torchdet, name).default
+
+
+def out_dims(op: Any) -> int | tuple[int, ...]:
+    """Where the mapped dimension of each result is: in front."""
     results = len(op._schema.returns)
-    out_dims = (0,) * results if results > 1 else 0
+    return (0,) * results if results > 1 else 0
+
+
+def _register(name: str) -> None:
+    op = operator(name)
 
     def vmap(info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
-        return op(*batch_first(info.batch_size, in_dims, args)), out_dims
+        return op(*batch_first(info.batch_size, in_dims, args)), out_dims(op)
 
     library.impl(name, _KERNELS[name], "CompositeExplicitAutograd")
     torch.library.register_fake(f"torchdet::{name}", _FAKE_KERNELS[name], lib=library)
@@ -297,37 +298,6 @@ def _register(name: str) -> None:
 
 for _name in _KERNELS:
     _register(_name)
-
-
-# ---- the kernels alone, for _autograd.py, which looks after derivatives itself
-
-det = _torch_internals.below_autograd(torch.ops.torchdet.det.default)
-slogdet = _torch_internals.below_autograd(torch.ops.torchdet.slogdet.default)
-det_frexp = _torch_internals.below_autograd(torch.ops.torchdet.det_frexp.default)
-det_frexp_backward = _torch_internals.below_autograd(torch.ops.torchdet._det_frexp_backward.default)
-det_frexp_hvp = _torch_internals.below_autograd(torch.ops.torchdet._det_frexp_hvp.default)
-det_frexp_backward_jvp = _torch_internals.below_autograd(
-    torch.ops.torchdet._det_frexp_backward_jvp.default
-)
-det_frexp_jet = _torch_internals.below_autograd(torch.ops.torchdet._det_frexp_jet.default)
-logsum = _torch_internals.below_autograd(torch.ops.torchdet._logsum.default)
-logsum_ratios = _torch_internals.below_autograd(torch.ops.torchdet._logsum_ratios.default)
-cofactor = _torch_internals.below_autograd(torch.ops.torchdet.cofactor.default)
-det_backward = _torch_internals.below_autograd(torch.ops.torchdet.det_backward.default)
-slogdet_backward = _torch_internals.below_autograd(torch.ops.torchdet.slogdet_backward.default)
-det_hvp = _torch_internals.below_autograd(torch.ops.torchdet.det_hvp.default)
-slogdet_hvp = _torch_internals.below_autograd(torch.ops.torchdet.slogdet_hvp.default)
-slogdet_hvp_kept = _torch_internals.below_autograd(torch.ops.torchdet._slogdet_hvp_kept.default)
-det_keep = _torch_internals.below_autograd(torch.ops.torchdet._det_keep.default)
-slogdet_keep = _torch_internals.below_autograd(torch.ops.torchdet._slogdet_keep.default)
-det_backward_kept = _torch_internals.below_autograd(torch.ops.torchdet._det_backward_kept.default)
-slogdet_backward_kept = _torch_internals.below_autograd(
-    torch.ops.torchdet._slogdet_backward_kept.default
-)
-cofactor_derivative = _torch_internals.below_autograd(
-    torch.ops.torchdet._cofactor_derivative.default
-)
-inverse_derivative = _torch_internals.below_autograd(torch.ops.torchdet._inverse_derivative.default)
 
 
 # ---- what forward passes keep for the backward pass
@@ -340,18 +310,18 @@ if HAS_EXTENSION:
     _LEAST_FACTORS: int = _BUILD["least_factors"]
 
     def keeps(A: Tensor) -> bool:
-        """Whether a forward pass of A is to keep what helps its backward pass.
+        """Whether the forward pass of an A that requires a gradient is to keep what helps backward.
 
         It does where kernels exist for that, and where they were measured to be faster.
         """
         return (
-            A.requires_grad
-            and A.dim() >= 2
+            A.dim() >= 2
             and A.shape[-1] >= _LEAST_KEPT
             and torch.is_grad_enabled()
             and A.is_cpu
             and A.dtype not in _HALF
-            and not _torch_internals.is_traced()  # the trace serves A without a gradient as well
+            # A trace serves A without a gradient as well.
+            and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         )
 
     def kept_integers(A: Tensor) -> int:

@@ -6,13 +6,13 @@ results depend on is imported without a net: a torch without it fails here, not 
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-# Second forward-mode derivatives are silently zero without it (_autograd.forward_rule).
+# Second forward-mode derivatives are silently zero without it (Operator.jvp of _function.py).
 from torch.autograd.forward_ad import _set_fwd_grad_enabled as enable_forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
@@ -24,23 +24,21 @@ __all__ = [
     "handle_torch_function",
     "has_batched_gradients",
     "has_torch_function_unary",
-    "has_transforms",
     "innermost_level",
     "is_recorded",
-    "is_traced",
     "level_recorder",
     "make_dual",
     "record_all",
     "recorder",
     "register_autograd",
+    "route",
     "tangents",
     "unwrap_if_dead",
     "without_tangent",
 ]
 
 
-# Documented, but not in torch's stubs.
-is_traced: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+Route = Literal["kernel", "record", "levels", "operator"]
 
 
 def without_tangent(x: Tensor) -> Tensor:
@@ -60,6 +58,7 @@ try:
         _are_functorch_transforms_active,
         _dispatch_tls_is_dispatch_key_excluded,
         _is_fwd_grad_enabled,
+        _is_tracing,
         _set_fwd_grad_enabled,
         _set_grad_enabled,
     )
@@ -84,31 +83,18 @@ try:
     )
     from torch._functorch import eager_transforms
     from torch._functorch.utils import enable_single_level_autograd_function
-    from torch.autograd.function import _SingleLevelFunction
 
     assert isinstance(eager_transforms.JVP_NESTING, int)
     assert isinstance(forward_ad._current_level, int)
 except (ImportError, AttributeError, AssertionError):
     HAS_LEVELS = False
 
-    def has_transforms() -> bool:
-        """Whether there are torch.func transforms or dual levels; True where torch hides it."""
-        return True
-
-    def is_recorded(args: Sequence[Tensor]) -> bool:
-        """Whether a graph is recorded; True where torch does not tell."""
-        return True
-
-    def has_batched_gradients(args: Sequence[Tensor]) -> bool:
-        """Whether is_grads_batched is at work; False where torch does not tell."""
-        return False
+    def route(args: Sequence[Tensor]) -> Route:
+        """Who looks at a call decides what is called; torch does not tell, but for its tracer."""
+        return "operator" if torch.jit.is_tracing() else "record"  # type: ignore[attr-defined]
 
     def recorder(cls: Any) -> Callable[[Sequence[Tensor]], Any]:
         """cls.apply, called with a tuple."""
-        return lambda args: cls.apply(*args)
-
-    def level_recorder(cls: Any, below: Any) -> Callable[[Sequence[Tensor]], Any]:
-        """Nothing is done level by level here: cls.apply."""
         return lambda args: cls.apply(*args)
 
     def below_autograd(op: Any) -> Callable[..., Any]:
@@ -127,12 +113,23 @@ except (ImportError, AttributeError, AssertionError):
 else:
     HAS_LEVELS = True
 
-    def has_transforms() -> bool:
-        """Whether there is a torch.func transform or a level of forward mode."""
-        return _are_functorch_transforms_active() or forward_ad._current_level >= 0
+    def route(args: Sequence[Tensor]) -> Route:
+        """Who looks at a call decides what is called.
+
+        "kernel": nobody differentiates, maps or traces. "record": autograd records a graph, and
+        nothing else is at work. "levels": there is a transform of torch.func or a level of forward
+        mode. "operator": torch.jit.trace is at work, or is_grads_batched records a graph.
+        """
+        if _is_tracing():
+            return "operator"
+        if _are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            return "levels"
+        if not (torch.is_grad_enabled() and _any_requires_grad(*args)):
+            return "kernel"
+        return "operator" if has_batched_gradients(args) else "record"
 
     def is_recorded(args: Sequence[Tensor]) -> bool:
-        """Whether a graph is recorded."""
+        """Whether a graph is recorded, at the innermost level."""
         return torch.is_grad_enabled() and _any_requires_grad(*args)
 
     def has_batched_gradients(args: Sequence[Tensor]) -> bool:
@@ -143,28 +140,38 @@ else:
         """
         return any(map(is_legacy_batchedtensor, args))
 
+    def _apply_at_one_level(function: Any) -> Callable[..., Any]:
+        return super(torch.autograd.Function, function).apply
+
+    def _node(cls: Any, forward: Callable[..., Any], **members: Any) -> Callable[..., Any]:
+        """Record a node with the derivatives of cls, whose forward takes ctx.
+
+        It is the cheapest Function to call, but torch.func does not take it. The apply is that of
+        one level, without the 30 microseconds that a Function's own spends in inspect.signature.
+        """
+        members |= {"forward": forward, "backward": cls.backward}
+        statics = {key: staticmethod(member) for key, member in members.items()}
+        function: Any = type(cls.__name__, (torch.autograd.Function,), statics)
+        return _apply_at_one_level(function)
+
     def recorder(cls: Any) -> Callable[[Sequence[Tensor]], Any]:
         """cls.apply, called with a tuple, for where a graph is recorded and nothing else is done.
 
-        A Function whose forward takes ctx is the cheapest to call, but torch.func does not take it.
         It can save what is no output: cls.results says how many of cls.forward's outputs are some.
         """
-        kernel, setup_context, results = cls.forward, cls.setup_context, cls.results
+        results = cls.results
 
         def forward(ctx: Any, *args: Tensor) -> Any:
-            output = kernel(*args)
-            setup_context(ctx, args, output)
-            return output if results is None else output[:results]
+            outputs = cls.forward(*args)
+            cls.setup_context(ctx, args, outputs)
+            return outputs if results is None else outputs[:results]
 
-        members = {"forward": staticmethod(forward), "backward": staticmethod(cls.backward)}
-        function: Any = type(cls.__name__, (torch.autograd.Function,), members)
-        apply = super(torch.autograd.Function, function).apply
-
+        apply = _node(cls, forward)
         return lambda args: apply(*map(unwrap_if_dead, args))
 
     def record_all(cls: Any, args: Sequence[Tensor]) -> Any:
-        """cls.apply, all outputs, without the 30 microseconds it spends in inspect.signature."""
-        return super(torch.autograd.Function, cls).apply(*args)
+        """cls.apply, all outputs, as fast as a node."""
+        return _apply_at_one_level(cls)(*args)
 
     def level_recorder(cls: Any, below: Any) -> Callable[[Sequence[Tensor]], Any]:
         """As record_all, for a level of torch.func: forward is below(cls, args, level)."""
@@ -178,14 +185,13 @@ else:
             cls.setup_context(ctx, args, outputs)
             return outputs
 
-        members = {"forward": staticmethod(forward), "backward": staticmethod(cls.backward)}
-        function: Any = type(cls.__name__, (_SingleLevelFunction,), members)
+        apply = _node(cls, forward)
 
         def record(args: Sequence[Tensor]) -> Any:
             allowed = get_single_level_autograd_function_allowed()
             set_single_level_autograd_function_allowed(True)
             try:
-                return function.apply(*args)
+                return apply(*args)
             finally:
                 set_single_level_autograd_function_allowed(allowed)
 
@@ -316,20 +322,19 @@ else:
         torch.func level at a time: the levels below take their turn when forward calls it.
         """
 
-        def forward(*args: Tensor) -> Any:
+        def forward(ctx: Any, *args: Tensor) -> Any:
             # A Function switches derivatives off for its forward; the levels below need them on.
             with torch.enable_grad(), enable_forward_ad(True):
-                return cls.forward(*args)
+                outputs = cls.forward(*args)
+            cls.setup_context(ctx, args, outputs)
+            return outputs
 
-        members = {"forward": forward, "setup_context": cls.setup_context}
-        members |= {"backward": cls.backward, "jvp": cls.jvp}
-        statics = {key: staticmethod(member) for key, member in members.items()}
-        function: Any = type(f"{cls.__name__}Operator", (_SingleLevelFunction,), statics)
+        apply = _node(cls, forward, jvp=cls.jvp)
 
         def autograd_kernel(*args: Tensor) -> Any:
-            if not (has_transforms() or is_recorded(args)):
+            if route(args) == "kernel":
                 return cls.forward(*args)
             with enable_single_level_autograd_function():
-                return function.apply(*args)
+                return apply(*args)
 
         library.impl(cls.operator, autograd_kernel, "Autograd")

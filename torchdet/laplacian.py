@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from . import _autograd
+from ._autograd_frexp import DetFrexp, DetFrexpBackward, DetFrexpJet
+from ._autograd_logsum import Logsum, LogsumRatios
 from ._function import inner, ones
 from ._reference import check_dense, check_directions, check_same
 from .linalg import argument
@@ -130,9 +131,9 @@ def slogsumdet_laplacian(
     terms, E = reduce(mul, mantissas), reduce(add, exponents)
     if weights is not None:
         terms, E, w = weighted(terms, E, weights, columns)
-    sign, logabsdet = _autograd.logsum(terms, E)
+    sign, logabsdet = Logsum.call(terms, E)
     # What D and lap of each k are multiplied by, for each of m columns.
-    c = _autograd.logsum_ratios(terms, E)
+    c = LogsumRatios.call(terms, E)
     c = c if weights is None else c * w
     c = c if columns else c.unsqueeze(-2)
     coordinates = D.shape[len(shape) :]
@@ -149,13 +150,13 @@ def _of_matrix(
     shape: torch.Size, A: Tensor, J: Tensor, L: Tensor, rows: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mantissa and exponent of det A, g and q of (1) times 2^-exponent, all of shape (*, K, ..)."""
-    m, e = _autograd.det_frexp(A)
-    C = _autograd.det_frexp_backward(ones(A), A, e).conj()
+    m, e = DetFrexp.call(A)
+    C = DetFrexpBackward.call(ones(A), A, e).conj()
     q = inner(C, L)
     if rows:
         g = (C.unsqueeze(-2) * J).sum(-1)
     else:
-        g, along = _autograd.det_frexp_jet(A, J, e)
+        g, along = DetFrexpJet.call(A, J, e)
         q = q + along.sum(-1)
     g = g.expand(*shape, *g.shape[m.dim() :])
     return m.expand(shape), e.expand(shape), g, q.expand(shape)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from . import _autograd
+from ._autograd_frexp import DetFrexp
+from ._autograd_logsum import Logsum
 from ._reference import check_dense, check_device, check_same, check_square, dtype_name
 from .linalg import LinalgSlogdet, argument
 
@@ -73,12 +74,12 @@ def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogde
     shape = check_matrices(_OP, matrices)
     dtype = matrices[0].dtype
     half = dtype in HALF
-    parts = [_autograd.det_frexp(A.to(torch.float32) if half else A) for A in matrices]
+    parts = [DetFrexp.call(A.to(torch.float32) if half else A) for A in matrices]
     terms, E = (reduce(f, x) for f, x in zip((mul, add), zip(*parts, strict=True), strict=True))
     if weights is not None:
         columns = has_columns(_OP, weights, matrices[0], shape)
         terms, E, _ = weighted(terms, E, weights, columns)
-    sign, logabsdet = _autograd.logsum(terms, E)
+    sign, logabsdet = Logsum.call(terms, E)
     if half:
         sign, logabsdet = sign.to(dtype), logabsdet.to(dtype)
     return LinalgSlogdet((sign, logabsdet))

@@ -7,6 +7,7 @@
 #include "block_kernels.h"
 #include "kernels.h"
 #include "large_kernels.h"
+#include "slogdet_hvp.h"
 #include "thread_kernels.h"
 #include "warp_kernels.h"
 
@@ -59,6 +60,7 @@ void set_thread(CudaKernels* kernels) {
   kernels[N].determinants = make_kernel<ThreadDeterminants<V, N>>();
   kernels[N].cofactors = make_kernel<ThreadCofactors<V, N>>();
   kernels[N].hvp = make_kernel<ThreadHvp<V, N>>();
+  kernels[N].slogdet_hvp = make_kernel<ThreadSlogdetHvp<V, N>>();
   if constexpr (N > 1) {
     set_thread<V, N - 1>(kernels);
   }
@@ -68,6 +70,7 @@ template <typename V, int N>
 void set_warp(CudaKernels& kernels) {
   kernels.determinants = make_kernel<WarpDeterminants<V, N>>();
   kernels.cofactors = make_kernel<WarpCofactors<V, N>>();
+  kernels.slogdet_hvp = make_kernel<WarpSlogdetHvp<V, N>>();
 }
 
 template <typename V>
@@ -88,9 +91,10 @@ void add_kernels(CudaKernelTable& table, Dtype dtype) {
     }
   }
   set_thread<V, static_cast<int>(kLargestThread)>(table.small[d]);
-  table.block[d] = {make_block_kernel<BlockDeterminants, V>(),
-                    make_block_kernel<BlockCofactors, V>(),
-                    make_kernel<TeamHvp<V, kBlockTeam, 1, Memory::kShared>>()};
+  table.block[d] = {
+      {make_block_kernel<BlockDeterminants, V>(), make_block_kernel<BlockCofactors, V>(),
+       make_kernel<TeamHvp<V, kBlockTeam, 1, Memory::kShared>>()},
+      make_block_kernel<BlockSlogdetHvp, V>()};
   CudaLargeKernels& large = table.large[d];
   large.prepare = make_kernel<LargePrepare<V>>();
   large.determinants = make_kernel<LargeDeterminants<V>>();

@@ -18,7 +18,14 @@ struct CudaKernel {
   size_t (*block_bytes)(int64_t n) = nullptr;
 };
 
-using CudaKernels = KernelsByOperator<CudaKernel>;
+struct CudaKernels : KernelsByOperator<CudaKernel> {
+  // The second derivative of log|det| from an inverse; none in the class "large".
+  CudaKernel slogdet_hvp;
+
+  const CudaKernel& select(Op op) const {
+    return op == Op::kSlogdetHvp ? slogdet_hvp : KernelsByOperator::select(op);
+  }
+};
 
 // Class "large": prepare, then torch's LU, then determinants or cofactors; hvp alone.
 struct CudaLargeKernels : CudaKernels {

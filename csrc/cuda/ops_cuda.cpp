@@ -24,6 +24,8 @@ const char* name_of(Op op) {
       return "det_backward";
     case Op::kSlogdetBackward:
       return "slogdet_backward";
+    case Op::kSlogdetHvp:
+      return "slogdet_hvp";
     default:
       return "det_hvp";
   }
@@ -34,8 +36,8 @@ using torch::stable::detail::to;
 
 // Calls an operator of torch through its dispatcher; the stack holds arguments, then results.
 template <size_t kSize>
-void call(const char* name, StableIValue (&stack)[kSize]) {
-  check_torch(name, torch_call_dispatcher(name, "", stack, TORCH_ABI_VERSION));
+void call(const char* name, const char* overload, StableIValue (&stack)[kSize]) {
+  check_torch(name, torch_call_dispatcher(name, overload, stack, TORCH_ABI_VERSION));
 }
 
 // The transposes of the matrices, row after row.
@@ -47,6 +49,8 @@ struct CudaBackend {
   static Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like) {
     return empty_tensor(sizes, dtype, aoti_torch_device_type_cuda(), like.get_device_index());
   }
+
+  static const void* one(Dtype) { return nullptr; }  // the kernels' gradient where none is given
 
   static void run(Problem& problem, Dtype dtype, const Tensor& A) {
     const int32_t device = A.get_device_index();
@@ -79,6 +83,39 @@ struct CudaBackend {
           problem.batch, " matrices of order ", problem.n);
   }
 
+  // -X (Z^T X) from conj(X). Operators with an `out` are those that autocast leaves alone.
+  static void multiply_large(const Problem& problem, const Tensor& A) {
+    const int64_t n = problem.n, batch = problem.batch;
+    const auto matrices = [&](const BatchView& view) {
+      std::vector<int64_t> sizes(view.sizes, view.sizes + view.dims);
+      std::vector<int64_t> strides(view.strides, view.strides + view.dims);
+      sizes.insert(sizes.end(), {n, n});
+      strides.insert(strides.end(), {view.row_stride, view.column_stride});
+      const Tensor X = torch::stable::from_blob(const_cast<void*>(view.data), sizes, strides,
+                                                A.device(), A.scalar_type());
+      return torch::stable::reshape(X, {batch, n, n});
+    };
+    const auto multiply = [](const Tensor& X, const Tensor& Y, const Tensor& out) {
+      StableIValue stack[] = {from(X), from(Y), from(out)};
+      call("aten::bmm", "out", stack);
+      to<Tensor>(stack[0]);  // out once more, owned by the stack otherwise
+    };
+    StableIValue conjugate[] = {from(matrices(problem.A))};
+    call("aten::conj_physical", "", conjugate);  // nothing new where A is real
+    const Tensor X = to<Tensor>(conjugate[0]);
+    const Tensor ZX = empty({batch, n, n}, A.scalar_type(), A);
+    multiply(torch::stable::transpose(matrices(problem.other), -2, -1), X, ZX);
+    StableIValue negate[] = {from(ZX)};
+    call("aten::neg_", "", negate);
+    to<Tensor>(negate[0]);
+    BatchView out = {};
+    out.data = problem.out;
+    out.append(batch, n * n);
+    out.row_stride = n;
+    out.column_stride = 1;
+    multiply(X, ZX, matrices(out));
+  }
+
   // csrc/cuda/large_kernels.h. All work spaces go back to the allocator in stream order.
   static void run_large(Problem& problem, const CudaLargeKernels& kernels, const CudaLimits& limits,
                         const Tensor& A) {
@@ -92,6 +129,10 @@ struct CudaBackend {
       large.workspace = workspace.mutable_data_ptr();
       return workspace;
     };
+    if (problem.op == Op::kSlogdetHvp) {
+      multiply_large(problem, A);
+      return;
+    }
     if (problem.op == Op::kDetHvp) {
       const Tensor workspace =
           take_workspace(kernels.hvp, std::min<int64_t>(batch, limits.multiprocessors));
@@ -108,7 +149,7 @@ struct CudaBackend {
 
     // No error is raised for a singular matrix, so nothing waits for the device.
     StableIValue factor[] = {from(scaled), from(true), from(false)};  // A, pivot, check_errors
-    call("aten::linalg_lu_factor_ex", factor);
+    call("aten::linalg_lu_factor_ex", "", factor);
     const Tensor factors = to<Tensor>(factor[0]), pivots = to<Tensor>(factor[1]);
     to<Tensor>(factor[2]);  // info, owned by the stack otherwise
     const Tensor lu = transposed(factors);
@@ -116,7 +157,7 @@ struct CudaBackend {
     large.pivots = static_cast<const int32_t*>(pivots.const_data_ptr());
     if (wants_inverse) {  // LU, pivots, B = I, left, adjoint
       StableIValue solve[] = {from(factors), from(pivots), from(inverse), from(true), from(false)};
-      call("aten::linalg_lu_solve", solve);
+      call("aten::linalg_lu_solve", "", solve);
       inverse = transposed(to<Tensor>(solve[0]));
       large.inverse = inverse.mutable_data_ptr();
     }

@@ -54,6 +54,13 @@ TORCHDET_DEVICE void write_determinant(const Problem& p, int64_t b, Scaled<V> d)
   }
 }
 
+// Of kDetBackward and kSlogdetBackward; 1 where none is given.
+template <typename V>
+TORCHDET_DEVICE V gradient(const Problem& p, int64_t b) {
+  return p.other.data == nullptr ? one<V>()
+                                 : static_cast<const V*>(p.other.data)[p.other.offset(b)];
+}
+
 // What multiplies C(B) as a whole, for B with det(B) = d and det(A) = 2^total det(B): 2^total for
 // kCofactor; conj(grad) 2^total for kDetBackward, since grad conj(C) = conj(conj(grad) C);
 // conj(grad) / d for kSlogdetBackward, since A^-T = C(A) / det(A).
@@ -63,8 +70,7 @@ TORCHDET_DEVICE Scaled<V> gradient_factor(const Problem& p, int64_t b, Scaled<V>
   if (p.op == Op::kCofactor) {
     return {one<V>(), total};
   }
-  const V grad = static_cast<const V*>(p.other.data)[p.other.offset(b)];
-  Scaled<V> factor = normalise(conj(grad), total);
+  Scaled<V> factor = normalise(conj(gradient<V>(p, b)), total);
   if (p.op == Op::kSlogdetBackward) {
     factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
     factor.exponent = factor.exponent - d.exponent - total;

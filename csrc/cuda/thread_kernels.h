@@ -67,7 +67,7 @@ struct ThreadCofactors : ThreadKernel<V, N> {
       matrices.read(p.A, b, a);
       V factor = one<V>();
       if (p.op != Op::kCofactor) {
-        factor = conj(static_cast<const V*>(p.other.data)[p.other.offset(b)]);
+        factor = conj(gradient<V>(p, b));
       }
       const bool is_plain =
           plain_cofactors<N>(a, p.op == Op::kSlogdetBackward, factor, y, row_index);

@@ -17,6 +17,10 @@ import scipy.linalg
 
 FOLDER = Path(__file__).parent
 OPERATORS = ("det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp")
+# slogdet_hvp: A is conj(A^-T), other the direction. It has no kernel in the class "large".
+FURTHER_OPERATORS = ("slogdet_hvp",)
+# As csrc/problem.h counts them.
+_OPS = {operator: k for k, operator in enumerate(OPERATORS)} | {"slogdet_hvp": 9}
 DTYPES = ("float32", "float64", "complex64", "complex128")
 ORDERS = ("forward", "reverse", "random")
 # What a block of an H200 may have; smaller ones send more orders to the class "large".
@@ -66,13 +70,23 @@ def schedule(order: str = "forward", seed: int = 0, fill: int = 0xFF) -> None:
     library().emulated_schedule(ORDERS.index(order), ctypes.c_uint64(seed), fill)
 
 
+def _block_bytes(operator: str, dtype: str, n: int, stage: int) -> int:
+    op, d = _OPS[operator], DTYPES.index(dtype)
+    return library().emulated_block_bytes(op, d, ctypes.c_int64(n), stage)
+
+
+def fits(operator: str, dtype: str, n: int) -> bool:
+    """Whether a block of an H200 has the shared memory that the operator needs."""
+    return n == 0 or _block_bytes(operator, dtype, n, _NATIVE) <= SHARED_BYTES
+
+
 def run(
     operator: str, A: np.ndarray, other: np.ndarray | None = None, large: bool = False
 ) -> tuple[np.ndarray, ...]:
     """The results of an operator; `other` is grad or Z. large: the class "large" at any order."""
     lib, n = library(), A.shape[-1]
-    op, dtype = OPERATORS.index(operator), DTYPES.index(A.dtype.name)
-    if op >= OPERATORS.index("cofactor"):
+    op, dtype = _OPS[operator], DTYPES.index(A.dtype.name)
+    if op >= _OPS["cofactor"]:
         results: tuple[np.ndarray, ...] = (np.empty(A.shape, A.dtype),)
     else:
         results = (np.ones(A.shape[:-2], A.dtype),)
@@ -83,7 +97,7 @@ def run(
         return results
 
     def block_bytes(stage: int) -> int:
-        return lib.emulated_block_bytes(op, dtype, ctypes.c_int64(n), stage)
+        return _block_bytes(operator, A.dtype.name, n, stage)
 
     def launch(stage: int, buffers: _LargeBuffers | None = None) -> None:
         message = lib.emulated_run(
@@ -101,8 +115,10 @@ def run(
         if message is not None:
             raise RuntimeError(message.decode())
 
-    if not large and block_bytes(_NATIVE) <= SHARED_BYTES:
+    if not large and fits(operator, A.dtype.name, n):
         launch(_NATIVE)
+    elif operator in FURTHER_OPERATORS:
+        raise ValueError(f"{operator} has no kernel of its own for {A.dtype} at n = {n}")
     elif operator == "det_hvp":
         launch(_FINISH, _LargeBuffers(_unset(LARGE_BLOCKS * block_bytes(_FINISH)), LARGE_BLOCKS))
     else:

@@ -37,7 +37,8 @@ size_t emulated_block_bytes(int op, int dtype, int64_t n, int stage) {
   return kernel_of(static_cast<Op>(op), dtype, n, static_cast<Stage>(stage)).block_bytes(n);
 }
 
-// Runs an operator for n, batch > 0; null, or what went wrong. other: grad or Z, or none.
+// Runs an operator for n, batch > 0; null, or what went wrong. other: grad or Z, or
+// none, which is a grad of 1.
 const char* emulated_run(int op, int dtype, int64_t n, int64_t batch, const EmulatedTensor* A,
                          const EmulatedTensor* other, void* out, void* logabsdet, int stage,
                          const LargeBuffers* large) {
@@ -48,7 +49,7 @@ const char* emulated_run(int op, int dtype, int64_t n, int64_t batch, const Emul
   p.A = view_of(A->data, A->dims, A->sizes, A->strides, 2);
   if (other != nullptr) {
     p.other = view_of(other->data, other->dims, other->sizes, other->strides,
-                      p.op == Op::kDetHvp ? 2 : 0);
+                      p.op == Op::kDetHvp || p.op == Op::kSlogdetHvp ? 2 : 0);
   }
   p.out = p.determinant = out;
   p.logabsdet = logabsdet;

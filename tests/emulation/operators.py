@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from torchdet import _ops, _reference, _reference_kept
+from torchdet import _inverse, _ops, _reference, _reference_kept
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -74,6 +74,18 @@ def _register_keeping(kernels: ModuleType, library: torch.library.Library) -> No
         library.impl(f"_{name}_backward_kept", backward, "CPU")
 
 
+def _slogdet_hvp_kept(kernels: ModuleType) -> Callable[..., Tensor]:
+    def run(A: Tensor, Z: Tensor) -> Tensor:
+        _reference.check_square("slogdet_hvp", A)
+        _reference.check_same("slogdet_hvp", "Z", Z, A)
+        name = str(A.dtype).removeprefix("torch.")
+        if name not in kernels.DTYPES or not kernels.fits("slogdet_hvp", name, A.shape[-1]):
+            return _inverse.slogdet_hvp_kept(A, Z)
+        return torch.from_numpy(kernels.run("slogdet_hvp", _numpy(A), _numpy(Z))[0])
+
+    return run
+
+
 def register(kernels: ModuleType) -> torch.library.Library:
     """Make the OPERATORS that kernels.run() runs the CPU kernels, as long as the result lives.
 
@@ -86,4 +98,6 @@ def register(kernels: ModuleType) -> torch.library.Library:
         library.impl(operator, _kernel(kernels, operator), "CPU")
     if hasattr(kernels, "KEEPING_OPERATORS"):
         _register_keeping(kernels, library)
+    if hasattr(kernels, "FURTHER_OPERATORS"):
+        library.impl("_slogdet_hvp_kept", _slogdet_hvp_kept(kernels), "CPU")
     return library

@@ -64,6 +64,13 @@ struct CpuBackend {
 
   static bool keeps(int64_t n) { return n >= kLeastKept; }
 
+  static const void* one(Dtype dtype) {
+    static const double number[] = {1, 0};
+    static const float number_in_float32[] = {1, 0};
+    const bool is_single = dtype == Dtype::kFloat || dtype == Dtype::kComplexFloat;
+    return is_single ? static_cast<const void*>(number_in_float32) : number;
+  }
+
   static void run(Problem& problem, Dtype dtype, const Tensor&) {
     run_batch(problem, dtype, torch::stable::get_num_threads());
   }

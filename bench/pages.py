@@ -1,0 +1,140 @@
+"""The README's table and docs/measurements-cpu.md, made of the runs that bench/publish.py lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bench.cases import HVP, OPS
+from bench.report import MARKS, summary, table, tally, threads
+from bench.sections import (
+    IN_CACHE,
+    Result,
+    avx2,
+    cell,
+    chosen,
+    func,
+    goals,
+    latency,
+    least,
+    memory,
+    others,
+    prose,
+    slowest,
+    speed,
+    two_threads,
+    waves,
+    wrong,
+)
+
+README_ORDERS = (2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+README_OPS = {OPS[0]: "det", OPS[2]: "slogdet", OPS[1]: "det, gradient", HVP: "det, hvp"}
+
+
+def _link(name: str) -> str:
+    return f"[{name}](../bench/results/{name}.json)"
+
+
+def _when(run: Result) -> str:
+    machine = run["machine"]
+    changed = " with changes" if machine["modified"] else ""
+    return f"{machine['date'][:10]}, commit {machine['commit']}{changed}"
+
+
+def _busy(run: Result) -> str:
+    """A remark where other programs ran when the run began."""
+    load = run["machine"]["load_average"]
+    return f", load average {load:.1f}: not an idle machine" if load > run["threads"] + 0.5 else ""
+
+
+def readme_block(runs: dict[str, Result]) -> str:
+    """One small table, and the smallest ratio of cases drawn at random."""
+    if (run := runs.get("cpu-speed")) is None:
+        return "Not measured.\n"
+    cases, machine = chosen(run["cases"], suite=IN_CACHE), run["machine"]
+    columns = [(dtype, op) for dtype in ("float32", "float64") for op in README_OPS]
+    lines = [
+        *table(
+            ["n", *(f"{dtype} {README_OPS[op]}" for dtype, op in columns)],
+            [
+                [str(n), *(cell(cases, n=n, dtype=dtype, op=op) for dtype, op in columns)]
+                for n in README_ORDERS
+            ],
+        ),
+        "",
+        *prose(
+            f"{MARKS} {machine['cpu']}, {threads(run)}, torch {machine['torch']}, batches of 1 MB, "
+            f"{_when(run)}{_busy(run)}."
+        ),
+    ]
+    if scan := runs.get("cpu-scan"):
+        lines += [
+            "",
+            *prose(
+                f"Of {len(scan['cases'])} cases drawn at random (orders, batches, strides, dtypes, "
+                f"singular matrices): {tally(scan['cases'])}. The smallest ratio where torch is "
+                f"right, with its quartiles: {least(scan['cases'])}."
+            ),
+        ]
+    lines += ["", "[docs/measurements-cpu.md](docs/measurements-cpu.md) has all that is measured."]
+    return "\n".join(lines) + "\n"
+
+
+def _overview(runs: dict[str, Result]) -> list[str]:
+    """A line for each run, and which of them had too little time."""
+    rows = []
+    for name, run in runs.items():
+        cases = run.get("cases", [])
+        counted = [tally(cases), least(cases)] if cases else ["", ""]
+        rows.append([_link(name), _when(run) + _busy(run), threads(run), *counted])
+    stopped = [name for name, run in runs.items() if run.get("stopped")]
+    return [
+        *table(["run", "of", "threads", "cases", "smallest ratio where torch is right"], rows),
+        *(["", f"Not all cases were timed: {', '.join(stopped)}."] if stopped else []),
+    ]
+
+
+# Heading, run, and what makes the section of it.
+_SECTIONS: tuple[tuple[str, str, Callable[[Result], list[str]]], ...] = (
+    ("Speed", "cpu-speed", speed),
+    ("Goals", "cpu-speed", goals),
+    ("Single matrices, batches in DRAM, transforms", "cpu-speed", others),
+    ("torch.func, and graphs that are used again", "cpu-func", func),
+    ("Order by order: the slowest cases", "cpu-orders", slowest),
+    ("Drawn at random: the slowest cases", "cpu-scan", slowest),
+    ("Drawn at random, two threads: the slowest cases", "cpu-scan-2t", slowest),
+    ("One small matrix", "cpu-latency", latency),
+    ("Memory", "cpu-memory", memory),
+    ("Wave functions", "cpu-wavefunction", waves),
+    ("AVX2", "cpu-speed-avx2", avx2),
+    ("AVX2, drawn at random: the slowest cases", "cpu-scan-avx2", slowest),
+)
+
+
+def measurements(runs: dict[str, Result]) -> str:
+    """The page."""
+    machines = dict.fromkeys(summary(run) for run in runs.values() if "copy_bandwidth" in run)
+    lines = [
+        "# Measurements on a CPU",
+        "",
+        *prose(
+            "Written by `make bench-results` (bench/publish.py); not to be edited. A ratio is the "
+            "time of torch.linalg over torchdet's: above 1 torchdet is faster. Both sides call "
+            "public functions, in turn, automatic differentiation and allocation included. Ratios "
+            "are medians over rounds, in parentheses their quartiles. Answers of both sides are "
+            "checked first, against exact arithmetic and singular values (bench/checks.py). "
+            "*Reached* and *missed* tell of what a case must reach (bench/targets.py). A case in "
+            f"which torch is wrong or fails is neither. {MARKS}"
+        ),
+        "",
+        *(f"- {machine}" for machine in machines),
+        "",
+        *_overview(runs),
+    ]
+    for title, name, section in _SECTIONS:
+        body = [f"Run {_link(name)}.", "", *section(runs[name])] if name in runs else []
+        lines += ["", f"## {title}", "", *(body or ["Not measured."])]
+    if run := runs.get("cpu-threads"):
+        threaded = two_threads(run, runs.get("cpu-speed"))
+        lines += ["", "## Threads", "", f"Run {_link('cpu-threads')}.", "", *threaded]
+    lines += ["", "## Where torch is wrong or fails", "", *wrong(runs)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,124 @@
+"""What several test files use: outputs to compare, matrices to compare them on, processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import torchdet
+
+OPS = torch.ops.torchdet
+
+# ---- outputs
+
+OUTPUTS = ("det", "sign", "logabsdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp")
+
+
+def logabsdet(A: Tensor) -> Tensor:
+    return torchdet.slogdet(A).logabsdet
+
+
+def all_outputs(A: Tensor) -> list[Tensor]:
+    """The OUTPUTS of the six operators at A, with a fixed grad and direction."""
+    grad = torch.full(A.shape[:-2], 1.5, dtype=A.dtype, device=A.device)
+    Z = torch.linspace(-1, 1, A.shape[-1] ** 2, dtype=A.dtype.to_real(), device=A.device)
+    Z = Z.to(A.dtype).reshape(A.shape[-2:]).expand(A.shape)
+    return [
+        OPS.det(A),
+        *OPS.slogdet(A),
+        OPS.cofactor(A),
+        OPS.det_backward(grad, A),
+        OPS.slogdet_backward(grad, A),
+        OPS.det_hvp(A, Z),
+    ]
+
+
+def same_bits(left: Tensor, right: Tensor) -> bool:
+    """Equal bit for bit, the bits of NaN included."""
+    if left.is_complex():
+        left, right = (torch.view_as_real(x.resolve_conj()) for x in (left, right))
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[left.element_size()]
+    left, right = (x.contiguous().view(integer) for x in (left, right))
+    return torch.equal(left, right)
+
+
+def assert_same_bits(got: list[Tensor], expected: list[Tensor], *context: object) -> None:
+    for name, g, e in zip(OUTPUTS, got, expected, strict=True):
+        assert same_bits(g, e), (name, *context)
+
+
+def of_torch_lu(n: int, dtype: torch.dtype) -> set[str]:
+    """The OUTPUTS that torch's LU has a part in on this CUDA device, whose shared memory is small.
+
+    torch chooses the algorithm by the size of the batch. One matrix must fit for determinants, two
+    for cofactors, and some vectors beside them. Hessian-vector products have kernels at all orders.
+    """
+    free = torch.cuda.get_device_properties().shared_memory_per_block_optin - (16 << 10)
+    matrix = n * (n + 1) * dtype.itemsize
+    determinants = set(OUTPUTS[:3]) if matrix > free else set()
+    return determinants | (set(OUTPUTS[3:6]) if 2 * matrix > free else set())
+
+
+# ---- matrices
+
+
+def draw(batch: int, n: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
+    """Normal matrices, two of seven singular, every eleventh badly scaled, every thirteenth with an
+    inverse beyond the range of the dtype, the product of two tiny pivots in it."""
+    A = torch.randn(batch, n, n, dtype=dtype, device=device)
+    if n > 3:
+        diagonal = torch.ones(n, dtype=torch.float64)
+        diagonal[1:3] = 2.0**-100 if dtype in (torch.float32, torch.complex64) else 2.0**-800
+        A[5::13] = (torch.diag(diagonal) + torch.ones(n - 1).diag(-1)).to(A)
+    A[::7, :, 0] = A[::7, :, -1]
+    A[4::7, 0] = A[4::7, -1]
+    A[::11] *= 2.0**60
+    return A
+
+
+# ---- processes
+
+LIMIT = 120
+# The package under test and these helpers also where the working directory is another one.
+FOLDERS = (Path(torchdet.__file__).parents[1], Path(__file__).parent)
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, FOLDERS))}
+
+
+def python(
+    *arguments: str, limit: float = LIMIT, **settings: Any
+) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, ended or failed; `settings` are those of subprocess.run."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True, text=True, timeout=limit, check=False, **settings,
+    )  # fmt: skip
+
+
+def run_script(script: str, limit: float = LIMIT) -> str:
+    """The output of a Python script in a process of its own; a hang fails after `limit` seconds."""
+    return run_python("-c", script, limit=limit)
+
+
+def run_python(*arguments: str, limit: float = LIMIT) -> str:
+    done = python(*arguments, limit=limit, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# The head of a script that reads its memory in MB, with what earlier calls have freed returned to
+# the system.
+MEMORY = """
+import ctypes, gc, threading, torch, torchdet
+
+def status(key):
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) / 1024
+"""
