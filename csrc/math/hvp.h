@@ -123,6 +123,7 @@ struct JvpFactors {
   V of_hvp, of_cofactor;
   IntegerOf<V> exponent;
 
+  JvpFactors() = default;
   // What the factors are, H[Z] being 2^z times what is multiplied by the first one.
   TORCHDET_LANE JvpFactors(V hvp, V cofactor, IntegerOf<V> z) {
     const Scaled<V> h = normalise(hvp, z), c = normalise(cofactor, IntegerOf<V>(0));

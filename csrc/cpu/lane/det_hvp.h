@@ -155,15 +155,20 @@ struct FactoredHvp {
                                         {column_index, column_exponent}, row_weight, column_weight);
       PermutedTile<V>::gather(p.other, first, lanes, n, row_index, column_index, w);
       DirectionScaling<V> scaling(w, n, row_exponent, column_exponent);
-      const I shift = shifts_of<V>(p, first, lanes);
-      if (p.op == Op::kDetBackwardJvp) {
-        const JvpFactors<V> jvp = read_jvp_factors<V>(p, first, lanes, scaling.exponent());
-        const I exponent = cofactor_derivative(a, n, w, k, &jvp) + eq.total - shift + jvp.exponent;
-        scaling.restore(k, sign, exponent - scaling.exponent(), eq.poison);
+      // One call for both operators: it is most of the code of this kernel.
+      const bool is_jvp = p.op == Op::kDetBackwardJvp;
+      JvpFactors<V> jvp;
+      if (is_jvp) {
+        jvp = read_jvp_factors<V>(p, first, lanes, scaling.exponent());
+      }
+      I exponent = cofactor_derivative(a, n, w, k, is_jvp ? &jvp : nullptr) + eq.total -
+                   shifts_of<V>(p, first, lanes);
+      if (is_jvp) {
+        exponent = exponent + jvp.exponent - scaling.exponent();
+      }
+      scaling.restore(k, sign, exponent, eq.poison);
+      if (is_jvp) {
         conjugate_tile(k, n);
-      } else {
-        const I exponent = cofactor_derivative(a, n, w, k) + eq.total - shift;
-        scaling.restore(k, sign, exponent, eq.poison);
       }
       PermutedTile<V>::scatter(p.out, first, lanes, n, row_index, column_index, k);
     }
