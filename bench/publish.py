@@ -62,17 +62,18 @@ def _orders(*orders: int) -> str:
 
 _SPEED = "--suite small --suite medium --suite large --suite hvp"
 PLAN = (
-    Run("cpu-speed", f"{_SPEED} --suite latency --suite transforms", 6.0),
+    Run("cpu-speed", f"{_SPEED} --suite latency --suite single --suite transforms", 6.3),
     Run("cpu-dram", "--suite dram --rounds 3", 1.7),
     Run("cpu-memory", "--suite memory --dtype float32 --rounds 3", 1.8),
-    Run("cpu-func", f"--suite func --seconds 0.01 --rounds 9 {_orders(1, 3, 8, 16)}", 1.8),
-    Run("cpu-orders", "--suite orders --seconds 0.01 --rounds 7", 1.6),
+    Run("cpu-func", f"--suite func --seconds 0.01 --rounds 9 {_orders(1, 3, 8, 16)}", 1.7),
+    Run("cpu-orders", "--suite orders --seconds 0.01 --rounds 7", 1.4),
     Run("cpu-scan", "--suite scan --seconds 0.01 --rounds 9", 1.9),
     Run("cpu-wavefunction", "", 2.0, module="bench.wavefunction"),
     Run("cpu-latency", "--rounds 15", 0.3, module="bench.latency"),
     Run(
         "cpu-threads",
-        f"--suite small --suite medium --suite single {_orders(3, 8, 16, 32, 64, 128, 512, 1024)}",
+        "--suite small --suite medium --suite single "
+        + _orders(3, 8, 16, 32, 64, 128, 256, 512, 1024),
         1.5,
         threads=2,
     ),

@@ -22,7 +22,7 @@ CPU_BATCH = (3, 8, 32)
 CPU_BATCHES = (1, 10, 100, 1_000, 10_000, 100_000)
 CPU_MEMORY = (3, 32, 128, 512)
 CPU_ORDERS = (*range(1, 37), 40, 44, 48, 56, 64, 65, 72, 80, 96, 97, 112, 128)
-CPU_SINGLE = (64, 128, 256, 512, 1024, 2048)
+CPU_SINGLE = (64, 128, 256, 512, 1024)
 # torch.linalg on several threads hangs or answers wrongly above, given more than one matrix.
 LARGEST_N_OF_THREADS = 128
 IN_CACHE = 1 << 20
