@@ -44,7 +44,7 @@ def write(result: dict[str, Any], path: Path) -> None:
 
 
 def _cases(arguments: argparse.Namespace) -> list[Case]:
-    dtypes = [torch.float32, torch.float64]
+    dtypes = [getattr(torch, name) for name in arguments.dtype or ("float32", "float64")]
     if arguments.complex:
         dtypes += [torch.complex64, torch.complex128]
     n, quick = arguments.n, arguments.quick
@@ -69,6 +69,7 @@ def _arguments() -> argparse.Namespace:
         help="may be given several times; without it small, dram and latency, or all gpu-*",
     )
     parser.add_argument("--n", type=int, action="append", help="only this order; several times")
+    parser.add_argument("--dtype", action="append", choices=("float32", "float64"))
     parser.add_argument("--complex", action="store_true", help="complex64 and complex128 as well")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--rounds", type=int, default=15, help="of interleaved measurements")
@@ -115,6 +116,7 @@ def run(arguments: argparse.Namespace, clock: Clock, end: float) -> dict[str, An
         "peers": [peer.name for peer in compared],
         "threads": arguments.threads,
         "rounds": effort.rounds,
+        "quick": arguments.quick,
         "seconds_per_measurement": effort.seconds,
         **limits,
         "stopped": stopped,

@@ -63,8 +63,11 @@ def _rounded(values: Any, like: np.ndarray) -> Any:
     """In the precision of ``like``; what is there by the shift alone is 0, for entries near 1."""
     kind, least = complex if np.iscomplexobj(like) else float, mpmath.ldexp(1, -SHIFT // 2)
 
+    def part(value: Any) -> float:
+        return float(value) if abs(value) > least else 0.0
+
     def rounded(value: Any) -> complex:
-        return kind(value) if abs(value) > least else kind(0)
+        return complex(part(value.real), part(value.imag)) if kind is complex else part(value)
 
     if not isinstance(values, np.ndarray):
         return rounded(values)

@@ -41,7 +41,9 @@ def _when(run: Result) -> str:
 
 
 def _busy(run: Result) -> str:
-    """A remark where other programs ran when the run began."""
+    """A remark where other programs ran when the run began, or where nothing was to be measured."""
+    if run.get("quick"):
+        return ", a trial with tiny inputs: no measurement"
     load = run["machine"]["load_average"]
     return f", load average {load:.1f}: not an idle machine" if load > run["threads"] + 0.5 else ""
 
@@ -96,8 +98,8 @@ def _overview(runs: dict[str, Result]) -> list[str]:
 # Heading, run, and what makes the section of it.
 _SECTIONS: tuple[tuple[str, str, Callable[[Result], list[str]]], ...] = (
     ("Speed", "cpu-speed", speed),
-    ("Goals", "cpu-speed", goals),
-    ("Single matrices, batches in DRAM, transforms", "cpu-speed", others),
+    ("Single matrices, and torch's transforms", "cpu-speed", others),
+    ("Batches in DRAM", "cpu-dram", others),
     ("torch.func, and graphs that are used again", "cpu-func", func),
     ("Order by order: the slowest cases", "cpu-orders", slowest),
     ("Drawn at random: the slowest cases", "cpu-scan", slowest),
@@ -112,6 +114,7 @@ _SECTIONS: tuple[tuple[str, str, Callable[[Result], list[str]]], ...] = (
 
 def measurements(runs: dict[str, Result]) -> str:
     """The page."""
+    none: Result = {"cases": []}
     machines = dict.fromkeys(summary(run) for run in runs.values() if "copy_bandwidth" in run)
     lines = [
         "# Measurements on a CPU",
@@ -130,6 +133,8 @@ def measurements(runs: dict[str, Result]) -> str:
         "",
         *_overview(runs),
     ]
+    large = [case for name in ("cpu-speed", "cpu-dram") for case in runs.get(name, none)["cases"]]
+    lines += ["", "## Goals", "", *goals(large)]
     for title, name, section in _SECTIONS:
         body = [f"Run {_link(name)}.", "", *section(runs[name])] if name in runs else []
         lines += ["", f"## {title}", "", *(body or ["Not measured."])]

@@ -155,8 +155,8 @@ def plot(run: dict[str, Any], path: Path) -> None:
         square: dict[str, Any] = {"color": GREY, "marker": "s", "linestyle": "none"}
         hollow = {**square, "markerfacecolor": "none"}
         handles += [
-            Line2D([], [], **square, label="256 MB of input"),
-            Line2D([], [], **hollow, label=f"below: {peer}, 256 MB"),
+            Line2D([], [], **square, label="128 MB of input"),
+            Line2D([], [], **hollow, label=f"below: {peer}, 128 MB"),
         ]
     if any(op in measured for op in OPS[:2]):
         handles.append(

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bench import pages, plots
 from bench.files import read_json
+from bench.sections import Result
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -27,6 +28,7 @@ PLOT = ROOT / "docs" / "images" / "speed.png"
 README = ROOT / "README.md"
 # Pages that may quote a result.
 QUOTING = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md")
+QUICK = 0.2  # minutes of a run that is only tried
 REFERENCE = re.compile(r"bench/results/([\w.-]+)")
 
 
@@ -46,9 +48,9 @@ class Run:
         words = [sys.executable, "-m", self.module, *self.arguments.split(), "--json", str(path)]
         if self.module == "bench":
             words += ["--only-torch", "--threads", str(self.threads)]
-            words += ["--quick"] if quick else ["--minutes", str(self.minutes)]
-        elif self.module == "bench.wavefunction":
-            words += ["--minutes", str(0.2 if quick else self.minutes)]
+            words += ["--quick"] if quick else []
+        if self.module != "bench.latency":
+            words += ["--minutes", str(QUICK if quick else self.minutes)]
         elif quick:
             words += ["--rounds", "1"]
         return words
@@ -60,20 +62,22 @@ def _orders(*orders: int) -> str:
 
 _SPEED = "--suite small --suite medium --suite large --suite hvp"
 PLAN = (
-    Run("cpu-speed", f"{_SPEED} --suite latency --suite dram --suite transforms", 7.0),
-    Run("cpu-memory", "--suite memory --rounds 3", 1.0),
-    Run("cpu-func", f"--suite func --seconds 0.01 --rounds 9 {_orders(1, 3, 8, 16)}", 2.0),
-    Run("cpu-orders", "--suite orders --seconds 0.01 --rounds 7", 1.8),
-    Run("cpu-scan", "--suite scan --seconds 0.01 --rounds 9", 2.2),
-    Run("cpu-wavefunction", "", 2.2, module="bench.wavefunction"),
+    Run("cpu-speed", f"{_SPEED} --suite latency --suite single --suite transforms", 6.3),
+    Run("cpu-dram", "--suite dram --rounds 3", 1.7),
+    Run("cpu-memory", "--suite memory --dtype float32 --rounds 3", 1.8),
+    Run("cpu-func", f"--suite func --seconds 0.01 --rounds 9 {_orders(1, 3, 8, 16)}", 1.7),
+    Run("cpu-orders", "--suite orders --seconds 0.01 --rounds 7", 1.4),
+    Run("cpu-scan", "--suite scan --seconds 0.01 --rounds 9", 1.9),
+    Run("cpu-wavefunction", "", 2.0, module="bench.wavefunction"),
     Run("cpu-latency", "--rounds 15", 0.3, module="bench.latency"),
     Run(
         "cpu-threads",
-        f"--suite small --suite medium --suite single {_orders(3, 8, 16, 32, 64, 128, 512, 1024)}",
-        1.6,
+        "--suite small --suite medium --suite single "
+        + _orders(3, 8, 16, 32, 64, 128, 256, 512, 1024),
+        1.5,
         threads=2,
     ),
-    Run("cpu-scan-2t", "--suite scan --seconds 0.01 --rounds 9", 1.6, threads=2),
+    Run("cpu-scan-2t", "--suite scan --seconds 0.01 --rounds 9", 1.3, threads=2),
     Run(
         "cpu-speed-avx2",
         f"{_SPEED} {_orders(2, 4, 8, 16, 32, 64, 128, 256, 512)}",
@@ -102,11 +106,15 @@ def measure(folder: Path, quick: bool, only: list[str] | None) -> int:
     return failed
 
 
+def results(folder: Path) -> dict[str, Result]:
+    """The runs of the plan whose files are there."""
+    paths = {run.name: folder / f"{run.name}.json" for run in PLAN}
+    return {name: read_json(path) for name, path in paths.items() if path.exists()}
+
+
 def render(folder: Path, page: Path, plot: Path, readme: Path) -> None:
     """The page, its plot and the README's table, from the files that are there."""
-    runs = {
-        run.name: read_json(path) for run in PLAN if (path := folder / f"{run.name}.json").exists()
-    }
+    runs = results(folder)
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(pages.measurements(runs))
     plot.parent.mkdir(parents=True, exist_ok=True)

@@ -188,7 +188,7 @@ _OTHER_ROWS = ("latency", "gpu-batch")
 
 
 def _row_name(case: dict[str, Any]) -> str:
-    place = {"dram": "256 MB of input", "latency": "a single matrix"}
+    place = {"dram": "128 MB of input", "latency": "a single matrix"}
     place["gpu-batch"] = f"batch {case['batch']}"
     where = place.get(case["suite"])
     return f"{case['n']}, {where}" if where else str(case["n"])

@@ -69,7 +69,7 @@ def least(cases: Cases) -> str:
     return f"{marked_ratio(right[0], TORCH, True, 2)}: {place(right[0])}"
 
 
-def goals(speed: Result) -> list[str]:
+def goals(all_cases: Cases) -> list[str]:
     """For each range of orders: the goal, and the ratios at its orders."""
     headings = ["operation", *(f"{low} to {row[0]}" for low, row in _ranges())]
     rows, reached, total = [], 0, 0
@@ -81,7 +81,7 @@ def goals(speed: Result) -> list[str]:
                 suite = ("dram",) if row[0] == 4 else IN_CACHE
                 cases = [
                     case
-                    for case in chosen(speed["cases"], suite=suite, dtype=dtype, op=op)
+                    for case in chosen(all_cases, suite=suite, dtype=dtype, op=op)
                     if low <= case["n"] <= row[0] and TORCH in case["ratio"]
                 ]
                 total += len(cases)
@@ -279,7 +279,7 @@ def others(run: Result) -> list[str]:
     lines = []
     for suite, title in (
         ("latency", "A single matrix:"),
-        ("dram", "Batches of 256 MB:"),
+        ("dram", "Batches of 128 MB:"),
         ("transforms", "Batches of 1 MB under torch's transforms:"),
     ):
         if cases := chosen(run["cases"], suite=suite):

@@ -57,7 +57,8 @@ def graph_of(name: str) -> str:
 
 
 def _seconds_once(stopwatch: Stopwatch, effort: Effort) -> float:
-    once = stopwatch(1)
+    if (once := stopwatch(1)) > effort.seconds:
+        return once
     return min(once, stopwatch(max(1, int(effort.seconds / 4 / once))))
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bench import compare, wavefunction
+from bench import compare, pages, report, sections, wavefunction
 from bench.cases import OPS, Case
 from bench.clocks import CpuClock
 from bench.network import Network
-from bench.peers import JaxPeer, peers
+from bench.peers import JaxPeer, TorchPeer, peers
+from bench.run import MISSED, REACHED, REFERENCE_FAILED, REFERENCE_WRONG, WRONG, run_case
 from bench.suites import SUITES, cuda_cases
 from bench.timing import Effort, measure
 
@@ -98,9 +102,87 @@ def test_a_network_carries_its_laplacian():
 
 
 @pytest.mark.parametrize("K", (1, 3))
-def test_energies_of_wave_functions_agree(K):
+def test_energies_of_wave_functions_are_right(K):
     # One walker: of several, torch.linalg's second derivatives under vmap are wrong for K = 1.
-    for op, calls in wavefunction.sums(3, K, 1).items():
-        entry = wavefunction.measure(calls, 0.0, 2)
-        assert max(entry["errors"].values()) < 1e-8, op
-        assert set(entry["ratio"]) == set(calls) - {wavefunction.BY_HAND}
+    for case in wavefunction.sums(3, K, 1):
+        entry = wavefunction.measure(case, 0.0, 2)
+        assert not entry["errors"], case.op
+        assert set(entry["ratio"]) == set(case.calls) - {wavefunction.BY_HAND}
+
+
+def test_the_energy_of_a_training_step_is_right():
+    case = wavefunction.training_step(3, 2, 2)
+    assert wavefunction.wrong(case) == []
+
+
+@pytest.mark.parametrize("op", ("value", "gradient", "local energy", "local energy, rows"))
+def test_a_wrong_answer_for_one_walker_is_found(op):
+    (case,) = (case for case in wavefunction.sums(3, 2, 3) if case.op == op)
+    right = case.calls["slogsumdet"]
+    off = right().detach()
+    off[-1] *= 1 + 1e-9
+    case.calls["slogsumdet"] = lambda: off
+    assert "slogsumdet" in wavefunction.wrong(case)
+
+
+NEVER = TorchPeer("torch.linalg", lambda A: 1 / 0, lambda A: 1 / 0)
+ALWAYS_ONE = TorchPeer("torch.linalg", lambda A: (A * 0).sum((-2, -1)) + 1, lambda A: 1 / 0)
+LIMITS = {"copy_bandwidth": {"cache": 1e9, "dram": 1e9}, "fma_peak": {"float32": 1e9}}
+LIMITS["fma_peak"]["float64"] = 1e9
+
+
+@pytest.mark.parametrize(
+    ("ours", "reference", "verdict"),
+    (
+        (0, 1, REACHED),  # det of 3 x 3 must only be as fast, and takes the same time here
+        (0, NEVER, REFERENCE_FAILED),
+        (0, ALWAYS_ONE, REFERENCE_WRONG),
+        (ALWAYS_ONE, 1, WRONG),
+    ),
+)
+def test_only_a_ratio_to_a_right_answer_is_a_success(ours, reference, verdict):
+    compared = peers(torch.device("cpu"))
+    ours, reference = (compared[x] if isinstance(x, int) else x for x in (ours, reference))
+    if ours is ALWAYS_ONE:
+        ours = replace(ours, name="torchdet")
+    case = Case("small", OPS[0], 3, torch.float32, 10)
+    entry = run_case(case, (ours, reference), Still(1), Effort(3, 0.01), LIMITS)
+    assert entry["verdict"] == verdict
+    assert ("torch.linalg" in entry["ratio"]) is (reference is not NEVER)
+    assert report.tally([entry]) == f"1 {verdict}"
+
+
+@pytest.mark.parametrize(
+    ("spread", "errors", "text"),
+    (
+        (0.02, {}, "8.0"),
+        (0.3, {}, "~8.0"),
+        (0.02, {"torch.linalg": "wrong"}, "8.0 ✗"),
+        (0.3, {"torch.linalg": "wrong", "torchdet": "wrong"}, "~8.0 ✗ ✗✗"),
+    ),
+)
+def test_no_table_drops_a_mark(spread, errors, text):
+    facts = {"date": "2026-01-01", "commit": "0", "cpu": "", "torch": "", "modified": False}
+    speed = run(8, spread, machine=facts | {"load_average": 0.0})
+    speed["cases"][0] |= {"errors": errors, "verdict": REFERENCE_WRONG if errors else REACHED}
+    assert text in pages.readme_block({"cpu-speed": speed}).splitlines()[3].split("|")[2].strip()
+    assert report.compact_table(speed)[2] == f"| 3 | {text} |  |  |  |"
+    assert sections.cell(speed["cases"], n=3) == text
+    assert sections.slowest(speed)[-1].startswith("| " + text.split(".")[0])
+    assert "reached" not in sections.slowest(speed)[0] or not errors
+
+
+def test_the_smallest_ratio_is_of_right_answers_and_has_its_quartiles():
+    cases = [run(ratio, spread)["cases"][0] for ratio, spread in ((0.5, 0.0), (1.17, 0.5), (3, 0))]
+    for case, verdict in zip(cases, (REFERENCE_WRONG, MISSED, REACHED), strict=True):
+        case |= {"verdict": verdict, "errors": {}}
+    assert sections.least(cases).startswith("~1.17 (0.58-1.75): det forward")
+    assert report.tally(cases) == "1 reached, 1 missed, 1 torch wrong"
+
+
+@pytest.mark.parametrize(
+    "module", ("cases", "peers", "latency", "memory", "network", "wavefunction")
+)
+def test_what_is_timed_is_public(module):
+    text = (Path(compare.__file__).parent / f"{module}.py").read_text()
+    assert not re.search(r"torch\.ops|torchdet\._|torch\._C", text)
