@@ -6,13 +6,15 @@ of floats is A = 2^rows N 2^cols with integer N, and
     det A     = det N * 2^(sum rows + sum cols)
     C(A)_ij   = C(N)_ij * 2^(sum rows + sum cols - rows_i - cols_j).
 
-Everything below is computed on N by fraction-free (Bareiss) elimination: every division is exact.
-Complex matrices use Gaussian integers. Nothing here calls torchdet or a floating-point
+Everything below is computed on N: determinants by fraction-free (Bareiss) elimination, where every
+division is exact; cofactors and their derivatives modulo many primes (residues.py). Complex
+matrices use Gaussian integers. Nothing here calls torchdet or a floating-point
 factorisation.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import permutations
@@ -21,6 +23,8 @@ import mpmath
 import numpy as np
 import torch
 from torch import Tensor
+
+import residues
 
 
 class Gauss:
@@ -117,8 +121,8 @@ class Exact:
 
 def _mantissa(value: float) -> tuple[int, int]:
     """Integer m (odd or 0) and e with value = m 2^e."""
-    fraction, exponent = np.frexp(value)
-    m, e = int(fraction * 2.0**53), int(exponent) - 53
+    fraction, exponent = math.frexp(value)
+    m, e = int(fraction * 2.0**53), exponent - 53
     if m == 0:
         return 0, 0
     twos = (m & -m).bit_length() - 1
@@ -212,26 +216,6 @@ def eliminate(N: np.ndarray) -> tuple[Number, list[int], list[int], int]:
     return sign * last if n else 1, rows, cols, n
 
 
-def _adjugate_regular(N: np.ndarray) -> tuple[Number, np.ndarray]:
-    """det and adjugate of a nonsingular integer matrix by fraction-free Gauss-Jordan on [N | I]."""
-    n = N.shape[0]
-    M = np.concatenate([N, np.eye(n, dtype=int).astype(object)], axis=1)
-    last: Number = 1
-    sign = 1
-    for k in range(n):
-        pivot = next(i for i in range(k, n) if M[i, k])
-        if pivot != k:
-            M[[k, pivot]] = M[[pivot, k]]
-            sign = -sign
-        row = M[k].copy()
-        # Columns k+1 .. n+k are the only ones that are neither finished nor still zero.
-        live = slice(k + 1, None)
-        M[:, live] = (row[k] * M[:, live] - np.multiply.outer(M[:, k], row[live])) // last
-        M[k] = row
-        last = row[k]
-    return sign * last, sign * M[:, n:]
-
-
 def _bits(N: np.ndarray) -> int:
     """log2 of Hadamard's bound for every minor of N, rounded up."""
     total = 0
@@ -241,30 +225,49 @@ def _bits(N: np.ndarray) -> int:
     return total
 
 
-def _residue(values: np.ndarray, bits: int) -> np.ndarray:
-    """The symmetric residue modulo 2^bits of every entry."""
-    half, mask = 1 << (bits - 1), (1 << bits) - 1
-
-    def reduce(value: Number) -> Number:
-        if isinstance(value, Gauss):
-            return Gauss(reduce(value.re), reduce(value.im))
-        return ((value + half) & mask) - half
-
-    return np.frompyfunc(reduce, 1, 1)(values)
+def _odd(order: list[int]) -> bool:
+    """Whether the permutation is an odd one."""
+    return sum(x > y for k, x in enumerate(order) for y in order[k + 1 :]) % 2 == 1
 
 
-def _regularised(N: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
-    """N + 2^bits R, nonsingular, with a 0/1 matrix R of rank n - rank N.
+def _polynomial(
+    f: residues.Polynomial, bits: int, loss: int, N: np.ndarray, *others: np.ndarray
+) -> np.ndarray:
+    """f(N, others), a matrix that changes its rows, columns and signs as cofactors do with N's.
 
-    Every polynomial of the entries evaluated there is, modulo 2^bits, its value at N. In the pivot
-    order of the elimination R is the identity on the trailing block, whose Schur complement is zero
-    in N, so the determinant is the leading minor times 2^(bits (n - rank)).
+    Its parts are below 2^bits in modulus, and it is 0 where the rank is below n - loss.
     """
-    _, rows, cols, rank = eliminate(N)
-    shifted = N.copy()
-    for i, j in zip(rows[rank:], cols[rank:], strict=True):
-        shifted[i, j] = shifted[i, j] + (1 << bits)
-    return shifted, rank
+    n = len(N)
+    values = _zeros(n)
+    if n == 0:
+        return values
+    split = [(x, None) for x in (N, *others)]
+    if isinstance(N[0, 0], Gauss):
+        split = [tuple(np.frompyfunc(parts, 1, 2)(x)) for x, _ in split]
+    rows, cols, rank = residues.order(split[0]), list(range(n)), n
+    if rows is None:
+        _, rows, cols, rank = eliminate(N)
+    if rank < n - loss:
+        return values
+    place = np.ix_(rows, cols)
+    split = [tuple(part if part is None else part[place] for part in x) for x in split]
+    re, im = residues.evaluate(f, split[0], rank, bits, *split[1:])
+    sign = -1 if _odd(rows) != _odd(cols) else 1
+    values[place] = sign * (re if im is None else np.frompyfunc(Gauss, 2, 1)(re, im))
+    return values
+
+
+def _cofactor_residues(G: np.ndarray, det: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """C = det(N) N^-T."""
+    return det[:, None, None] * G.swapaxes(1, 2) % p[:, None, None]
+
+
+def _hvp_residues(G: np.ndarray, det: np.ndarray, p: np.ndarray, Z: np.ndarray) -> np.ndarray:
+    """H[Z] = det(N) (sum(X * Z) X - X Z^T X) with X = N^-T."""
+    X, p_ = G.swapaxes(1, 2), p[:, None, None]
+    total = (X * Z % p_).sum((1, 2), keepdims=True) % p_
+    XZX = residues.product(residues.product(X, Z.swapaxes(1, 2), p), X, p)
+    return (total * X - XZX) % p_ * det[:, None, None] % p_
 
 
 def det(A: Tensor) -> Exact:
@@ -285,32 +288,20 @@ def _zeros(n: int) -> np.ndarray:
 
 
 def cofactor(A: Tensor) -> Exact:
-    """C(A), at any rank: adj(N) = adj(N + 2^bits R) modulo 2^bits (see _regularised)."""
+    """C(A), at any rank."""
     frame = IntegerFrame(A)
-    bits = _bits(frame.N) + 2
-    M, rank_ = _regularised(frame.N, bits)
-    values = _zeros(frame.n) if rank_ < frame.n - 1 else _residue(_adjugate_regular(M)[1].T, bits)
+    values = _polynomial(_cofactor_residues, _bits(frame.N), 1, frame.N)
     return Exact(values, frame.cofactor_exponents())
 
 
 def hvp(A: Tensor, Z: Tensor) -> Exact:
-    """H(A)[Z], the derivative of C at A in direction Z, at any rank.
-
-    Where M is regular, C = det(M) M^-T gives H[Z] = (sum(C * Z) C - C Z^T C) / det(M), a polynomial
-    of M; at a singular N it is taken at N + 2^bits R and reduced modulo 2^bits.
-    """
+    """H(A)[Z], the derivative of C at A in direction Z, at any rank."""
     frame = IntegerFrame(A)
     Zi, shift = frame.direction(Z)
-    exponents = frame.cofactor_exponents() + shift
-    # H is a sum over rows of minors with that row replaced, hence at most n times the two bounds.
-    bits = _bits(frame.N) + _bits(Zi) + frame.n.bit_length() + 4
-    M, rank_ = _regularised(frame.N, bits)
-    if rank_ < frame.n - 2 or frame.n == 0:
-        return Exact(_zeros(frame.n), exponents)
-    d, adj = _adjugate_regular(M)
-    C = adj.T
-    H = ((C * Zi).sum() * C - C @ Zi.T @ C) // d
-    return Exact(_residue(H, bits), exponents)
+    # H is a sum over rows of minors with that row replaced by the one of Z.
+    bits = _bits(frame.N) + max(map(_bits, Zi[:, None]), default=0) + frame.n.bit_length()
+    values = _polynomial(_hvp_residues, bits, 2, frame.N, Zi)
+    return Exact(values, frame.cofactor_exponents() + shift)
 
 
 def derivative(A: Tensor, *directions: Tensor) -> Exact:

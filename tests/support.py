@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import cases
+import oracles
 import torchdet
 
 OPS = torch.ops.torchdet
@@ -80,6 +83,26 @@ def draw(batch: int, n: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
     A[4::7, 0] = A[4::7, -1]
     A[::11] *= 2.0**60
     return A
+
+
+# ---- the truth of named matrices: several files ask for the same
+
+
+@cache
+def exact_dets(family: str, n: int, dtype: torch.dtype) -> list[oracles.Exact]:
+    return [oracles.det(A) for A in cases.matrices(family, n, dtype)]
+
+
+@cache
+def exact_cofactors(family: str, n: int, dtype: torch.dtype) -> list[oracles.Exact]:
+    return [oracles.cofactor(A) for A in cases.matrices(family, n, dtype)]
+
+
+@cache
+def exact_hvps(family: str, n: int, dtype: torch.dtype, seed: int) -> list[oracles.Exact]:
+    """In the directions of that seed."""
+    A = cases.matrices(family, n, dtype)
+    return [oracles.hvp(a, z) for a, z in zip(A, cases.directions(A, seed), strict=True)]
 
 
 # ---- processes

@@ -13,6 +13,7 @@ import cases
 import oracles
 import units
 from cases import grid
+from support import exact_cofactors, exact_hvps
 
 jet = torch.ops.torchdet._det_frexp_jet
 ORDERS = {
@@ -38,7 +39,10 @@ def exact_sum(X: oracles.Exact, Z: Tensor) -> oracles.Exact:
 
 def check(family: str, n: int, dtype: torch.dtype, device: str) -> None:
     A = cases.matrices(family, n, dtype)
-    J = torch.stack([cases.directions(A, seed=n), cases.directions(A, seed=n + 1)], 1)
+    seeds = (n, n + 1)
+    J = torch.stack([cases.directions(A, seed) for seed in seeds], 1)
+    C = exact_cofactors(family, n, dtype)
+    H = [exact_hvps(family, n, dtype, seed) for seed in seeds]
     zero = torch.zeros(len(A), dtype=A.real.dtype if dtype.is_complex else dtype)
     results = jet(A.to(device), J.to(device), zero.to(device))
     # As for Hessian-vector products; an error of the second enters with each of its directions.
@@ -48,7 +52,7 @@ def check(family: str, n: int, dtype: torch.dtype, device: str) -> None:
         frame = np.array(int(rows.sum() + cols.sum()))
         for i, z in enumerate(J[b]):
             wide = z.to(torch.complex128 if dtype.is_complex else torch.float64)
-            exact = exact_sum(oracles.cofactor(a), wide), exact_sum(oracles.hvp(a, z), wide)
+            exact = exact_sum(C[b], wide), exact_sum(H[i][b], wide)
             for k, (result, truth) in enumerate(zip(results, exact, strict=True), start=1):
                 allowed = units.unit(a, k, [z] * k)
                 error = units.frame_error(result[b, i], truth, frame, k * budget * allowed)

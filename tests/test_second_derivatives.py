@@ -16,6 +16,7 @@ import oracles
 import torchdet
 import units
 from cases import grid
+from support import exact_hvps
 
 det, cofactor = torchdet.det, torchdet.cofactor
 ORDERS = {
@@ -36,7 +37,7 @@ def budget(family: str) -> float:
 def check_hvp(family: str, n: int, dtype: torch.dtype, device: str) -> None:
     A = cases.matrices(family, n, dtype)
     Z = cases.directions(A, seed=n)
-    exact = [oracles.hvp(a, z) for a, z in zip(A, Z, strict=True)]
+    exact = exact_hvps(family, n, dtype, n)
     got = torch.ops.torchdet.det_hvp(A.to(device), Z.to(device))
     units.assert_within(got, exact, A, 2, budget(family), [Z], "Hessian-vector product")
 
@@ -146,7 +147,7 @@ def representatives(n: int) -> Tensor:
     return torch.stack([*out, torch.eye(n).double(), 2 * Q, nilpotent])
 
 
-def exact_hvps(A: Tensor, Z: Tensor) -> list[oracles.Exact]:
+def exact_products(A: Tensor, Z: Tensor) -> list[oracles.Exact]:
     return [oracles.hvp(a, z) for a, z in zip(A, Z, strict=True)]
 
 
@@ -159,7 +160,7 @@ def test_every_composition_gives_the_exact_hessian_product_at_every_rank(composi
     got = torch.stack([f(a, z) for a, z in zip(A.to(device), Z.to(device), strict=True)])
     # Sums over up to n^2 entries of the Hessian add as many roundings of one unit each.
     allowed = float(n) if "hess" in composition or "jac" in composition else 1.0
-    units.assert_within(got, exact_hvps(A, Z), A, 2, allowed, [Z], composition)
+    units.assert_within(got, exact_products(A, Z), A, 2, allowed, [Z], composition)
 
 
 @pytest.mark.parametrize("n", (2, 3, 5, 11))
@@ -171,7 +172,7 @@ def test_every_composition_is_right_for_every_item_under_vmap(composition, n, de
     Z = torch.randn(A.shape, dtype=A.dtype)
     got = vmap(COMPOSITIONS[composition])(A.to(device), Z.to(device))
     allowed = float(n) if "hess" in composition or "jac" in composition else 1.0
-    units.assert_within(got, exact_hvps(A, Z), A, 2, allowed, [Z], f"vmap of {composition}")
+    units.assert_within(got, exact_products(A, Z), A, 2, allowed, [Z], f"vmap of {composition}")
 
 
 @pytest.mark.parametrize("n", (2, 3, 4, 11))
@@ -180,7 +181,7 @@ def test_complex_second_derivatives_follow_the_conventions_of_torch(n, device):
     A = representatives(n).to(torch.complex128)
     A = torch.cat([A, A * (0.5 - 2j), torch.randn(2, n, n, dtype=A.dtype)])
     Z = torch.randn(A.shape, dtype=A.dtype)
-    exact = exact_hvps(A, Z)
+    exact = exact_products(A, Z)
     X = A.to(device).requires_grad_()
     (g,) = torch.autograd.grad(det(X).real.sum(), X, create_graph=True)
     (back,) = torch.autograd.grad((g.conj() * Z.to(device)).real.sum(), X)

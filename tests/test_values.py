@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import mpmath
 import numpy as np
@@ -15,6 +14,7 @@ import oracles
 import torchdet
 import units
 from cases import grid
+from support import exact_cofactors, exact_dets
 
 SMALL = (1, 2, 3, 4, 5, 7, 8, 12)
 DET_ORDERS = {
@@ -47,11 +47,6 @@ EDGE_ORDERS = {
 }
 INTEGER_FAMILIES = ("integer_rank_n-1", "integer_rank_n-2", "shift", "lower_m1", "wilkinson_growth")
 BLOCK_ORDERS = (48, 64, 65, 97, 128, 130, 200)
-
-
-@cache
-def exact_dets(family: str, n: int, dtype: torch.dtype) -> list[oracles.Exact]:
-    return [oracles.det(A) for A in cases.matrices(family, n, dtype)]
 
 
 @pytest.mark.parametrize(("family", "n", "dtype"), grid(DET_ORDERS))
@@ -91,9 +86,8 @@ def test_cofactors_of_large_integer_matrices_are_within_one_unit(family, n, dtyp
 
 def _check_cofactors(family: str, n: int, dtype: torch.dtype, device: str) -> None:
     A = cases.matrices(family, n, dtype)
-    exact = [oracles.cofactor(a) for a in A]
     C = torchdet.cofactor(A.to(device))
-    units.assert_within(C, exact, A, 1, what="cofactor")
+    units.assert_within(C, exact_cofactors(family, n, dtype), A, 1, what="cofactor")
     assert torch.equal(torchdet.adjugate(A.to(device)), C.mT)
 
 
