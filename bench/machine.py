@@ -47,7 +47,7 @@ def _output(*command: str) -> str:
     return run.stdout.strip() if run.returncode == 0 else ""
 
 
-def _build_info() -> dict[str, Any] | None:
+def build_info() -> dict[str, Any] | None:
     """None where torchdet runs without its extension."""
     extension = sys.modules.get("torchdet._C")
     return dict(extension.build_info()) if extension else None
@@ -91,7 +91,7 @@ def facts() -> dict[str, Any]:
         "torch": torch.__version__,
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torchdet": torchdet.__version__,
-        "build": _build_info(),
+        "build": build_info(),
         "commit": _output("git", "rev-parse", "--short=12", "HEAD") or None,
         "modified": bool(
             _output("git", "status", "--porcelain", "--", ":/csrc", ":/torchdet", ":/setup.py")

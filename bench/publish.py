@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import pages, plots
+from bench import machine, pages, plots
 from bench.files import read_json
 from bench.sections import Result
 
@@ -90,9 +90,12 @@ PLAN = (
 
 def measure(folder: Path, quick: bool, only: list[str] | None) -> int:
     """Every run of the plan, one after the other; how many of them ended with an error."""
-    failed = 0
+    failed, built = 0, (machine.build_info() or {}).get("instruction_sets", [])
     for run in PLAN:
         if only and run.name not in only:
+            continue
+        if run.capability and run.capability not in built:
+            print(f"{run.name}: left out, this build has no kernels for {run.capability}")
             continue
         # numpy, which makes the truth, is not to start threads of its own beside those timed.
         numbers = {"OMP_NUM_THREADS": str(run.threads), "OPENBLAS_NUM_THREADS": "1"}
