@@ -20,8 +20,8 @@ mpmath.mp.dps = 60
 K = 4
 
 
-def _mp(exact: oracles.Exact) -> np.ndarray:
-    """The numbers as mpmath's."""
+def of_exact(exact: oracles.Exact) -> np.ndarray:
+    """Exact numbers as those of mpmath."""
     out = np.empty(exact.values.shape, dtype=object)
     for index in np.ndindex(*out.shape):
         re, im = oracles.parts(exact.values[index])
@@ -40,8 +40,8 @@ class Truth:
     def __init__(self, matrices: list[Tensor], w: Tensor) -> None:
         self.matrices, self.w = matrices, numbers(w)
         self.S, self.K = len(matrices), len(w)
-        self.det = [[_mp(oracles.det(a))[()] for a in A] for A in matrices]
-        self.C = [[_mp(oracles.cofactor(a)) for a in A] for A in matrices]
+        self.det = [[of_exact(oracles.det(a))[()] for a in A] for A in matrices]
+        self.C = [[of_exact(oracles.cofactor(a)) for a in A] for A in matrices]
         self.psi = sum(self.term(k) for k in range(self.K))
 
     def others(self, k: int, *left_out: int) -> mpmath.mpc:
@@ -75,7 +75,7 @@ class Truth:
             row = []
             for k in range(self.K):
                 A, Z, rest = self.matrices[s][k], Zs[s][k], self.others(k, s)
-                X = self.w[k] * rest * _mp(oracles.hvp(A, Z)) + dw_[k] * rest * self.C[s][k]
+                X = self.w[k] * rest * of_exact(oracles.hvp(A, Z)) + dw_[k] * rest * self.C[s][k]
                 for t in range(self.S):
                     if t != s:
                         X = X + self.w[k] * self.others(k, s, t) * along[t][k] * self.C[s][k]
@@ -105,7 +105,7 @@ class Truth:
                 for i in range(d):
                     first[i] += rest * g[s][i]
                     largest_first = max(largest_first, abs(rest) * g_size[s][i])
-                    H = _mp(oracles.hvp(self.matrices[s][k], Js[s][k, i]))
+                    H = of_exact(oracles.hvp(self.matrices[s][k], Js[s][k, i]))
                     q, q_size = q + (H * J[s][i]).sum(), q_size + abs(H * J[s][i]).sum()
                 lap, of_lap = lap + rest * q, of_lap + abs(rest) * q_size
                 for t in range(s):

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fuzz import answers, compare, reference, search, tensors
+import torchdet
+from fuzz import answers, compare, composed, reference, search, sums, tensors
 from fuzz.child import Child
 from fuzz.judge import Wrong
 
@@ -106,6 +107,73 @@ def test_a_call_finds_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(answers.torchdet, "det", fault)
         with pytest.raises(Wrong, match=text):
             answers.run(case)
+
+
+def _doubled(result: Any, name: str) -> Any:
+    return result._replace(**{name: 2 * getattr(result, name)})
+
+
+def test_sums_find_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spec(*shape: int, content: str = "normal") -> dict[str, Any]:
+        return {"shape": [2, *shape], "dtype": "float64", "content": content, "seed": 1}
+
+    A, J, L = spec(3, 3, content="mixed"), spec(2, 3, 3), spec(3, 3)
+    case = {"kind": "sum", "rows": False, "weights": spec()}
+    case |= {"matrices": [A, spec(2, 2)], "jacobians": [J, spec(2, 2, 2)]}
+    case |= {"laplacians": [L, spec(2, 2)]}
+    right = torchdet.slogsumdet_laplacian
+
+    def overwriting(As: Any, *others: Any, **options: Any) -> Any:
+        result = right(As, *others, **options)
+        As[0].zero_()
+        return result
+
+    faults = {
+        "derivative: got": lambda *a, **k: _doubled(right(*a, **k), "derivatives"),
+        "laplacian: got": lambda *a, **k: _doubled(right(*a, **k), "laplacian"),
+        "expected log": lambda *a, **k: _doubled(right(*a, **k), "logabsdet"),
+        "wrote over": overwriting,
+        "refused": lambda *a, **k: (_ for _ in ()).throw(RuntimeError("no")),
+        "expected shape": lambda *a, **k: [x[None] for x in right(*a, **k)],
+    }
+    for rows in (False, True):
+        case["rows"] = rows
+        if rows:
+            case["jacobians"] = [spec(3, 1, 3), spec(2, 1, 2)]
+        sums.run({**case, "target": "slogsumdet_laplacian"})
+        for text, fault in faults.items():
+            with monkeypatch.context() as patch:
+                patch.setattr(sums.torchdet, "slogsumdet_laplacian", fault)
+                with pytest.raises(Wrong, match=text):
+                    sums.run({**case, "target": "slogsumdet_laplacian"})
+    illegal = {**case, "matrices": [A, {**spec(2, 2), "dtype": "float32"}]}
+    monkeypatch.setattr(sums.torchdet, "slogsumdet", lambda *a, **k: None)
+    monkeypatch.setattr(sums, "_call", lambda *a: ())
+    with pytest.raises(Wrong, match="accepted"):
+        sums.run({**illegal, "target": "slogsumdet"})
+
+
+@pytest.mark.parametrize("name", composed.NAMES)
+def test_programs_of_sums_find_faults(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = _program({**DET, "function": name}, {**GRAD, "of": 1, "seed": 1})
+    assert compare.run(program) == "3 steps"
+    right = composed.torchdet
+
+    def detached(f: Any, which: int) -> Any:
+        def g(*args: Any, **options: Any) -> Any:
+            out = f(*args, **options)
+            return type(out)(*(x.detach() if i == which else x for i, x in enumerate(out)))
+
+        return g
+
+    faulty = SimpleNamespace(
+        det_frexp=detached(right.det_frexp, 0),
+        slogsumdet=lambda *a, **k: SimpleNamespace(logabsdet=right.slogsumdet(*a, **k)[1] * 1.001),
+        slogsumdet_laplacian=detached(right.slogsumdet_laplacian, 3),
+    )
+    monkeypatch.setattr(composed, "torchdet", faulty)
+    with pytest.raises(Wrong):
+        compare.run(program)
 
 
 def test_what_lies_around_an_argument_is_watched() -> None:

@@ -7,7 +7,10 @@ tensors.py    specifications of tensors: contents, dtypes, layouts in memory
 judge.py      exact answers for single calls
 calls.py      the strategy that draws single calls of public functions and registered operators
 answers.py    runs a call, and looks at its answer
+sums.py       calls of slogsumdet and slogsumdet_laplacian, drawn and run
+sum_judge.py  whether their answers are right, by balls.py: arithmetic with errors
 reference.py  determinants from plain torch operations, which autograd differentiates by itself
+composed.py   functions of a matrix that are made of sums of determinants, for programs
 programs.py   what programs consist of, and the strategy that draws them
 machine.py    what each step does
 compare.py    runs a program on torchdet and on the reference, step by step

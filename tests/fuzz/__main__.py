@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="default: from the clock")
     parser.add_argument("--corpus", type=Path, default=search.CORPUS, help="where findings go")
     parser.add_argument("--replay", type=Path, help="run one file of the corpus and stop")
+    parser.add_argument("--kinds", nargs="+", default=list(search.KINDS), choices=search.KINDS)
     options = parser.parse_args()
     seed = time.time_ns() % 10**9 if options.seed is None else options.seed
     print(f"torchdet {torchdet.__file__}, torch {torch.__version__}, seed {seed}", flush=True)
@@ -36,7 +37,7 @@ def main() -> int:
     deadline = start + 60 * options.minutes
     found = 0
     with Child() as child:
-        looking = search.Search(child)
+        looking = search.Search(child, options.kinds)
         files = [(p, c) for p, c in search.stored() if options.replay in (None, p)]
         if options.replay and not files:
             files = [(options.replay, json.loads(options.replay.read_text()))]

@@ -12,7 +12,7 @@ import torchdet  # noqa: F401  (registers the operators)
 
 from . import tensors
 
-PUBLIC = ("det", "slogdet", "logdet", "cofactor", "adjugate")
+PUBLIC = ("det", "slogdet", "logdet", "cofactor", "adjugate", "det_frexp")
 KEEPERS = ("_det_keep", "_slogdet_keep")
 # In plain PyTorch, with directions stacked in Z.
 STACKED = ("ops._cofactor_derivative", "ops._inverse_derivative")
@@ -64,7 +64,7 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
             arguments["integers"] = {"forward": forward, "result": -1}
     if draw(st.integers(0, 4)) == 4:
         victim = draw(st.sampled_from(sorted(arguments)))
-        arguments[victim] = draw(_broken(arguments[victim]))
+        arguments[victim] = draw(broken(arguments[victim]))
     return case
 
 
@@ -92,7 +92,7 @@ def _argument(
 
 
 @st.composite
-def _broken(draw: st.DrawFn, spec: Any) -> Any:
+def broken(draw: st.DrawFn, spec: Any) -> Any:
     """An argument of a wrong dtype, shape, layout or type."""
     how = draw(st.sampled_from(("dtype", "dtype", "drop", "add", "size", "special")))
     if how == "special" or not isinstance(spec, dict) or "shape" not in spec:

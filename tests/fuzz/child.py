@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 Case = dict[str, Any]
+MODULES = {"call": "fuzz.answers", "program": "fuzz.compare", "sum": "fuzz.sums"}
 SECONDS = 180  # for one case, on a busy machine
 CASES = 400  # in one process
 REMEMBERED = 20  # cases before a death that may have caused it
@@ -41,9 +42,8 @@ def run_case(case: Case) -> None:
         for part in case["cases"]:
             run_case(part)
         return
-    name = {"call": "answers", "program": "compare"}.get(case["kind"], case["kind"])
-    package = "fuzz." if name in ("answers", "compare") else ""
-    importlib.import_module(package + name).run(case)
+    module = MODULES.get(case["kind"], case["kind"])
+    importlib.import_module(module).run(case)
 
 
 def _serve(connection: Connection) -> None:
@@ -72,7 +72,7 @@ class Child:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["fuzz.answers", "fuzz.compare"])
+        self._context.set_forkserver_preload(list(MODULES.values()))
         self._process: Any = None
         self._recent: deque[Case] = deque(maxlen=REMEMBERED)
         self._left = 0

@@ -168,6 +168,8 @@ class Comparison:
             zip(self.subject.values, self.reference.values, strict=True)
         ):
             self._compare(x, y, f"{where}: value {i}")
+            if x.requires_grad != y.requires_grad:
+                raise Wrong(f"{where}: value {i} is part of a graph in one of the two only")
             if x.is_leaf and (x.grad is None) != (y.grad is None):
                 raise Wrong(f"{where}: gradient of value {i} is there in one of the two only")
             if x.is_leaf and x.grad is not None:

@@ -26,7 +26,7 @@ class Wrong(AssertionError):
     """An answer that is not right; the text says what was expected and what came."""
 
 
-def _shown(x: object) -> str:
+def shown(x: object) -> str:
     text = str(x.tolist() if isinstance(x, Tensor) else x)
     return text if len(text) < 400 else text[:400] + " .."
 
@@ -43,7 +43,7 @@ def _spread(A: Tensor) -> int:
     return max(bits, default=0)
 
 
-def _feasible(A: Tensor, real: int, complex_: int) -> bool:
+def feasible(A: Tensor, real: int, complex_: int) -> bool:
     n = A.shape[-1]
     if n > (complex_ if A.is_complex() else real):
         return False
@@ -65,8 +65,8 @@ def _within(
     error = frame_error(result, exact, frame, allowed)
     if not (error == 0 or error <= allowed):
         ratio = error / allowed * BUDGET if allowed else math.inf
-        expected = _shown(exact.tensor(A.dtype)) if A.shape[-1] <= 8 else "(large)"
-        raise Wrong(f"{what}: {ratio:.3g} units off; expected {expected}, got {_shown(result)}")
+        expected = shown(exact.tensor(A.dtype)) if A.shape[-1] <= 8 else "(large)"
+        raise Wrong(f"{what}: {ratio:.3g} units off; expected {expected}, got {shown(result)}")
 
 
 def _times(exact: Exact, factor: complex) -> Exact:
@@ -87,7 +87,7 @@ def _number(x: Tensor) -> complex | float:
 
 def det(A: Tensor, result: Tensor) -> None:
     """Det(A) of a finite matrix."""
-    if _feasible(A, 24, 12):
+    if feasible(A, 24, 12):
         _within("det", result, oracles.det(A), A, 0)
     elif (known := _extended(A)) is not None:
         sign, log, rho = known
@@ -120,7 +120,7 @@ def slogdet(A: Tensor, sign: Tensor, logabsdet: Tensor) -> None:
     """Sign and log|det A| of a finite matrix."""
     s, log = complex(sign), float(logabsdet)
     eps = torch.finfo(A.dtype).eps
-    wrong = f"slogdet: got ({_shown(sign)}, {log!r})"
+    wrong = f"slogdet: got ({shown(sign)}, {log!r})"
     if math.isnan(log) or cmath.isnan(s) or log == math.inf:
         raise Wrong(f"{wrong}, expected numbers")
     if (s == 0) != (log == -math.inf) or not (s == 0 or abs(abs(s) - 1) <= 8 * eps):
@@ -142,7 +142,7 @@ def slogdet(A: Tensor, sign: Tensor, logabsdet: Tensor) -> None:
 
 def _log_bounds(A: Tensor) -> tuple[complex, float, float, float] | None:
     # Sign, log|det|, the largest log that noise may leave, and the relative error that it makes.
-    if not _feasible(A, 24, 12):
+    if not feasible(A, 24, 12):
         if (known := _extended(A)) is None:
             return None
         sign, log, rho = known
@@ -165,7 +165,7 @@ def det_frexp(A: Tensor, mantissa: Tensor, exponent: Tensor) -> None:
     size = max(abs(m.real), abs(m.imag))
     if not (m == 0 or 0.5 <= size <= 1) or e != math.floor(e):
         raise Wrong(f"det_frexp: got {m!r} and {e!r}")
-    if not _feasible(A, 24, 12):
+    if not feasible(A, 24, 12):
         return
     total = _exponents(A)[2]
     re, im = (mpmath.mpf(x.numerator) / x.denominator for x in oracles.det(A).fraction())
@@ -173,7 +173,7 @@ def det_frexp(A: Tensor, mantissa: Tensor, exponent: Tensor) -> None:
     true = mpmath.mpc(re, im) * two**-total  # in the frame of the unit
     error = abs(m * two ** (int(e) - total) - true)
     if not error <= BUDGET * unit(A, 0) + 2 * torch.finfo(A.dtype).eps * abs(true):
-        raise Wrong(f"det_frexp: {_shown((m, e))} is off by {float(error):.3g} of {complex(true)}")
+        raise Wrong(f"det_frexp: {shown((m, e))} is off by {float(error):.3g} of {complex(true)}")
 
 
 def logdet(A: Tensor, result: Tensor) -> None:
@@ -198,21 +198,21 @@ def logdet(A: Tensor, result: Tensor) -> None:
 
 def cofactor(A: Tensor, result: Tensor) -> None:
     """C(A) of a finite matrix."""
-    if _feasible(A, 16, 8):
+    if feasible(A, 16, 8):
         _within("cofactor", result, oracles.cofactor(A), A, 1)
 
 
 def det_backward(A: Tensor, result: Tensor, grad: Tensor) -> None:
     """Grad conj(C(A)) of a finite matrix."""
     g = _number(grad)
-    if cmath.isfinite(g) and abs(g) < 1e290 and _feasible(A, 16, 8):  # the tolerance is a float64
+    if cmath.isfinite(g) and abs(g) < 1e290 and feasible(A, 16, 8):  # the tolerance is a float64
         exact = _times(oracles.cofactor(A), g)
         _within("det_backward", result, exact, A, 1, (), abs(g))
 
 
 def det_hvp(A: Tensor, result: Tensor, Z: Tensor) -> None:
     """H(A)[Z] of finite matrices."""
-    if not bool(Z.isfinite().all()) or not _feasible(A, 12, 6):
+    if not bool(Z.isfinite().all()) or not feasible(A, 12, 6):
         return
     if bool((Z != 0).any()) and unit(A, 2, (Z,)) == 0:
         return  # in the frame of A the direction is below the range of float64
@@ -235,10 +235,10 @@ def slogdet_backward(A: Tensor, result: Tensor, grad: Tensor) -> None:
         return
     if bool((A == 0).all(-1).any() | (A == 0).all(-2).any()):
         if bool(result.isfinite().all()):
-            raise Wrong(f"slogdet_backward: a zero row, but finite numbers {_shown(result)}")
+            raise Wrong(f"slogdet_backward: a zero row, but finite numbers {shown(result)}")
         return
     cond = condition(A)
-    if not n * eps * cond < 1e-3 or not _feasible(A, 16, 8):
+    if not n * eps * cond < 1e-3 or not feasible(A, 16, 8):
         return
     rows, cols, _ = _exponents(A)
     scale = rows[:, None] + cols[None, :]
@@ -261,7 +261,7 @@ def slogdet_backward(A: Tensor, result: Tensor, grad: Tensor) -> None:
     allowed = BUDGET * n * eps * cond * mpmath.sqrt(size) * abs(g) + 4 * mpmath.sqrt(granule)
     if not mpmath.sqrt(error) <= allowed:
         ratio = float(mpmath.sqrt(error) / allowed * BUDGET)
-        raise Wrong(f"slogdet_backward: {ratio:.3g} units off, got {_shown(result)}")
+        raise Wrong(f"slogdet_backward: {ratio:.3g} units off, got {shown(result)}")
 
 
 def slogdet_hvp(A: Tensor, result: Tensor, Z: Tensor) -> None:
@@ -272,7 +272,7 @@ def slogdet_hvp(A: Tensor, result: Tensor, Z: Tensor) -> None:
 def inverse_derivative(A: Tensor, result: Tensor, Z: Tensor) -> None:
     """D^m X[Z_1 .. Z_m], m = Z.shape[0]: m + 1 inverses, each with an error of n eps cond."""
     n, m, info = A.shape[-1], len(Z), torch.finfo(A.dtype)
-    if n == 0 or m > 2 or not bool(Z.isfinite().all()) or not _feasible(A, 16, 8):
+    if n == 0 or m > 2 or not bool(Z.isfinite().all()) or not feasible(A, 16, 8):
         return
     wide = torch.complex128 if A.is_complex() else torch.float64
     cond = float(torch.linalg.cond(A.to(wide)))

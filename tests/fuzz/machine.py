@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from . import reference, transforms
+from . import composed, reference, transforms
 
 Step = dict[str, Any]
 Values = list[tuple[str, Tensor]]
@@ -42,6 +42,8 @@ class Machine:
         self.pulls: list[Callable[[], Tensor]] = []
 
     def function(self, name: str) -> Callable[[Tensor], Any]:
+        if name in composed.NAMES:
+            return composed.function(name, self.is_reference, self.narrow)
         if name == "det" and self.case["singular"] and self.is_reference:
             name = "polynomial_det"
         f = getattr(self.functions, name)

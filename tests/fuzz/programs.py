@@ -14,10 +14,12 @@ from typing import Any
 
 import hypothesis.strategies as st
 
+from . import composed
 from .transforms import CHAINED
 
 ORDERS = (1, 2, 3, 4, 5, 8, 11, 12, 13, 14, 15, 16, 16, 17, 17, 20, 24, 32, 33, 40, 65, 70)
 SINGULAR_ORDERS = (1, 2, 3, 5, 7, 11, 12)
+LARGEST_COMPOSED = 4  # of Laplacians, whose references are power series
 UNDER = (
     "none",
     "none",
@@ -29,7 +31,7 @@ UNDER = (
     "pack_clone",
     "vmap",
 )
-NUMBERS = ("det", "slogdet", "logdet")
+NUMBERS = ("det", "slogdet", "logdet", "det_frexp", "logsum")
 HOOKS = ("scale", "record", "raise_once", "inner_grad")
 INPLACE = ("mul", "neg", "add", "entry", "zero")
 
@@ -124,6 +126,10 @@ def programs(draw: st.DrawFn) -> dict[str, Any]:
         functions: tuple[str, ...] = ("det", "det", "cofactor", "adjugate")[: 4 if n <= 6 else 1]
     else:
         functions = ("slogdet", "det", "slogdet", "det", "logdet", "cofactor", "adjugate")
+    if n <= LARGEST_COMPOSED:
+        functions += composed.NAMES
+    elif not singular:
+        functions += ("det_frexp", "logsum")
     batch = draw(st.sampled_from(([], [2], [3], [2, 2]) if n <= 8 else ([], [2])))
     steps = draw(
         st.lists(_steps(n, functions, dtype.startswith("complex")), min_size=2, max_size=12)

@@ -9,7 +9,8 @@ torch.linalg.det or slogdet, whose derivatives are wrong at singular matrices an
 from __future__ import annotations
 
 import math
-from functools import cache
+from collections.abc import Callable
+from functools import cache, reduce
 from itertools import combinations
 from typing import Any
 
@@ -32,12 +33,12 @@ def _expansion(n: int, rows: int) -> tuple[list[Any], list[Any], list[float]]:
     return columns, smaller, signs
 
 
-def _expand(A: Tensor) -> Tensor:
+def _expand(A: Tensor, times: Callable[[Tensor, Tensor], Tensor] = torch.mul) -> Tensor:
     n = A.shape[-1]
     minors = A[..., 0, :]  # of the first row
     for rows in range(2, n + 1):
         columns, smaller, signs = map(torch.tensor, _expansion(n, rows))
-        products = A[..., rows - 1, :][..., columns] * minors[..., smaller]
+        products = times(A[..., rows - 1, :][..., columns], minors[..., smaller])
         minors = (products * signs.to(A.dtype)).sum(-1)
     return minors[..., 0]
 
@@ -126,3 +127,50 @@ def cofactor(A: Tensor) -> Tensor:
 def adjugate(A: Tensor) -> Tensor:
     """Adjugates."""
     return cofactor(A).mT
+
+
+# ---- sums of products of determinants
+
+
+def logabs(x: Tensor) -> Tensor:
+    """Logarithms of moduli."""
+    return 0.5 * (x * x.conj()).real.log() if x.is_complex() else x.abs().log()
+
+
+def _times(x: Tensor, y: Tensor) -> Tensor:
+    """The product of two power series in t, to t^2; the coefficients come first."""
+    first = x[0] * y[1] + x[1] * y[0]
+    return torch.stack([x[0] * y[0], first, x[0] * y[2] + x[1] * y[1] + x[2] * y[0]])
+
+
+def _along_rows(jacobians: list[Tensor]) -> list[Tensor]:
+    """Directions of all matrices for coordinates that move one row of one of them."""
+    orders = [J.shape[-1] for J in jacobians]
+    result = []
+    for s, J in enumerate(jacobians):
+        n, d = orders[s], J.shape[-2]
+        rows = torch.eye(n, dtype=J.dtype)[:, None, :, None] * J.unsqueeze(-2)
+        whole = rows.flatten(-4, -3)  # (n, d, n, n), row r alone
+        counts = [d * sum(orders[:s]), d * sum(orders[s + 1 :])]
+        before, after = (whole.new_zeros(*whole.shape[:-3], c, n, n) for c in counts)
+        result.append(torch.cat([before, whole, after], -3))
+    return result
+
+
+def log_laplacian(
+    matrices: list[Tensor], jacobians: list[Tensor], laplacians: list[Tensor], w: Tensor, rows: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log|psi|, its derivatives and its Laplacian, from power series along each coordinate."""
+    if rows:
+        jacobians = _along_rows(jacobians)
+    count = jacobians[0].shape[-3]
+    dets = []
+    for A, J, L in zip(matrices, jacobians, laplacians, strict=True):
+        # Second derivatives of a matrix along single coordinates: any that add up to L.
+        second = (L / (2 * count)).unsqueeze(-3).expand(J.shape)
+        dets.append(_expand(torch.stack([A.unsqueeze(-3).expand(J.shape), J, second]), _times))
+    psi = (reduce(_times, dets) * w.unsqueeze(-1)).sum(-2)
+    first = psi[1] / psi[0]
+    second = 2 * psi[2] / psi[0] - first * first
+    real = (x.real if x.is_complex() else x for x in (first, second.sum(-1)))
+    return logabs(psi[0][..., 0]), *real

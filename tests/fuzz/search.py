@@ -8,14 +8,14 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
 
-from . import calls, programs
+from . import calls, programs, sums
 from .child import Case, Child, Finding
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -23,16 +23,19 @@ EXAMPLES = 300  # in one round, which has one seed
 SHRINK_SECONDS = 40.0  # of the processor
 
 
-def cases() -> st.SearchStrategy[Case]:
-    """Calls and programs."""
-    return st.one_of(calls.calls(), programs.programs())
+KINDS = {"call": calls.calls, "sum": sums.sums, "program": programs.programs}
+
+
+def cases(kinds: Sequence[str]) -> st.SearchStrategy[Case]:
+    """Cases of these kinds, in equal numbers."""
+    return st.one_of([KINDS[kind]() for kind in kinds])
 
 
 class Search:
     """Rounds of one seed each, until the time is over."""
 
-    def __init__(self, child: Child, known: set[str] | None = None) -> None:
-        self.child, self.known = child, set() if known is None else known
+    def __init__(self, child: Child, kinds: Sequence[str] = tuple(KINDS)) -> None:
+        self.child, self.kinds, self.known = child, kinds, set[str]()
         self.count: Counter[str] = Counter()
         self.seconds: Counter[str] = Counter()
 
@@ -50,7 +53,8 @@ class Search:
             verbosity=hypothesis.Verbosity.quiet,
         )
         try:
-            hypothesis.find(cases(), self._fails, settings=settings, random=random.Random(seed))
+            rng = random.Random(seed)
+            hypothesis.find(cases(self.kinds), self._fails, settings=settings, random=rng)
         except (hypothesis.errors.NoSuchExample, _OutOfTimeError):
             pass
         except hypothesis.errors.Flaky:  # also where the time was over in the midst of a case

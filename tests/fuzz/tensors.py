@@ -30,6 +30,7 @@ CONTENTS = (
     "zero_row",
     "zero_column",
     "low_rank",
+    "mixed",
     "graded",
     "huge",
     "tiny",
@@ -112,6 +113,10 @@ def contents(spec: Spec, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         X[..., rng.integers(rows), :] = 0
     elif kind == "zero_column" and columns:
         X[..., rng.integers(columns)] = 0
+    elif kind == "mixed" and rows:  # some singular, some zero
+        singular, zero = (rng.random((*batch, 1)) < share for share in (0.4, 0.15))
+        X[..., 0, :] = np.where(singular, X[..., -1, :] * (rows > 1), X[..., 0, :])
+        X = X * ~zero[..., None]
     elif kind == "low_rank":
         rank = int(rng.integers(0, max(min(rows, columns), 1)))
         X = draw(-2, 2, rows, rank) @ draw(-2, 2, rank, columns)
