@@ -85,6 +85,60 @@ def draw(batch: int, n: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
     return A
 
 
+# ---- orders where one kernel hands over to the next
+
+# With exact arithmetic, which takes longer the larger they are. Packs hold 2 to 16 numbers, and
+# another one is needed every so many columns.
+AT_EDGES: dict[str, dict[torch.dtype, tuple[int, ...]]] = {
+    "det": {
+        torch.float32: (9, 15, 17, 20, 21, 32, 48, 49, 64, 65),
+        torch.float64: (9, 15, 16, 22, 24, 33, 48),
+        torch.complex64: (20, 21),
+    },
+    "cofactor": {
+        torch.float32: (9, 11, 13, 15, 16, 17, 31, 32, 33),
+        torch.float64: (9, 10, 11, 12, 13, 24, 32, 33),
+        torch.complex64: (10, 12, 13, 17),
+        torch.complex128: (9, 11, 12),
+    },
+    "gradient": {
+        torch.float32: (12, 15, 16, 17, 32, 33),
+        torch.float64: (11, 12, 16, 24),
+    },
+    "kept": {
+        torch.float32: (32, 33, 64, 65, 129),
+        torch.complex128: (33,),
+    },
+    "det_hvp": {
+        torch.float32: (11, 13, 16, 31, 32, 33, 47, 48),
+        torch.float64: (9, 11, 16, 17, 24),
+        torch.complex64: (13, 16),
+        torch.complex128: (12,),
+    },
+    "jet": {
+        torch.float32: (13, 20, 23, 33),
+        torch.float64: (16, 21, 24),
+        torch.complex64: (13, 17),
+        torch.complex128: (12,),
+    },
+}
+
+
+def edges() -> set[int]:
+    """The largest order of every size class of the compiled CPU kernels, and the order above it.
+
+    Empty without them: the reference is one algorithm at every order.
+    """
+    if not cases.EXTENSION:
+        return set()
+    from torchdet import _C
+
+    build = _C.build_info()
+    last = [row["largest_n"] for row in build["size_classes"] if row["device"] == "cpu"][:-1]
+    last += [build["least_kept"] - 1, build["least_factors"] - 1]
+    return {*last, *(n + 1 for n in last)}
+
+
 # ---- the truth of named matrices: several files ask for the same
 
 
