@@ -85,6 +85,91 @@ def draw(batch: int, n: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
     return A
 
 
+# ---- orders where one kernel hands over to the next
+
+# Exact arithmetic takes longer the larger they are.
+_LARGEST_EXACT = 33
+# Packs hold 2 to 16 numbers, and another one is needed every so many columns; CUDA has its own
+# classes.
+_AT_PACKS: dict[str, dict[torch.dtype, tuple[int, ...]]] = {
+    "det": {
+        torch.float32: (9, 15, 17, 32, 48, 49, 64, 65),
+        torch.float64: (9, 15, 24, 33, 48),
+        torch.complex64: (17,),
+        torch.complex128: (),
+    },
+    "cofactor": {
+        torch.float32: (9, 16, 17, 31, 32, 33),
+        torch.float64: (9, 24, 32, 33),
+        torch.complex64: (17,),
+        torch.complex128: (),
+    },
+    "det_backward": {
+        torch.float32: (16, 17, 32, 33),
+        torch.float64: (16, 24),
+    },
+    "det_hvp": {
+        torch.float32: (16, 31, 32, 33, 47, 48),
+        torch.float64: (9, 16, 17, 24),
+        torch.complex64: (16,),
+        torch.complex128: (),
+    },
+    "_det_frexp_jet": {
+        torch.float32: (20, 23, 33),
+        torch.float64: (16, 21, 24),
+        torch.complex64: (17,),
+        torch.complex128: (),
+    },
+}
+
+
+def largest_orders(operator: str, dtype: torch.dtype, target: str) -> list[int]:
+    """Up to which order each size class serves an operator, but the last; csrc/select.h says it.
+
+    Empty without the compiled kernels: the reference is one algorithm at every order.
+    """
+    if not cases.EXTENSION:
+        return []
+    from torchdet import _C
+
+    largest, n = [], 1
+    while (end := _C.select(operator, cases.name(dtype), n, target)["largest_n"]) < 1 << 62:
+        largest.append(end)
+        n = end + 1
+    return largest
+
+
+def _at_edges(operator: str, dtype: torch.dtype) -> set[int]:
+    ends = {x for target in TARGETS for x in largest_orders(operator, dtype, target)}
+    return {n for end in ends for n in (end, end + 1)}
+
+
+TARGETS = ("avx512", "avx2", "portable")
+AT_EDGES = {
+    operator: {
+        dtype: tuple(
+            sorted({*packs, *(n for n in _at_edges(operator, dtype) if n <= _LARGEST_EXACT)})
+        )
+        for dtype, packs in orders.items()
+    }
+    for operator, orders in _AT_PACKS.items()
+}
+# Where more is saved for backward, and other things: integers and the ends of words.
+AT_EDGES["kept"] = {torch.float32: (32, 33, 64, 65, 129), torch.complex128: (33,)}
+
+
+def edges() -> set[int]:
+    """All orders at the edges of the size classes of the CPU, for closed forms."""
+    if not cases.EXTENSION:
+        return set()
+    from torchdet import _C
+
+    build = _C.build_info()
+    saved = [build["least_kept"], build["least_factors"]]
+    at_classes = (_at_edges(x, dtype) for x in _AT_PACKS for dtype in cases.DTYPES)
+    return {*(n - 1 for n in saved), *saved}.union(*at_classes)
+
+
 # ---- the truth of named matrices: several files ask for the same
 
 

@@ -15,7 +15,7 @@ import oracles
 import torchdet
 import units
 from cases import grid
-from support import exact_cofactors, logabsdet, same_bits
+from support import AT_EDGES, exact_cofactors, logabsdet, same_bits
 
 ORDERS = {
     torch.float32: (1, 2, 3, 4, 5, 8, 12),
@@ -39,7 +39,7 @@ def test_the_gradient_of_det_is_the_conjugate_cofactor_matrix(family, n, dtype, 
 
 @pytest.mark.parametrize(
     ("family", "n", "dtype"),
-    grid({torch.float32: (12, 15, 16, 17, 32, 33), torch.float64: (11, 12, 16, 24)}, EDGE_FAMILIES),
+    grid(AT_EDGES["det_backward"], EDGE_FAMILIES),
 )
 def test_the_gradient_at_the_size_classes_edges_is_the_cofactor_matrix(family, n, dtype, device):
     check_gradient(family, n, dtype, device)

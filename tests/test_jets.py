@@ -13,7 +13,7 @@ import cases
 import oracles
 import units
 from cases import grid
-from support import exact_cofactors, exact_hvps
+from support import AT_EDGES, exact_cofactors, exact_hvps
 
 jet = torch.ops.torchdet._det_frexp_jet
 ORDERS = {
@@ -66,8 +66,7 @@ def test_derivatives_are_within_units(family, n, dtype, device):
 
 @pytest.mark.parametrize(
     ("family", "n", "dtype"),
-    grid({torch.float32: (13, 20, 23, 33), torch.float64: (16, 21, 24),
-          torch.complex64: (13, 17), torch.complex128: (12,)}, EDGE_FAMILIES),
+    grid(AT_EDGES["_det_frexp_jet"], EDGE_FAMILIES),
 )  # fmt: skip
 def test_derivatives_at_the_size_classes_edges_are_within_units(family, n, dtype, device):
     check(family, n, dtype, device)

@@ -19,7 +19,7 @@ import cases
 import torchdet
 import units
 from cases import grid
-from support import OPS, draw, exact_cofactors, exact_dets, logabsdet, same_bits
+from support import AT_EDGES, OPS, draw, exact_cofactors, exact_dets, logabsdet, same_bits
 from torchdet import _reference
 
 NOT_KEPT = torch.iinfo(torch.int32).min
@@ -49,7 +49,7 @@ def kept(A: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(
     ("family", "n", "dtype"),
-    grid({torch.float32: (32, 33, 64, 65, 129), torch.complex128: (33,)}, INTEGER_FAMILIES),
+    grid(AT_EDGES["kept"], INTEGER_FAMILIES),
 )
 def test_what_is_kept_at_the_size_classes_edges_gives_gradients_within_one_unit(
     family, n, dtype, device

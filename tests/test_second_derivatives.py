@@ -16,7 +16,7 @@ import oracles
 import torchdet
 import units
 from cases import grid
-from support import exact_hvps
+from support import AT_EDGES, exact_hvps
 
 det, cofactor = torchdet.det, torchdet.cofactor
 ORDERS = {
@@ -49,8 +49,7 @@ def test_hessian_vector_products_are_within_one_unit(family, n, dtype, device):
 
 @pytest.mark.parametrize(
     ("family", "n", "dtype"),
-    grid({torch.float32: (11, 13, 16, 31, 32, 33, 47, 48), torch.float64: (9, 11, 16, 17, 24),
-          torch.complex64: (13, 16), torch.complex128: (12,)}, EDGE_FAMILIES),
+    grid(AT_EDGES["det_hvp"], EDGE_FAMILIES),
 )  # fmt: skip
 def test_hessian_vector_products_at_the_size_classes_edges_are_within_one_unit(
     family, n, dtype, device

@@ -14,7 +14,7 @@ import oracles
 import torchdet
 import units
 from cases import grid
-from support import exact_cofactors, exact_dets
+from support import AT_EDGES, edges, exact_cofactors, exact_dets
 
 SMALL = (1, 2, 3, 4, 5, 7, 8, 12)
 DET_ORDERS = {
@@ -35,18 +35,11 @@ COFACTOR_ORDERS = {
     torch.complex64: SMALL,
     torch.complex128: (1, 2, 3, 4, 5, 8),
 }
-# Where one kernel hands over to the next (csrc/select.h; a pack more every 8 or 16 columns), on
-# fewer families: the integers take longer there.
+# At larger orders on fewer families: the integers take longer there.
 EDGE_FAMILIES = ("normal", "integer_rank_n-1", "graded_both", "lower_m1", "shift",
                  "near_singular", "dependent_leading_columns")  # fmt: skip
-EDGE_ORDERS = {
-    torch.float32: (9, 11, 13, 15, 16, 17, 31, 32, 33),
-    torch.float64: (9, 10, 11, 12, 13, 24, 32, 33),
-    torch.complex64: (10, 12, 13, 17),
-    torch.complex128: (9, 11, 12),
-}
 INTEGER_FAMILIES = ("integer_rank_n-1", "integer_rank_n-2", "shift", "lower_m1", "wilkinson_growth")
-BLOCK_ORDERS = (48, 64, 65, 97, 128, 130, 200)
+BLOCK_ORDERS = sorted({48, 64, 65, 97, 128, 130, 200} | edges())
 
 
 @pytest.mark.parametrize(("family", "n", "dtype"), grid(DET_ORDERS))
@@ -58,9 +51,7 @@ def test_det_is_within_one_unit(family, n, dtype, device):
 
 @pytest.mark.parametrize(
     ("family", "n", "dtype"),
-    grid({torch.float32: (9, 15, 17, 20, 21, 32, 48, 49, 64, 65),
-          torch.float64: (9, 15, 16, 22, 24, 33, 48),
-          torch.complex64: (20, 21)}, EDGE_FAMILIES),
+    grid(AT_EDGES["det"], EDGE_FAMILIES),
 )  # fmt: skip
 def test_det_at_the_size_classes_edges_is_within_one_unit(family, n, dtype, device):
     test_det_is_within_one_unit(family, n, dtype, device)
@@ -71,7 +62,7 @@ def test_cofactors_are_within_one_unit(family, n, dtype, device):
     _check_cofactors(family, n, dtype, device)
 
 
-@pytest.mark.parametrize(("family", "n", "dtype"), grid(EDGE_ORDERS, EDGE_FAMILIES))
+@pytest.mark.parametrize(("family", "n", "dtype"), grid(AT_EDGES["cofactor"], EDGE_FAMILIES))
 def test_cofactors_at_the_size_classes_edges_are_within_one_unit(family, n, dtype, device):
     _check_cofactors(family, n, dtype, device)
 
