@@ -18,15 +18,16 @@ JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+TUNE_ARGS ?=
 
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' 2>/dev/null)
-OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) tests/sanitize/*.cpp bench/*.cpp)
+OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) tests/sanitize/*.cpp bench/*.cpp tools/*.h)
 PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
-.PHONY: help setup demo test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check instructions lint lint-python lint-cpp lint-types lint-length format \
+.PHONY: help setup demo test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check instructions tune lint lint-python lint-cpp lint-types lint-length format \
         bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check versions clean
 
 help: ## list the targets
@@ -153,6 +154,11 @@ format: $(VENV)/.installed ## apply ruff and clang-format
 cuda-check: $(VENV)/.installed ## compile every CUDA kernel with nvcc; registers per kernel; needs no GPU
 	$(RUN) tools/cuda_check.py --jobs $(JOBS)
 
+# On one thread of an idle machine, in a quarter of an hour; TUNE_ARGS="--only row_group" for one constant, --busy where
+# other programs run meanwhile.
+tune: $(VENV)/.installed ## measure the constants of csrc/tuning.h and csrc/select.h anew; writes bench/tuning/<processor>.json
+	$(RUN) -m tools.tune $(TUNE_ARGS)
+
 instructions: $(VENV)/.installed ## count the instructions of CPU kernels and compare them with the record
 	$(RUN) tools/instruction_counts.py
 
@@ -162,6 +168,7 @@ GPU_PYTHON ?= $(PYTHON)
 GPU_ARCHITECTURE ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
 GPU_TESTS := tests --ignore=tests/test_cuda_emulation.py --ignore=tests/test_arm.py --ignore=tests/test_sanitizers.py -k cuda
 GPU_BENCH_ARGS ?=
+TUNE_ARGS ?=
 
 gpu: gpu-build gpu-test gpu-sanitize gpu-bench ## on a machine with a GPU: build, test suite, compute-sanitizer, benchmarks
 

@@ -2,9 +2,10 @@
 
 TORCHDET_EXTENSION=0 builds the package without it (no compiler needed); torchdet then runs on
 plain PyTorch. TORCHDET_INSTRUCTION_SETS names those that get kernels beside the portable ones:
-"all", which is the default; "native", the best one of this machine; or names, e.g. "avx512,avx2".
-CUDA kernels are built where torch has CUDA and nvcc is at hand; TORCHDET_CUDA=0 and TORCHDET_CUDA=1
-decide otherwise. TORCH_CUDA_ARCH_LIST, e.g. "9.0", names the architectures.
+"all", which is the default; names, e.g. "avx512,avx2"; or "native", the best one of this machine,
+which leaves the portable ones for tests, and compiles them fast rather than well. CUDA kernels are
+built where torch has CUDA and nvcc is at hand; TORCHDET_CUDA=0 and TORCHDET_CUDA=1 decide
+otherwise. TORCH_CUDA_ARCH_LIST, e.g. "9.0", names the architectures.
 """
 
 import os
@@ -62,6 +63,20 @@ def sources(pattern: str) -> list[str]:
     return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(pattern))
 
 
+def cxx_flags() -> list[str]:
+    """Those of this platform."""
+    flags = list(CXX_FLAGS)
+    if platform.system() == "Linux":
+        flags.append("-fno-gnu-unique")
+    if platform.machine() in ("x86_64", "AMD64"):
+        # No instruction depends on it, only their choice and order, wherever the library runs. On
+        # an EPYC with AVX-512, against the compiler's default (GCC 12), time of cofactors in
+        # float32: n = 8: 0.88, n = 10: 0.90, others 0.96 to 1.03; float64: n = 7: 0.80, n = 10:
+        # 0.88; with AVX2 n = 6: 0.81; complex64 n = 10, 12: 1.10.
+        flags.append("-mtune=icelake-server")
+    return flags
+
+
 def native_instruction_set(compiler: str) -> str:
     """The best one of this machine, by the test that the library makes when it runs.
 
@@ -88,9 +103,8 @@ def native_instruction_set(compiler: str) -> str:
             ) from error
 
 
-def instruction_sets(compiler: str) -> list[str]:
+def instruction_sets(choice: str, compiler: str) -> list[str]:
     """What TORCHDET_INSTRUCTION_SETS asks for; portable kernels are always built."""
-    choice = os.environ.get("TORCHDET_INSTRUCTION_SETS", "all")
     if choice == "native":
         choice = native_instruction_set(compiler)
     named = INSTRUCTION_SETS if choice == "all" else choice.split(",")
@@ -129,22 +143,15 @@ def extension_arguments() -> dict:
     import pybind11
     from torch.utils import cpp_extension
 
-    flags = list(CXX_FLAGS)
-    if platform.system() == "Linux":
-        flags.append("-fno-gnu-unique")
-    if platform.machine() in ("x86_64", "AMD64"):
-        # No instruction depends on it, only their choice and order, wherever the library runs. On
-        # an EPYC with AVX-512, against the compiler's default (GCC 12), time of cofactors in
-        # float32: n = 8: 0.88, n = 10: 0.90, others 0.96 to 1.03; float64: n = 7: 0.80, n = 10:
-        # 0.88; with AVX2 n = 6: 0.81; complex64 n = 10, 12: 1.10.
-        flags.append("-mtune=icelake-server")
+    flags = cxx_flags()
     compiler = os.environ.get("CXX", "c++")
-    sets = instruction_sets(compiler)
-    kernels = [
-        path
-        for path in sources("csrc/cpu/**/*.cpp")
-        if not any(f"kernels_{name}_" in path for name in set(INSTRUCTION_SETS) - set(sets))
-    ]
+    choice = os.environ.get("TORCHDET_INSTRUCTION_SETS", "all")
+    sets = instruction_sets(choice, compiler)
+    kernels = sources("csrc/cpu/[!t]*/*.cpp") + ["csrc/cpu/targets/absent.cpp"]
+    for name in sets:
+        # "native" with a better set: the portable kernels are there for tests only.
+        is_quick = name == "portable" and len(sets) > 1 and choice == "native"
+        kernels += sources(f"csrc/cpu/targets/{'quick' if is_quick else 'kernels'}_{name}_*.cpp")
     flags.append(f'-DTORCHDET_COMPILER="{Path(compiler).name} " __VERSION__')
     extension = cpp_extension.CppExtension(
         "torchdet._C",
