@@ -97,7 +97,7 @@ test-all-capabilities: ## the suite's numerical part on each instruction set tha
 	done
 
 # Every kernel against exact arithmetic. The other files run on them too (EMULATION_TESTS="tests/test_gradients.py .."), in more time.
-EMULATION_TESTS ?= tests/test_values.py
+EMULATION_TESTS ?= tests/test_values.py tests/test_slogdet_hvp.py
 test-cuda-emulation: $(VENV)/.installed ## the suite's numerical part on the CUDA kernels, run on the host
 	TORCHDET_EXTENSION=0 TORCHDET_TEST_EMULATION=cuda OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(EMULATION_TESTS) $(PYTEST_ARGS)
