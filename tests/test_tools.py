@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from tools import instruction_counts, versions
+from tools import instruction_counts, show_build, tune, versions
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,50 @@ def test_the_page_has_a_row_for_each_version_and_torchs_own_answers():
     assert "| 9.9 | 9.9 | 2026-01-03 |  | cannot be had: no such one |" in text
     assert "| question | 2.10.0 | 3.0.0 |" in text
     assert "| q | ✗ 0 | ✓ 1 |" in text
+
+
+# ---- tools/show_build.py
+
+
+def test_a_line_for_each_compiled_file_and_nothing_else(tmp_path):
+    lines = (
+        "Collecting pybind11",
+        "  torchdet: kernels for avx2, portable",
+        f"  [2/9] g++ -MMD -c {tmp_path}/csrc/ops.cpp -o csrc/ops.o -O3",
+        "  g++ -shared csrc/ops.o -o torchdet/_C.so",
+    )
+    assert list(show_build.progress(lines, tmp_path, iter([12.3]))) == [
+        "Compiling kernels for avx2, portable.",
+        "[2/9] csrc/ops.cpp (12 s)",
+    ]
+
+
+def test_a_command_that_fails_shows_the_end_of_its_log(tmp_path, capsys):
+    log = tmp_path / "folder" / "log"
+    command = [sys.executable, "-c", "import sys; print('the reason'); sys.exit(3)"]
+    assert show_build.run(log, command) == 3
+    assert "the reason" in capsys.readouterr().out
+
+
+# ---- tools/tune.py
+
+
+@pytest.mark.parametrize("instruction_set", tuple(tune.VECTOR_BYTES))
+def test_every_constant_that_is_tuned_is_where_it_is_overwritten(instruction_set):
+    for question in tune.questions(instruction_set):
+        text = (tune.CSRC / question.file).read_text()
+        assert len(re.findall(question.pattern, text)) == 1, question.constant
+        names = [[case.name for case in a.cases] for a in question.alternatives]
+        assert all(len(set(x)) == len(x) and x == names[0] for x in names), question.constant
+        programs = {
+            tune.program(instruction_set, a)
+            + re.sub(question.pattern, a.overwrite or r"\g<0>", text)
+            for a in question.alternatives
+        }
+        assert len(programs) == len(question.alternatives), question.constant
+
+
+def test_constants_that_are_not_tuned_are_those_that_are_there():
+    text = "".join((tune.CSRC / name).read_text() for name in ("tuning.h", "select.h"))
+    for name in ", ".join(tune.NOT_MEASURED).split(", "):
+        assert re.search(rf"\b{name}\b", text), name
