@@ -115,7 +115,14 @@ _SECTIONS: tuple[tuple[str, str, Callable[[Result], list[str]]], ...] = (
 def measurements(runs: dict[str, Result]) -> str:
     """The page."""
     none: Result = {"cases": []}
-    machines = dict.fromkeys(summary(run) for run in runs.values() if "copy_bandwidth" in run)
+    # One run of each number of threads and instruction set tells of the machine.
+    measured = [run for run in runs.values() if "copy_bandwidth" in run]
+    machines = {
+        (run["threads"], (run["machine"]["build"] or {}).get("active_instruction_set")): summary(
+            run
+        )
+        for run in reversed(measured)
+    }
     lines = [
         "# Measurements on a CPU",
         "",
@@ -129,7 +136,7 @@ def measurements(runs: dict[str, Result]) -> str:
             f"which torch is wrong or fails is neither. {MARKS}"
         ),
         "",
-        *(f"- {machine}" for machine in machines),
+        *(f"- {machine}" for machine in reversed(machines.values())),
         "",
         *_overview(runs),
     ]

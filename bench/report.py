@@ -71,6 +71,7 @@ def marked_ratio(case: dict[str, Any], peer: str, quartiles: bool = False, digit
     errors, ratio = case.get("errors", {}), case["ratio"].get(peer)
     if ratio is None:
         return "failed" if peer in errors else ""
+    digits = digits if ratio["median"] < 100 else 0
     text = f"{ratio['median']:.{digits}f}"
     if quartiles:
         text += f" ({ratio['q25']:.{digits}f}-{ratio['q75']:.{digits}f})"

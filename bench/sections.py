@@ -283,7 +283,7 @@ def others(run: Result) -> list[str]:
         ("transforms", "Batches of 1 MB under torch's transforms:"),
     ):
         if cases := chosen(run["cases"], suite=suite):
-            lines += [title, "", *_suite_table(cases), ""]
+            lines += [*([""] if lines else []), title, "", *_suite_table(cases)]
     return lines
 
 

@@ -270,7 +270,8 @@ def main() -> int:
     result |= {"training": [], "sums": [], "stopped": None}
     jobs = [("training", *sizes) for sizes in TRAINED]
     jobs += [("sums", n, K, w) for w in WALKERS[::-1] for K in TERMS for n in options.n or ORDERS]
-    for kind, n, K, walkers in track(sorted(jobs, key=lambda job: job[3] != 32), "wave functions"):
+    jobs.sort(key=lambda job: (job[0] != "training", job[3] != 32))  # if time is short
+    for kind, n, K, walkers in track(jobs, "wave functions"):
         if time.monotonic() > end:
             result["stopped"] = "out of time"
             break
