@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import mpmath
 import pytest
@@ -117,13 +118,29 @@ def test_transforms(device):
     def log(t: Tensor, e: Tensor) -> Tensor:
         return OPS._logsum(t, e)[1]
 
-    def plain(t: Tensor, e: Tensor) -> Tensor:
-        return (t * torch.exp2(e)).sum(-1).abs().log()
-
-    for over in (grad, lambda g: jacfwd(grad(g)), lambda g: grad(lambda t, e: grad(g)(t, e).sum())):
-        got, expected = vmap(over(log))(terms, exponent), vmap(over(plain))(terms, exponent)
-        # Random sums of four terms cancel to a hundredth at the worst, and enter squared.
-        assert (got - expected).abs().max() <= 1e4 * 2.3e-16 * expected.abs().max()
+    first, second, sums = (
+        vmap(over(log))(terms, exponent)
+        for over in (
+            grad,
+            lambda g: jacfwd(grad(g)),
+            lambda g: grad(lambda t, e: grad(g)(t, e).sum()),
+        )
+    )
+    K, eps = terms.shape[-1], torch.finfo(torch.float64).eps
+    for b in range(len(terms)):
+        powers = [Fraction(2) ** int(e) for e in exponent[b]]
+        numbers = [Fraction(float(t)) * p for t, p in zip(terms[b], powers, strict=True)]
+        psi = sum(numbers)
+        # K additions round; what cancels makes their error larger, relative to psi.
+        error = K * eps * sum(map(abs, numbers)) / abs(psi)
+        for k, p in enumerate(powers):
+            # A quotient: the error of psi, to first order, and its own rounding.
+            assert abs(Fraction(float(first[b, k])) - p / psi) <= 2 * (error + eps) * abs(p / psi)
+            row = [-p * q / psi**2 for q in powers]
+            for x, exact in zip(second[b, k].tolist(), row, strict=True):
+                assert abs(Fraction(x) - exact) <= 4 * (error + eps) * abs(exact)
+            allowed = (4 * (error + eps) + K * eps) * sum(map(abs, row))
+            assert abs(Fraction(float(sums[b, k])) - sum(row)) <= allowed
 
 
 def test_errors(device):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jvp, vmap
 
 import torchdet
-from sum_oracles import FAMILIES, SCALES, K, allowed_error, assert_blocks, case_of, scaled
+from sum_oracles import FAMILIES, SCALES, K, Truth, allowed_error, assert_blocks, case_of, scaled
 
 
 def logabs(*matrices: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -87,19 +87,24 @@ def test_weights_of_every_shape(device):
     torch.manual_seed(0)
     up = torch.randn(5, K, 3, 3, device=device).double() + 2 * torch.eye(3, device=device)
     down = torch.randn(5, K, 2, 2, device=device).double() + 2 * torch.eye(2, device=device)
-    terms = torch.linalg.det(up) * torch.linalg.det(down)
     shared, own = torch.randn(K).double(), torch.randn(5, K).double()
     columns = torch.randn(K, 7).double()
-    for weights, psi in (
-        (None, terms.sum(-1)),
-        (shared, terms @ shared.to(device)),
-        (own, (terms * own.to(device)).sum(-1)),
-        (columns, terms @ columns.to(device)),
+    for weights, each in (
+        (None, torch.ones(5, 1, K).double()),
+        (shared, shared.expand(5, 1, K)),
+        (own, own.unsqueeze(1)),
+        (columns, columns.mT.expand(5, 7, K)),
     ):
         given = None if weights is None else weights.to(device)
-        sign, log = torchdet.slogsumdet(up, down, weights=given)
-        assert sign.shape == log.shape == psi.shape
-        assert torch.allclose(sign * log.exp(), psi, rtol=1e-12, atol=1e-13)
+        results = torchdet.slogsumdet(up, down, weights=given)
+        assert all(x.shape == ((5, 7) if weights is columns else (5,)) for x in results)
+        sign, log = (x.cpu().view(5, -1) for x in results)
+        for b, c in np.ndindex(*each.shape[:2]):
+            truth = Truth([up[b].cpu(), down[b].cpu()], each[b, c])
+            exact = mpmath.log(abs(truth.psi))
+            allowed = allowed_error(truth, 0) + 4 * torch.finfo(torch.float64).eps * abs(exact)
+            assert abs(float(log[b, c]) - exact) <= allowed
+            assert float(sign[b, c]) == mpmath.sign(truth.psi.real)
     # One set of matrices for all, and one for each.
     assert logabs(up, down[0]).shape == (5,)
     with pytest.raises(RuntimeError, match=r"may be \(\*, K\) or \(K, m\)"):
@@ -147,18 +152,27 @@ def test_transforms(device):
     def f(a: Tensor, b: Tensor) -> Tensor:
         return logabs(a, b, weights=w)
 
-    def by_hand(a: Tensor, b: Tensor) -> Tensor:
-        return ((torchdet.det(a) * torchdet.det(b)) @ w).abs().log()
-
-    for over in (lambda g: g, lambda g: grad(g), lambda g: jacfwd(g), lambda g: hessian(g)):
-        got, expected = vmap(over(f))(A, B), vmap(over(by_hand))(A, B)
-        assert torch.allclose(got, expected, rtol=1e-9, atol=1e-9)
+    Z = torch.randn(6, K, 3, 3, device=device).double()
+    assert torch.equal(vmap(f)(A, B), f(A, B))
+    reverse, forward = vmap(grad(f))(A, B), vmap(jacfwd(f))(A, B)
+    second = torch.einsum("bkijlmn,blmn->bkij", vmap(hessian(f))(A, B), Z)
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
     leaves = [x.clone().requires_grad_() for x in (A, B)]
-    gradients = torch.autograd.grad(compiled(*leaves).sum(), leaves)
-    expected = torch.autograd.grad(by_hand(*leaves).sum(), leaves)
-    for x, y in zip(gradients, expected, strict=True):
-        assert torch.allclose(x, y, rtol=1e-9, atol=1e-9)
+    of_compiled = torch.autograd.grad(compiled(*leaves).sum(), leaves)
+    for b in range(6):
+        truth = Truth([A[b].cpu(), B[b].cpu()], w.cpu())
+        exact, allowed = truth.gradient()[0], allowed_error(truth, 1)
+        for got, blocks in (
+            (reverse[b], exact[0]),
+            (forward[b], exact[0]),
+            (of_compiled[0][b], exact[0]),
+            (of_compiled[1][b], exact[1]),
+        ):
+            assert_blocks(got, blocks, allowed, f"first derivative, sum {b}")
+        directions = [Z[b].cpu(), torch.zeros_like(B[b]).cpu()]
+        exact = truth.hessian_product(directions, torch.zeros(K).double())
+        # As test_second_derivatives; the product with Z is one more sum.
+        assert_blocks(second[b], exact[0], 4 * allowed_error(truth, 2), f"Hessian, sum {b}")
 
 
 def test_autocast_and_half_types(device):

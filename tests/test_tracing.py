@@ -49,9 +49,8 @@ def test_a_trace_holds_the_operators_and_has_their_derivatives(leaf, name, n):
     assert "PythonOp" not in str(traced.graph)
     B = torch.randn(5, n, n, dtype=torch.float64)
     assert torch.equal(traced(B), f(B))
-    assert torch.allclose(gradient(traced, B), gradient(f, B), rtol=1e-12)
-    expected = second(f, B)
-    assert torch.allclose(second(traced, B), expected, rtol=1e-9, atol=1e-12 * expected.abs().max())
+    assert torch.equal(gradient(traced, B), gradient(f, B))
+    assert torch.equal(second(traced, B), second(f, B))
 
 
 class Volume(torch.nn.Module):
@@ -75,7 +74,7 @@ def test_a_traced_module_with_a_parameter_can_be_saved_and_trained(n):
     loaded(y).sum().backward()
     module(y).sum().backward()
     (weight,) = loaded.parameters()
-    assert torch.allclose(weight.grad, module.weight.grad, rtol=1e-5)
+    assert torch.equal(weight.grad, module.weight.grad)
 
 
 # ---- torch.func.functionalize
@@ -106,7 +105,7 @@ def test_functionalize_goes_with_every_other_transform(name, n):
 def test_functionalize_keeps_second_derivatives():
     A = torch.randn(4, 4, dtype=torch.float64)
     expected = hessian(torchdet.det)(A)
-    assert torch.allclose(functionalize(hessian(torchdet.det))(A), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(functionalize(hessian(torchdet.det))(A), expected)
 
 
 def test_a_functionalized_graph_holds_the_operator():
@@ -126,4 +125,4 @@ def test_a_backward_pass_compiles_to_one_graph(name, n):
     loss = f(leaf).sin().sum()
     with compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
         loss.backward()
-    assert torch.allclose(leaf.grad, gradient(f, A), rtol=1e-12)
+    assert torch.equal(leaf.grad, gradient(f, A))

@@ -19,7 +19,8 @@ from accuracy import report
 from accuracy.measure import OPERATORS, Batch, exact_error, join
 from accuracy.search import Search
 
-ORDERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 64)
+# Of every size class: in lanes, in rows above 22, blocked above 128; each to where it ends.
+ORDERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 64, 130)
 # Each of these takes n^3 minors in rational arithmetic.
 LARGEST_OF_THIRD = 6
 # Confirmed in rational arithmetic, from the worst on: the first one that keeps its error counts.

@@ -1,12 +1,11 @@
 """The operators, and the errors of their results in units: of batches, quickly, and exactly.
 
 The units are those of units.py; of a logarithm and of an inverse, which that module does not
-define, they are in `relative_unit` and `LogUnit` below.
+define, they are in `inverse_size` and `log_unit` below.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,9 +16,10 @@ from numpy import ndarray
 from torch import Tensor
 
 import oracles
-import torchdet  # noqa: F401  registers the operators
+import torchdet
 import units
 from accuracy import truth
+from sum_oracles import numbers, of_exact
 
 # A determinant or an inverse without a correct digit has no logarithm or inverse to speak of.
 LARGEST_RELATIVE = 0.25
@@ -56,6 +56,7 @@ class Operator:
     directions: int
     call: Callable[..., Tensor]
     true: Callable[..., ndarray]  # the same of a truth.Diagonal and directions
+    kind: str = "polynomial"  # or "number", in the frame of B already; "logarithm"; "inverse"
 
     def run(self, batch: Batch) -> ndarray:
         return self.call(*batch.tensors()).resolve_conj().numpy()
@@ -66,15 +67,45 @@ def _slogdet_backward(A: Tensor) -> Tensor:
     return torch.ops.torchdet.slogdet_backward(grad, A).conj()
 
 
+def _in_frame(A: Tensor, mantissa: Tensor, exponent: Tensor) -> Tensor:
+    """What det(A) and its derivatives along directions are at B: numbers in range."""
+    total = sum(x.sum(1) for x in frame(A.numpy()))
+    e = exponent.numpy().astype(np.int64) - total
+    return torch.from_numpy(scaled(mantissa.resolve_conj().numpy(), e, A.numpy().dtype))
+
+
+def _det_frexp(A: Tensor) -> Tensor:
+    return _in_frame(A, *_ops.det_frexp(A))
+
+
+def _second(A: Tensor, Z: Tensor) -> Tensor:
+    """D^2 det(A)[Z, Z], of all directions at once with that of -Z."""
+    exponent = _ops.det_frexp(A)[1]
+    second = _ops._det_frexp_jet(A, torch.stack([Z, -Z], -3), exponent)[1][:, 0]
+    return _in_frame(A, second, exponent)
+
+
+def _slogdet_hvp(A: Tensor, Z: Tensor) -> Tensor:
+    return _ops.slogdet_hvp(A, Z)
+
+
+def _slogsumdet(A: Tensor, Z: Tensor) -> Tensor:
+    return torchdet.slogsumdet(torch.stack([A, Z], -3)).logabsdet
+
+
 _ops = torch.ops.torchdet
 OPERATORS = {
     op.name: op
     for op in (
         Operator("det", 0, 0, lambda A: _ops.det(A), truth.value),
-        Operator("slogdet", 0, 0, lambda A: _ops.slogdet(A)[1], truth.value),
+        Operator("det_frexp", 0, 0, _det_frexp, truth.value, "number"),
+        Operator("slogdet", 0, 0, lambda A: _ops.slogdet(A)[1], truth.value, "logarithm"),
+        Operator("slogsumdet", 0, 1, _slogsumdet, truth.sum_of_values, "logarithm"),
         Operator("cofactor", 1, 0, lambda A: _ops.cofactor(A), truth.cofactor),
-        Operator("slogdet_backward", 1, 0, _slogdet_backward, truth.inverse_transpose),
+        Operator("slogdet_backward", 1, 0, _slogdet_backward, truth.inverse_transpose, "inverse"),
+        Operator("slogdet_hvp", 2, 1, _slogdet_hvp, truth.derivative_of_inverse, "inverse"),
         Operator("det_hvp", 2, 1, lambda A, Z: _ops.det_hvp(A, Z), truth.derivative),
+        Operator("_det_frexp_jet", 2, 1, _second, truth.second, "number"),
         Operator(
             "_cofactor_derivative",
             3,
@@ -114,17 +145,36 @@ def scaled(X: ndarray, exponent: ndarray, dtype: np.dtype) -> ndarray:
     return np.ldexp(X.astype(dtype), exponent)
 
 
-def _units(op: Operator, B: ndarray, Zs: list[ndarray], eps: float, s: ndarray) -> ndarray:
+def _units(k: int, B: ndarray, Zs: list[ndarray], eps: float, s: ndarray) -> ndarray:
     n = B.shape[-1]
     d = n * eps * s[:, 0]
     plain, moved, change = np.ones(len(B)), np.ones(len(B)), np.zeros(len(B))
-    for i in range(max(n - op.derivative, 0)):
+    for i in range(max(n - k, 0)):
         change = change * (s[:, i] + d) + plain * d
         plain, moved = plain * s[:, i], moved * (s[:, i] + d)
-    unit = (change + n * eps * moved) * (n >= op.derivative)
+    unit = (change + n * eps * moved) * (n >= k)
     for Z in Zs:
         unit = unit * np.sqrt((np.abs(Z) ** 2).sum((1, 2)))
     return unit
+
+
+def _own_units(X: ndarray, eps: float, total: ndarray) -> ndarray:
+    """unit_0 of matrices in their own frames, times 2^-total."""
+    rows, cols = frame(X)
+    double = np.dtype("c16" if np.iscomplexobj(X) else "f8")
+    B = scaled(X, -(rows[:, :, None] + cols[:, None, :]), double)
+    s = np.linalg.svd(B, compute_uv=False)
+    return np.ldexp(_units(0, B, [], eps, s), rows.sum(1) + cols.sum(1) - total)
+
+
+def inverse_size(X: ndarray, true: ndarray, Zs: list[ndarray]) -> ndarray:
+    """What the error of X = B^-T, or of its derivative -X Z^T X, is relative to."""
+
+    def norm(M: ndarray) -> ndarray:
+        return np.sqrt((np.abs(M) ** 2).sum((1, 2))).astype(float)
+
+    # Of the derivative, twice: each X has a relative error.
+    return norm(true) if not Zs else 2 * norm(X) ** 2 * norm(Zs[0])
 
 
 def errors(op: Operator, batch: Batch) -> tuple[ndarray, ndarray]:
@@ -138,24 +188,31 @@ def errors(op: Operator, batch: Batch) -> tuple[ndarray, ndarray]:
     e = rows[:, :, None] + cols[:, None, :]
     B, Zs = scaled(A, -e, wide), [scaled(Z, -e, wide) for Z in batch.Zs]
     s = np.linalg.svd(B.astype(double), compute_uv=False)
-    got, true = op.run(batch), op.true(truth.diagonalise(B), *Zs)
+    f = truth.diagonalise(B)
+    got, true = op.run(batch), op.true(f, *Zs)
     with np.errstate(all="ignore"):
         condition = s[:, 0] / s[:, -1]
         total = rows.sum(1) + cols.sum(1)
-        if op.name == "slogdet":
+        if op.kind == "logarithm":
             det = np.abs(true)
             log = np.log(det) + total * np.log(det.dtype.type(2))
-            relative = (_units(op, B, [], eps, s) / det).astype(float)
+            unit = _units(op.derivative, B, [], eps, s)
+            for Z in batch.Zs:  # another term, whose unit is that of its own frame
+                unit = unit + _own_units(Z, eps, total)
+            relative = (unit / det).astype(float)
             error = np.abs(got - log).astype(float)
             unit = log_unit(relative, np.abs(log).astype(float), eps)
         else:
-            if op.name == "slogdet_backward":
+            if op.kind == "inverse":
                 exponent, relative = -e, n * eps * (condition + 1)
-                unit = relative * np.sqrt((np.abs(true) ** 2).sum((1, 2))).astype(float)
+                unit = relative * inverse_size(truth.inverse_transpose(f), true, Zs)
             else:
                 exponent = total[:, None, None] - e if op.derivative else total
                 relative = np.zeros(len(A))
-                unit = _units(op, B, Zs, eps, s).astype(float)
+                twice = Zs * 2 if op.kind == "number" else Zs  # D^2 det[Z, Z]
+                unit = _units(op.derivative, B, twice, eps, s).astype(float)
+            if op.kind == "number":
+                exponent = np.zeros(len(A), int)
             granule = np.ldexp(
                 np.ones((), B.real.dtype) * float(info.smallest_subnormal), -exponent
             )
@@ -184,46 +241,69 @@ def exact_error(op: Operator, case: Batch) -> float:
     """The error of the only matrix of the batch, in units, in rational arithmetic."""
     A, *Zs = (X[0] for X in case.tensors())
     got = torch.from_numpy(op.run(case))[0]
-    if op.name == "slogdet":
-        return _exact_log_error(A, got)
-    if op.name == "slogdet_backward":
-        return _exact_inverse_error(A, got)
-    exact = {0: oracles.det, 1: oracles.cofactor, 2: oracles.hvp, 3: oracles.derivative}
+    if op.kind == "logarithm":
+        return _exact_log_error([A, *Zs], got)
+    if op.kind == "inverse":
+        return _exact_inverse_error(A, Zs, got)
     rows, cols = units.frame_exponents(A)
     total = int(rows.sum() + cols.sum())
+    if op.kind == "number":
+        return _exact_number_error(A, Zs, got, total)
+    exact = {0: oracles.det, 1: oracles.cofactor, 2: oracles.hvp, 3: oracles.derivative}
     frame = total - rows[:, None] - cols[None, :] if op.derivative else np.array(total)
     unit = units.unit(A, op.derivative, Zs)
     error = units.frame_error(got, exact[op.derivative](A, *Zs), frame, unit)
     return 0.0 if error == 0 else error / unit
 
 
-def _exact_log_error(A: Tensor, got: Tensor) -> float:
-    log = oracles.slogdet(A)[1]
-    rows, cols = units.frame_exponents(A)
-    eps = torch.finfo(A.dtype).eps
+def _exact_number_error(A: Tensor, Zs: list[Tensor], got: Tensor, total: int) -> float:
+    """Of det(A), or of its second derivative along a direction."""
     with mpmath.workdps(60):
-        det = mpmath.exp(log - int(rows.sum() + cols.sum()) * mpmath.log(2))
-        relative = float(units.unit(A, 0) / det) if det else math.inf
+        if Zs:
+            true = (of_exact(oracles.hvp(A, Zs[0])) * numbers(Zs[0])).sum()
+        else:
+            true = of_exact(oracles.det(A))[()]
+        error = abs(mpmath.mpmathify(got.item()) - mpmath.ldexp(1, -total) * true)
+        unit = units.unit(A, 2 * len(Zs), Zs * 2)
+        return 0.0 if error == 0 else float(error / unit)
+
+
+def _exact_log_error(matrices: list[Tensor], got: Tensor) -> float:
+    eps = torch.finfo(matrices[0].dtype).eps
+    with mpmath.workdps(60):
+        psi = unit = mpmath.mpf(0)
+        for A in matrices:
+            rows, cols = units.frame_exponents(A)
+            psi += of_exact(oracles.det(A))[()]
+            unit += mpmath.ldexp(units.unit(A, 0), int(rows.sum() + cols.sum()))
+        if abs(psi) * LARGEST_RELATIVE < unit or psi == 0:
+            return -1.0
+        log = mpmath.log(abs(psi))
         error = float(abs(mpmath.mpf(got.item()) - log))
-    if relative > LARGEST_RELATIVE:
-        return -1.0
-    return error / float(log_unit(np.array(relative), np.array(abs(float(log))), eps))
+        relative = np.array(float(unit / abs(psi)))
+    return error / float(log_unit(relative, np.array(abs(float(log))), eps))
 
 
-def _exact_inverse_error(A: Tensor, got: Tensor) -> float:
+def _exact_inverse_error(A: Tensor, Zs: list[Tensor], got: Tensor) -> float:
     n, eps = A.shape[-1], torch.finfo(A.dtype).eps
     relative = n * eps * (units.condition(A) + 1)
     if relative > LARGEST_RELATIVE:
         return -1.0
     rows, cols = units.frame_exponents(A)
-    X = oracles.inverse_transpose(A)
-    error = size = mpmath.mpf(0)
+    granule = torch.finfo(A.dtype).smallest_normal * eps
     with mpmath.workdps(60):
-        for i, j in np.ndindex(n, n):
-            scale = mpmath.ldexp(1, int(rows[i] + cols[j]))
-            number = got[i, j].item()
-            difference = abs(mpmath.mpmathify(number) - X[i, j])
-            granule = torch.finfo(A.dtype).smallest_normal * eps
-            error += (scale * max(difference - granule, 0)) ** 2
-            size += (scale * abs(X[i, j])) ** 2
-        return float(mpmath.sqrt(error / size)) / relative
+        power = np.frompyfunc(lambda e: mpmath.ldexp(1, int(e)), 1, 1)
+        scale = power(rows[:, None] + cols[None, :])
+        X = true = oracles.inverse_transpose(A)
+        size = norm(X * scale)
+        if Zs:
+            Z = numbers(Zs[0])
+            true = -(X @ Z.T @ X)
+            size = 2 * size**2 * norm(Z / scale)
+        difference = abs(numbers(got) - true) - granule
+        error = norm(np.maximum(difference, 0) * scale)
+        return float(error / size) / relative
+
+
+def norm(X: ndarray) -> mpmath.mpf:
+    return mpmath.sqrt((abs(X) ** 2).sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,25 +67,27 @@ def read_cases() -> list[Case]:
     return [Case(**{**c, "matrices": tuple(c["matrices"])}) for c in stored]
 
 
-def write_cases(new: Iterable[Case]) -> None:
-    """Takes the place of what was found on this implementation; the other cases stay."""
+def write_cases(new: Sequence[Case]) -> None:
+    """Takes the place of what was found on this implementation for these operators and orders."""
     key = lambda c: (c.operator, c.found, c.n, DTYPES.index(c.dtype))  # noqa: E731
-    kept = [c for c in read_cases() if c.found != BACKEND]
+    searched = {(c.operator, c.n) for c in new}
+    kept = [c for c in read_cases() if c.found != BACKEND or (c.operator, c.n) not in searched]
     kept += [c for c in new if c.n <= LARGEST_STORED]
     lines = ",\n".join(json.dumps(asdict(c)) for c in sorted(kept, key=key))
     CASES.write_text(f"[\n{lines}\n]\n")
 
 
-def table(found: Iterable[Case]) -> str:
+Rows = dict[tuple[str, int], str]
+
+
+def _rows(found: Iterable[Case]) -> Rows:
     """Worst error and, in brackets, the condition of its matrix, by operator, order and dtype."""
     by_key = {(c.operator, c.n, c.dtype): c for c in found}
-    lines = [f"| operator | n | {' | '.join(DTYPES)} |", "|---|---|" + "---|" * len(DTYPES)]
-    for operator in OPERATORS:
-        orders = sorted({n for name, n, _ in by_key if name == operator})
-        for n in orders:
-            cells = [_cell(by_key.get((operator, n, dtype))) for dtype in DTYPES]
-            lines.append(f"| `{operator}` | {n} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = {}
+    for operator, n in {key[:2] for key in by_key}:
+        cells = [_cell(by_key.get((operator, n, dtype))) for dtype in DTYPES]
+        rows[operator, n] = f"| `{operator}` | {n} | {' | '.join(cells)} |"
+    return rows
 
 
 def _cell(c: Case | None) -> str:
@@ -96,8 +98,36 @@ def _cell(c: Case | None) -> str:
 
 
 def write_table(found: Iterable[Case], how: str) -> None:
+    """The rows of a search take the place of those of the same operators and orders.
+
+    how: what has been searched. It stands below what it said of the other rows, if there are any.
+    """
     begin, end = (f"<!-- {word} {BACKEND} -->" for word in ("begin", "end"))
     text = PAGE.read_text()
     before, rest = text.split(begin)
-    after = rest.split(end)[1]
-    PAGE.write_text(f"{before}{begin}\n{how}\n\n{table(found)}\n{end}{after}")
+    old, after = rest.split(end)
+    new = _rows(found)
+    stored: Rows = {
+        (operator, int(n)): line
+        for line, operator, n in re.findall(r"^(\| `(\w+)` \| (\d+) \| .*)$", old, re.MULTILINE)
+    }
+    rows = stored | new
+    if stored.keys() - new.keys():
+        earlier = old.split("\n|")[0].strip()
+        how = f"{earlier}\n\n{how[:-1]}, for {_searched(new)}:"
+    lines = [f"| operator | n | {' | '.join(DTYPES)} |", "|---|---|" + "---|" * len(DTYPES)]
+    order = list(OPERATORS)
+    lines += [rows[key] for key in sorted(rows, key=lambda key: (order.index(key[0]), key[1]))]
+    table = "\n".join(lines)
+    PAGE.write_text(f"{before}{begin}\n{how}\n\n{table}\n{end}{after}")
+
+
+def _searched(rows: Rows) -> str:
+    by_orders: dict[tuple[int, ...], list[str]] = {}
+    for operator in OPERATORS:
+        if orders := tuple(sorted(n for name, n in rows if name == operator)):
+            by_orders.setdefault(orders, []).append(f"`{operator}`")
+    return "; ".join(
+        f"{', '.join(names)} at n = {', '.join(map(str, orders))}"
+        for orders, names in by_orders.items()
+    )

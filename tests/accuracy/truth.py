@@ -97,6 +97,11 @@ def value(f: Diagonal) -> ndarray:
     return f.sign * f.d.prod(-1)
 
 
+def sum_of_values(f: Diagonal, Z: ndarray) -> ndarray:
+    """det B + det Z."""
+    return value(f) + value(diagonalise(Z))
+
+
 def cofactor(f: Diagonal) -> ndarray:
     """C(B)."""
     return f.carry_back(_diagonal(_products_without(f.d, 1)))
@@ -124,6 +129,17 @@ def derivative(f: Diagonal, *directions: ndarray) -> ndarray:
     K -= np.einsum("bijk,bk->bij", rho, w) * _t(X) + np.einsum("bijk,bk->bij", rho, x) * _t(W)
     both = w[:, :, None] * x[:, None, :] - W * _t(X)
     return f.carry_back(K + _diagonal(np.einsum("bijk,bjk->bi", rho, both)))
+
+
+def second(f: Diagonal, Z: ndarray) -> ndarray:
+    """D^2 det(B)[Z, Z]."""
+    return (derivative(f, Z) * Z).sum((1, 2))
+
+
+def derivative_of_inverse(f: Diagonal, Z: ndarray) -> ndarray:
+    """-X Z^T X with X = B^-T."""
+    X = inverse_transpose(f)
+    return -(X @ _t(Z) @ X)
 
 
 def _diagonal(d: ndarray) -> ndarray:

@@ -25,6 +25,7 @@ def main() -> None:
     environment = sanitized_cpu.environment(instructions)
     environment["ASAN_OPTIONS"] = "detect_leaks=0"  # what Python itself leaks
     environment["LD_PRELOAD"] = library
+    environment["PYTHONSAFEPATH"] = "1"  # not the package in the working directory
     environment["PYTHONPATH"] = os.pathsep.join((str(package), os.environ.get("PYTHONPATH", "")))
     os.execve(sys.executable, [sys.executable, *sys.argv[1:]], environment)
 
