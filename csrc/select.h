@@ -3,7 +3,7 @@
 // `python -m torchdet explain` ask torchdet._C.select.
 //
 // A size class is a way to lay a matrix out in a processor. Crossovers are constants found by
-// measurement on an EPYC with AVX-512 and with AVX2 (`make tune` measures them anew).
+// measurement on an EPYC with AVX-512 and with AVX2; `make tune` measures them anew.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,8 @@ namespace torchdet {
 
 struct SizeClass {
   const char* name;
-  int64_t largest_n;  // of any task, dtype and instruction set
-  const char* owner;  // of a matrix
+  int64_t largest_n;  // the largest order over all operators, dtypes and instruction sets
+  const char* owner;  // what one matrix is assigned to
   const char* reason;
 };
 
@@ -40,6 +40,11 @@ constexpr SizeClass kCudaSizeClasses[] = {
      "does not fit in the shared memory"},
 };
 
+// Above the class "lane", with two products or one LU for all directions.
+constexpr SizeClass kCpuWholeMatrix = {
+    "blocked", std::numeric_limits<int64_t>::max(), "one matrix per thread, rows in SIMD packs",
+    "almost all work is products of tiles that stay in registers"};
+
 constexpr int64_t kLargestLane = kCpuSizeClasses[0].largest_n;
 constexpr int64_t kLargestRows = kCpuSizeClasses[1].largest_n;
 constexpr int64_t kLargestThread = kCudaSizeClasses[0].largest_n;
@@ -49,9 +54,9 @@ constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 
 using Orders = KernelsByOperator<int>;
 
-// The largest orders of the class "lane", by the bytes of a pack and of a number. Lanes end where
-// they gain less than a fifth on rows, since a matrix that comes alone takes the time of a whole
-// pack; with packs of 16 bytes where higher orders cost much to compile.
+// The largest orders {determinants, cofactors, hvp} of the class "lane", by the bytes of a pack and
+// of a number. Lanes stop where they are less than 20 % faster than rows, since a matrix that comes
+// alone takes the time of a whole pack; with packs of 16 bytes, where compile time grows too much.
 constexpr Orders lane_orders(int vector_bytes, int number_bytes, bool is_complex) {
   const bool is_single = number_bytes == 4;
   if (vector_bytes == 16) {
@@ -102,7 +107,7 @@ constexpr Choice select_cpu(Op op, Dtype dtype, int64_t n, int vector_bytes) {
   }
   // Products of large matrices, and LU with many right-hand sides, have no kernel for short rows.
   if (op == Op::kSlogdetHvp || op == Op::kDetJet) {
-    return {&kCpuSizeClasses[2], kCpuSizeClasses[2].largest_n,
+    return {&kCpuWholeMatrix, kCpuWholeMatrix.largest_n,
             op == Op::kDetJet ? "csrc/cpu/blocked/det_jet.h" : "csrc/cpu/matrix/slogdet_hvp.h"};
   }
   if (n <= rows) {

@@ -64,7 +64,9 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def _info() -> None:
     _print_table(["", ""], _facts())
     if _ops.HAS_EXTENSION:
-        print("\nWho works on a matrix of order n (the largest orders; some dtypes go on earlier):")
+        print(
+            "\nWho works on a matrix of order n (largest orders of any dtype; explain has those of one):"
+        )
         _print_table(["device", "class", "n", "one matrix belongs to"], _size_classes())
     print(
         "\npython -m torchdet explain 40 float64    which kernel serves 40 x 40 in float64, and why"
@@ -77,7 +79,7 @@ def _explained(n: int, dtype: str) -> None:
         print(f"{n} x {n} in {dtype} on {target}:")
         kernels = _explain.explain(n, dtype, target)
         for task, size_class, orders, file, _ in kernels:
-            print(f"  {task:<30}{size_class:<15}{orders:<13}{file}")
+            print(f"  {task:<30}{size_class:<15}{orders:<16}{file}")
         for size_class, reason in {kernel.size_class: kernel.reason for kernel in kernels}.items():
             print(f"  {size_class}: {reason}")
     print(_explain.saved(n, dtype))

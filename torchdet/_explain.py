@@ -54,7 +54,7 @@ def explain(n: int, dtype: str, target: str) -> list[Kernel]:
     for task, operator in TASKS.items():
         choice = _C.select(operator, dtype, n, target)
         end = choice["largest_n"]
-        orders = f"to n = {end}" if end < 1 << 62 else "above"
+        orders = f"to n = {end}" if end < 1 << 62 else "every larger n"
         reason = f"{choice['owner']}: {choice['reason']}"
         rows.append(Kernel(task, choice["size_class"], orders, choice["file"], reason))
     return rows

@@ -19,7 +19,7 @@ Outputs = Any  # a Tensor or a tuple of them
 
 
 def _operator(name: str) -> Callable[..., Outputs]:
-    # By a name that torch.compile knows as a constant; an attribute of a Function is none to it.
+    # torch.compile needs a constant name here; it cannot read an attribute of a Function.
     return lambda *args: getattr(torch.ops.torchdet, name)(*args)
 
 
@@ -31,7 +31,7 @@ class Operator(torch.autograd.Function):
     """
 
     operator: str
-    # How many of the outputs the caller needs, None for all; the others only are saved.
+    # How many leading outputs are given to the caller, None for all; the others are only saved.
     results: int | None = None
     gradients: Callable[..., Any]
     # What follows is made from the name: the kernel, the operator, a node that autograd records.
@@ -62,8 +62,8 @@ class Operator(torch.autograd.Function):
 
         Where a graph is recorded, and nothing else, the first `results` of the outputs are enough.
         A tracer, of torch.compile or torch.jit.trace, gets the operator: it can neither look into
-        a Function nor write one down. So does a recorded pass with batched gradients, where torch
-        calls operators gradient by gradient.
+        a Function nor write one down. `is_grads_batched` with a recorded graph also gets the
+        operator: torch calls that gradient by gradient.
         """
         if torch.compiler.is_compiling():
             return cls.traced(*args)

@@ -86,8 +86,8 @@ def slogsumdet_laplacian(
         errors of a sum are small beside the sum of the moduli of its terms.
 
     Singular matrices:
-        Their terms are zero and have the right derivatives. Where psi is zero: sign 0, logabsdet
-        -inf, and inf or NaN for the rest. A matrix, jacobian or laplacian with NaN or inf gives
+        Their terms are zero and have the right derivatives. Where the computed psi is exactly 0:
+        sign 0, logabsdet -inf, and inf or NaN for the rest. A matrix, jacobian or laplacian with NaN or inf gives
         NaN, for the sums alone that it belongs to.
 
     Raises:

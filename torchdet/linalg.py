@@ -112,8 +112,10 @@ def slogdet(
         logabsdet to a few eps * max(1, \|logabsdet\|) beyond the backward error of LU.
 
     Singular matrices:
-        (0, -inf). There is no gradient: it comes out as inf or NaN, never as a finite number. Use
-        `det` where matrices may be singular. A matrix with NaN or inf gives NaN, for it alone.
+        Where the computed determinant is exactly 0: (0, -inf), with a gradient of inf or NaN.
+        Elsewhere rounding has made the matrix slightly regular, and logabsdet and its gradient are
+        large and meaningless, as log|det| has no gradient there. Use `det` where matrices may be
+        singular. A matrix with NaN or inf gives NaN, for it alone.
 
     Memory:
         As `det`; the sign of a complex matrix is saved, too. The gradient, where it is recorded
@@ -167,7 +169,7 @@ def logdet(A: Tensor | None = None, *, input: Tensor | None = None) -> Tensor:
         That of `slogdet`.
 
     Singular matrices:
-        -inf, with a gradient that is not finite.
+        As `slogdet`.
 
     Raises:
         RuntimeError, TypeError: As `slogdet`.

@@ -43,9 +43,9 @@ def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogde
         under the largest exponent, so that no scale of the matrices is out of range.
 
     Singular matrices:
-        Their terms are zero and have the right derivatives. Where psi is zero: (0, -inf), and there
-        is no gradient: it comes out as inf or NaN. A matrix with NaN or inf gives NaN, for the sums
-        alone that it belongs to.
+        Their terms are zero and have the right derivatives. Where the computed psi is exactly
+        0: (0, -inf), with a gradient of inf or NaN, as log|psi| has none there. A matrix with NaN
+        or inf gives NaN, for the sums alone that it belongs to.
 
     Raises:
         RuntimeError: "slogsumdet: expected A of shape (\*, n, n), got (3, 4, 5)"; likewise for

@@ -1,7 +1,8 @@
 // A panel of the blocked LU (blocked/lu.h, whose formulas (1) and (2) are meant here): a run of
-// columns, transposed, so that they lie in packs along the rows. It is stored by blocks of rows, in
-// each the columns one after the other: so all factors of a row lie together, where whole columns
-// of a large matrix would each be on a page of its own.
+// columns, transposed, so that they lie in packs along the rows. A slot is the place of one column;
+// kPart slots are eliminated one by one before the later ones are updated. It is stored by blocks
+// of rows, in each the columns one after the other: so all factors of a row lie together, where
+// whole columns of a large matrix would each be on a page of its own.
 #pragma once
 
 #include "../matrix/product.h"
@@ -57,7 +58,8 @@ class Panel {
     }
   }
 
-  // Puts the slots [begin, end) back, eliminated: l, and in the pivot rows d and u from d on.
+  // Puts the slots [begin, end) back, eliminated: the multipliers l, and in pivot rows d and the
+  // entries u to its right.
   void store(const M& A, const int32_t* rows, int64_t count, int64_t first, int64_t begin,
              int64_t end) const {
     const auto number = [](int64_t slot, int64_t v) { return I(Integer(slot - v * W)); };
@@ -88,8 +90,8 @@ class Panel {
     }
   }
 
-  // Eliminates the slots [begin, end), part by part; how many have a pivot, up to the first that is
-  // zero in all unused rows.
+  // Eliminates the slots [begin, end), part by part. Returns how many it has eliminated: it stops
+  // at a slot that is zero in all unused rows.
   int64_t eliminate(int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end;) {
       const int64_t next = std::min(end_of_part(part), end);
@@ -195,8 +197,8 @@ class Panel {
     }
     return end - begin;
   }
-  // Slot c by d. Pivots whose reciprocal, and its square, are well within the range need no
-  // lifting.
+  // Divides slot c by d. Pivots whose reciprocal, and its square, are well within the range need no
+  // scaling first.
   TORCHDET_LANE void divide(int64_t c, Number d) const {
     constexpr T kLarge = T(int64_t(1) << 40);
     const T size = pivot_size(d);

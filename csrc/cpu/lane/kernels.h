@@ -87,8 +87,8 @@ struct LaneKernels {
       if (d.is_plain() && eq.is_identity && p.logabsdet == nullptr) {
         Tile<V>::write_numbers(p.determinant, first, lanes, d.plain());
       } else if (N <= 2 && p.logabsdet == nullptr) {
-        // As it is where this matrix is balanced: a mantissa and exponent would lose bits of a
-        // complex number that has a subnormal part.
+        // The determinant is computed as that of a balanced matrix: a mantissa and exponent would
+        // lose bits of a complex number that has a subnormal part.
         Tile<V>::write_numbers(p.determinant, first, lanes,
                                add_poison(scale_pow2(d.plain(), eq.total), eq.poison));
       } else {

@@ -1,5 +1,4 @@
-// rows -= factors * rows: almost all the work of large matrices, and what everything else is
-// blocked to reach.
+// Subtracts a product: rows -= factors * rows. Large matrices spend nearly all their time here.
 #pragma once
 
 #include "../../tuning.h"
@@ -29,8 +28,9 @@ struct Unchanged {
 };
 
 // Where the operands of sum_k factor(m, k) from[k], k < count, lie: from[k] begins at from + k *
-// from_stride, and factor(m, k) is factor_stride numbers behind factor(m, k - 1). lane: with
-// kAlongRow, that of factor(m, 0) in its pack.
+// from_stride, and factor(m, k) is factor_stride numbers behind factor(m, k - 1). With kAlongRow
+// the factors lie along a row of packs, and factor(m, 0) in lane `lane` of its pack: behind the
+// last lane of a complex pack, W imaginary parts are skipped.
 template <typename P>
 struct Operands {
   const P* from;
@@ -95,8 +95,8 @@ TORCHDET_LANE void subtract_tile_of(int64_t packs, P* const (&to)[kTileRows],
 
 // The rows of a product, given by functions of m: row_of(m), the packs to change, and factor_of(m),
 // the first factor. A last tile with rows to spare does their work in a spare place. fetch_ahead:
-// brings the next tile into the cache, where the rows are not; after the last one it is the first
-// of the packs that follow.
+// prefetches the next tile, for rows that are not in the cache; after the last tile of these packs,
+// the first tile of the next packs.
 template <typename P, typename RowOf, typename FactorOf>
 void subtract_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of,
                    Operands<P> operands, bool fetch_ahead = false) {

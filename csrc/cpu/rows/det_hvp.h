@@ -1,8 +1,9 @@
 // Hessian-vector products of the class "rows": H[Z], the derivative of the cofactors, from a sweep.
 //
-// Before its last step a sweep (rows/gauss_jordan.h) holds the inverse of the leading block. With X
-// that inverse, a zero row and a zero column to it, u and v what the last pivot S is found from,
-//     B^-1 = X + u v^T / S,   det B = D S.
+// Write B, up to the order of its rows and columns, in blocks (E, e) over (g^T, b), where S = b -
+// g^T E^-1 e is the last pivot. Before its last step a sweep (rows/gauss_jordan.h) holds E^-1. With
+// X that inverse, bordered by a zero row and a zero column,
+//     B^-1 = X + u v^T / S,   u = (-E^-1 e, 1),   v^T = (-g^T E^-1, 1),   det B = D S,   D = det E.
 // In H[Z]^T = det B (tr(B^-1 Z) B^-1 - B^-1 Z B^-1) all terms with 1 / S cancel, which leaves
 //     H[Z]^T = D ((S t + a) X - S X Z X + (t u - X Z u) v^T - u v^T Z X),
 //     t = tr(X Z),  a = v^T Z u. (1)

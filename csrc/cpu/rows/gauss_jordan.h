@@ -1,7 +1,7 @@
 // Gauss-Jordan elimination with the rows of a matrix in SIMD packs: the class "rows".
 //
 // The pivot of step k is the largest entry of row k in the columns not used yet, p = p_k. With
-// l_j = b_kj / b_kp, a step of the determinant takes b_ip l from every row i > k. A step of the
+// l_j = b_kj / b_kp, a step of the determinant subtracts b_ip l from every row i > k. A step of the
 // inverse (a sweep: Goodnight, "A tutorial on the SWEEP operator", 1979) does so in all rows i != k
 // and exchanges the roles of b_k and x_p in y = B x:
 //     b_ij <- b_ij - b_ip l_j,   b_ip <- -b_ip / b_kp,   b_kj <- l_j,   b_kp <- 1 / b_kp,
@@ -22,8 +22,8 @@
 // entry gets the same operations as in two passes. Where rows are long, four rows share the loads
 // of l, or four steps a pass (matrix/strip_update.h). And as the search for a pivot is a chain of
 // dependent operations some 40 cycles long, kGroup matrices advance side by side. A determinant
-// needs no used column again: where few packs would hold the others, they move together, in their
-// order, and the elimination goes on in a matrix of that order.
+// needs no used column again: when the unused columns fit in fewer packs, they are copied side by
+// side, and the elimination continues on that smaller matrix.
 #pragma once
 
 #include "state.h"
@@ -102,7 +102,7 @@ class GaussJordan : public EliminationState<P, kPacks, kMaxPacks, kGroup> {
     for (int m = 0; m < kGroup; ++m) {
       for (int v = 0; v < packs(); ++v) {
         const Bits before = (Bits(1) << (v * W)) - 1;
-        first[m][v] = number_of(facts[m].unused & before);
+        first[m][v] = count_bits(facts[m].unused & before);
       }
     }
     for (int i = k; i < n; ++i) {

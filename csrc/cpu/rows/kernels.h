@@ -53,17 +53,17 @@ struct RowsKernels {
     for (; first + kGroup <= end; first += kGroup) {
       elimination.read(p.A, first);
       elimination.template run<true>();
-      bool left[kGroup];  // for RankRevealing, which takes the scratch of the whole group
+      bool needs_fallback[kGroup];  // RankRevealing takes the scratch of the whole group
       for (int m = 0; m < kGroup; ++m) {
         const auto& f = elimination.facts[m];
         const bool has_none = !f.frame.finite || f.no_cofactors;
         if (has_none) [[unlikely]] {
           fill_without_cofactors(p, first + m, f.frame);
         }
-        left[m] = !has_none && !write(p, first + m, elimination, m);
+        needs_fallback[m] = !has_none && !write(p, first + m, elimination, m);
       }
       for (int m = 0; m < kGroup; ++m) {
-        if (left[m]) [[unlikely]] {
+        if (needs_fallback[m]) [[unlikely]] {
           RankRevealing<P>::cofactor_matrix(p, first + m);
         }
       }
@@ -95,8 +95,8 @@ struct RowsKernels {
     return static_cast<P*>(thread_scratch(std::max(bytes, space_bytes<RankRevealing<P>>(n))));
   }
 
-  // Writes the result of matrix b from (1) and (2) of rows/gauss_jordan.h; false where an entry of
-  // Z left the range.
+  // Runs the last step and writes the result of matrix b by (1) and (2) of rows/gauss_jordan.h;
+  // false where an entry of the inverse left the range.
   template <typename State>
   TORCHDET_LANE static bool write(const Problem& p, int64_t b, const State& elimination, int m) {
     const auto& f = elimination.facts[m];

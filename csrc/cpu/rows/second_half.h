@@ -1,8 +1,8 @@
 // The second half of a Gauss-Jordan elimination (rows/gauss_jordan.h), from what the first has
 // left.
 //
-// Gauss takes multiples of row k from the rows below it, Jordan from those above, and what row k is
-// at its step depends on Gauss alone. So a forward pass can stop at half of the operations, with
+// Gauss subtracts multiples of row k from the rows below it, Jordan from those above, and row k at
+// its step depends on Gauss alone. So a forward pass can stop at half of the operations, with
 // the determinant, and the backward pass goes on from there. Each entry gets the same operations in
 // the same order as where both go together. No pivot is searched here, so there is nothing to hide
 // behind a second matrix.

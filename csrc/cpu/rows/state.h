@@ -1,8 +1,8 @@
 // A matrix of the class "rows" between the steps of an elimination (rows/gauss_jordan.h,
 // rows/second_half.h).
 //
-// Column p_k, of the pivot of step k, belongs to that step from then on: in Z before its last step
-// (rows/gauss_jordan.h) it lacks the factor -1 / d_k.
+// After step k, column p_k holds the entries b_(i p_k) without the factor -1 / d_k, which the
+// kernel applies when it writes the result.
 #pragma once
 
 #include "../matrix/io.h"
@@ -30,11 +30,11 @@ TORCHDET_LANE bool is_odd(uint64_t bits) {
 TORCHDET_LANE bool is_odd(unsigned __int128 bits) {
   return __builtin_parityll(static_cast<uint64_t>(bits) ^ static_cast<uint64_t>(bits >> 64));
 }
-TORCHDET_LANE int number_of(uint64_t bits) {
+TORCHDET_LANE int count_bits(uint64_t bits) {
   return __builtin_popcountll(bits);
 }
-TORCHDET_LANE int number_of(unsigned __int128 bits) {
-  return number_of(static_cast<uint64_t>(bits)) + number_of(static_cast<uint64_t>(bits >> 64));
+TORCHDET_LANE int count_bits(unsigned __int128 bits) {
+  return count_bits(static_cast<uint64_t>(bits)) + count_bits(static_cast<uint64_t>(bits >> 64));
 }
 
 // Stores the lanes of x that bits name side by side, and zeros in the rest of a pack.
@@ -71,15 +71,15 @@ class EliminationState {
   // What is known of one matrix beside its entries.
   struct Facts {
     P pivot[kMaxPacks];         // d_k in lane k, and ones after d_n
-    I row_exponent[kMaxPacks];  // in the order of `row`
+    I row_exponent[kMaxPacks];  // of row[k] in lane k
     I column_exponent[kMaxPacks];
     Frame<P> frame;
     int32_t row[kMaxOrder];     // index of the row now at position k
     int32_t column[kMaxOrder];  // p_k
-    Bits unused;
-    bool odd;           // sign of the permutation
-    bool no_cofactors;  // rank <= n - 2
-    bool zero_pivot;    // before the last one
+    Bits unused;                // columns that have been no pivot's yet
+    bool odd;                   // sign of the permutation
+    bool no_cofactors;          // rank <= n - 2
+    bool zero_pivot;            // one before the last is zero
   };
   const int n;
   Facts facts[kGroup];
@@ -97,7 +97,7 @@ class EliminationState {
   TORCHDET_LANE P* row(int i, int m) const { return z_ + (i * kGroup + m) * packs(); }
   TORCHDET_LANE RowMatrix<P> matrix(int m) const { return {row(0, m), n, kGroup * packs()}; }
 
-  // Z of (2) in rows/gauss_jordan.h.
+  // The last step: afterwards the matrix holds S B^-1, permuted as in (1) of rows/gauss_jordan.h.
   TORCHDET_LANE void last_step(int m) const {
     const int k = n - 1;
     const P S = broadcast<P>(last_pivot(m));

@@ -8,8 +8,8 @@
 // equilibration.
 //
 // The first integer is kNotKept where nothing is kept; backward then starts from A. It does so,
-// too, where the integers are none that a forward pass writes: whatever they are, no index leads
-// out of the matrix and no sum of exponents overflows.
+// too, where the integers cannot come from a forward pass: whatever they are, no index leads out of
+// the matrix and no sum of exponents overflows.
 #pragma once
 
 #include "../../problem.h"
@@ -20,7 +20,8 @@ namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
 // The integers that go with the first half of a Gauss-Jordan elimination: whether the permutation
-// is odd, and for each k the column of its pivot and the exponents of row and column k in one.
+// is odd, and for each k the column of its pivot and the exponents of row and column k, packed into
+// one int32.
 template <typename P>
 class KeptGauss {
  public:
