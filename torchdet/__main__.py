@@ -64,9 +64,7 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def _info() -> None:
     _print_table(["", ""], _facts())
     if _ops.HAS_EXTENSION:
-        print(
-            "\nWho works on a matrix of order n (largest orders of any dtype; explain has those of one):"
-        )
+        print("\nWho works on a matrix of order n (largest orders of any dtype):")
         _print_table(["device", "class", "n", "one matrix belongs to"], _size_classes())
     print(
         "\npython -m torchdet explain 40 float64    which kernel serves 40 x 40 in float64, and why"

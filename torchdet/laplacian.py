@@ -87,8 +87,8 @@ def slogsumdet_laplacian(
 
     Singular matrices:
         Their terms are zero and have the right derivatives. Where the computed psi is exactly 0:
-        sign 0, logabsdet -inf, and inf or NaN for the rest. A matrix, jacobian or laplacian with NaN or inf gives
-        NaN, for the sums alone that it belongs to.
+        sign 0, logabsdet -inf, and inf or NaN for the rest. A matrix, jacobian or laplacian with
+        NaN or inf gives NaN, for the sums alone that it belongs to.
 
     Raises:
         RuntimeError: "slogsumdet_laplacian: expected jacobians[0] of shape (\*, d, n, n) for A of
