@@ -41,6 +41,7 @@ def operators(A: Tensor) -> dict[str, Callable[[], object]]:
         "det_backward": lambda: ops.det_backward(grad, A),
         "slogdet_backward": lambda: ops.slogdet_backward(grad, A),
         "det_hvp": lambda: ops.det_hvp(A, Z),
+        "_slogdet_hvp_kept": lambda: ops._slogdet_hvp_kept(A, Z),
     }
 
 
