@@ -32,6 +32,7 @@ def operators(A: Tensor) -> dict[str, Callable[[], object]]:
         "det_backward": lambda: OPS.det_backward(grad, A),
         "slogdet_backward": lambda: OPS.slogdet_backward(grad, A),
         "det_hvp": lambda: OPS.det_hvp(A, Z),
+        "_slogdet_hvp_kept": lambda: OPS._slogdet_hvp_kept(A, Z),
     }
 
 
