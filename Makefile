@@ -46,6 +46,11 @@ $(VENV)/.created:
 	$(BIN)/pip install --quiet numpy ninja pybind11 'setuptools>=77' wheel
 	@touch $@
 
+# What the examples need, and the package without its extension.
+$(VENV)/.examples: $(VENV)/.created pyproject.toml
+	TORCHDET_EXTENSION=0 $(BIN)/pip install --quiet --no-build-isolation -e '.[examples]'
+	@touch $@
+
 # Another choice calls for another run.
 $(VENV)/.instruction_sets: $(VENV)/.created FORCE
 	@echo '$(TORCHDET_INSTRUCTION_SETS)' | cmp --quiet - $@ || echo '$(TORCHDET_INSTRUCTION_SETS)' >$@
@@ -69,8 +74,10 @@ $(VENV)/.installed: $(VENV)/.created $(VENV)/.instruction_sets pyproject.toml se
 
 # --- what users run ----------------------------------------------------------------------------
 
-demo: $(VENV)/.installed ## the two original examples and a normalizing flow; figures go to docs/images
-	$(RUN) examples/determinant_squared.py $(DEMO_ARGS)
+# The first pictures come before anything is compiled: where there is no extension yet, from plain PyTorch.
+demo: $(VENV)/.examples ## the two original examples and a normalizing flow; figures go to docs/images
+	$(if $(wildcard torchdet/_C*.so),,TORCHDET_EXTENSION=0) $(RUN) examples/determinant_squared.py $(DEMO_ARGS)
+	@$(MAKE) --no-print-directory setup
 	$(RUN) examples/digits_flow.py $(DEMO_ARGS)
 
 exactness: $(VENV)/.installed ## the README's table: torch's answer, torchdet's answer, the truth
