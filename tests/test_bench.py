@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+import mpmath
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from bench.network import Network
 from bench.peers import JaxPeer, peers
 from bench.suites import SUITES, cuda_cases
 from bench.timing import Effort, measure
+from sum_oracles import Truth, allowed_error, assert_blocks
 
 
 def run(ratio: float, spread: float = 0.02, **changed: Any) -> dict[str, Any]:
@@ -98,9 +100,32 @@ def test_a_network_carries_its_laplacian():
 
 
 @pytest.mark.parametrize("K", (1, 3))
-def test_energies_of_wave_functions_agree(K):
+def test_every_way_to_a_wave_function_is_right(K):
     # One walker: of several, torch.linalg's second derivatives under vmap are wrong for K = 1.
-    for op, calls in wavefunction.sums(3, K, 1).items():
-        entry = wavefunction.measure(calls, 0.0, 2)
-        assert max(entry["errors"].values()) < 1e-8, op
-        assert set(entry["ratio"]) == set(calls) - {wavefunction.BY_HAND}
+    n, eps = 3, torch.finfo(torch.float64).eps
+    every = wavefunction.sums(n, K, 1)
+    for rows, name in ((True, "local energy, rows"), (False, "local energy")):
+        case = wavefunction.Sum.random(n, K, 1, rows, 3 if rows else 3 * n)
+        truth = Truth([case.A[0]], torch.ones(K).double())
+        J = case.J[0]
+        if rows:  # directions of whole matrices
+            J = torch.eye(n).double()[:, None, :, None] * J.unsqueeze(-2)
+            J = J.flatten(1, 2)
+        first, lap, _, size = truth.along([J], [case.L[0]])
+        energy = -(lap + (first * first).sum()) / 2
+        # As for slogsumdet_laplacian; the inverse has as large an error as a cofactor.
+        for way, call in every[name].items():
+            assert abs(float(call()) - energy) <= 4 * allowed_error(truth, 2) * size, (name, way)
+    truth = Truth([wavefunction.Sum.random(n, K, 1, True, 1).A[0]], torch.ones(K).double())
+    log = mpmath.log(abs(truth.psi))
+    for way, call in every["value"].items():
+        assert abs(float(call()) - log) <= allowed_error(truth, 0) + 4 * eps * abs(log), way
+    for way, call in every["gradient"].items():
+        assert_blocks(call()[0], truth.gradient()[0][0], allowed_error(truth, 1), way)
+
+
+def test_a_measurement_of_sums_has_the_ratios_of_all_but_its_base():
+    calls = wavefunction.sums(3, 1, 1)["value"]
+    entry = wavefunction.measure(calls, 0.0, 2)
+    assert set(entry["ratio"]) == set(calls) - {wavefunction.BY_HAND}
+    assert set(entry["errors"]) == set(calls)
