@@ -124,6 +124,48 @@ class Truth:
         )
 
 
+Series = tuple[mpmath.mpf, mpmath.mpf, mpmath.mpf]  # in t, to t^2
+
+
+def _times(x: Series, y: Series) -> Series:
+    return x[0] * y[0], x[0] * y[1] + x[1] * y[0], x[0] * y[2] + x[1] * y[1] + x[2] * y[0]
+
+
+def _det_of_series(A: list[list[Series]]) -> Series:
+    """By expansion along the first row."""
+    if not A:
+        return mpmath.mpf(1), mpmath.mpf(0), mpmath.mpf(0)
+    total = [mpmath.mpf(0)] * 3
+    for j, first in enumerate(A[0]):
+        minor = _det_of_series([[*row[:j], *row[j + 1 :]] for row in A[1:]])
+        for i, x in enumerate(_times(first, minor)):
+            total[i] += (-1) ** j * x
+    return total[0], total[1], total[2]
+
+
+def log_laplacian(
+    matrices: list[np.ndarray], Js: list[np.ndarray], Ls: list[np.ndarray], w: np.ndarray
+) -> tuple[mpmath.mpf, list[mpmath.mpf], mpmath.mpf]:
+    """log|psi|, its derivatives and its Laplacian for any real numbers of mpmath.
+
+    By power series along each coordinate; the coordinates share the Laplacians of the matrices,
+    which have the coefficients L / (2 d) of t^2.
+    """
+    d = Js[0].shape[1]
+    first, lap = [], mpmath.mpf(0)
+    for i in range(d):
+        psi = [mpmath.mpf(0)] * 3
+        for k in range(len(w)):
+            term = (w[k], mpmath.mpf(0), mpmath.mpf(0))
+            for A, J, L in zip(matrices, Js, Ls, strict=True):
+                entries = zip(A[k], J[k, i], L[k] / (2 * d), strict=True)
+                term = _times(term, _det_of_series([list(zip(*x, strict=True)) for x in entries]))
+            psi = [x + y for x, y in zip(psi, term, strict=True)]
+        first.append(psi[1] / psi[0])
+        lap += 2 * psi[2] / psi[0] - first[-1] ** 2
+    return mpmath.log(abs(psi[0])), first, lap
+
+
 def family_of(name: str, n: int, dtype: torch.dtype, seed: int) -> Tensor:
     """K integer matrices of order n, some of them singular."""
     generator = torch.Generator().manual_seed(seed)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import mpmath
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.func import grad, hessian, jacfwd, jvp, vmap
+from torch.func import grad, jacfwd, jvp, vmap
 
 import torchdet
-from sum_oracles import FAMILIES, SCALES, K, allowed_error, case_of, scaled
+from sum_oracles import (
+    FAMILIES,
+    SCALES,
+    K,
+    allowed_error,
+    case_of,
+    log_laplacian,
+    scaled,
+)
 
 DERIVATIVES = 4  # coordinates
 
@@ -61,41 +72,46 @@ def test_values(family, scale, rows, wide_dtype, device):
     assert abs(float(got.laplacian) - exact_lap) <= 4 * allowed_error(truth, 2) * size_lap
 
 
-def _along(J: Tensor, x: Tensor, L: Tensor) -> Tensor:
-    """A change of A by x along J, whose Laplacian is L."""
-    d = x.shape[-1]
-    return (x[..., :, None, None] * J).sum(-3) + (x * x).sum(-1) * L / (2 * d)
-
-
 @pytest.mark.parametrize("family", FAMILIES[:4])
 def test_gradients(family, device):
-    """Against those of the Hessian's trace, which is taken of slogsumdet itself."""
-    _, matrices, w = case_of(family, 0, torch.float64, device)
+    """Along random directions, against differences of arithmetic with a hundred digits."""
+    truth, matrices, w = case_of(family, 0, torch.float64, device)
     Js, _, Ls = _directions(matrices, 0, rows=False)
-    Js, Ls = [J.to(device) for J in Js], [L.to(device) for L in Ls]
-    weights = torch.linspace(0.5, 1.5, DERIVATIVES, device=device).double()
+    weights = torch.linspace(0.5, 1.5, DERIVATIVES).double()
+
+    def combined(log: Any, derivatives: Any, laplacian: Any, factors: Any) -> Any:
+        return log + sum(x * y for x, y in zip(derivatives, factors, strict=True)) + laplacian / 2
 
     def ours(*args: Tensor) -> Tensor:
         out = torchdet.slogsumdet_laplacian(args[:2], args[2:4], args[4:6], args[6])
-        return out.logabsdet + (out.derivatives * weights).sum(-1) + 0.5 * out.laplacian
+        return combined(*out[1:], weights.to(device))
 
-    def by_hessian(*args: Tensor) -> Tensor:
-        def f(x: Tensor) -> Tensor:
-            moved = [A + _along(J, x, L) for A, J, L in zip(args[:2], args[2:4], args[4:6],
-                                                             strict=True)]  # fmt: skip
-            return torchdet.slogsumdet(*moved, weights=args[6]).logabsdet
+    def exact(args: list[np.ndarray]) -> mpmath.mpf:
+        return combined(*log_laplacian(args[:2], args[2:4], args[4:6], args[6]), weights.tolist())
 
-        x = weights.new_zeros(DERIVATIVES)
-        return f(x) + (grad(f)(x) * weights).sum() + 0.5 * hessian(f)(x).trace()
-
-    args = (*matrices, *Js, *Ls, w)
-    assert torch.allclose(ours(*args), by_hessian(*args), rtol=1e-11)
-    every = tuple(range(len(args)))
-    for x, y in zip(grad(ours, every)(*args), grad(by_hessian, every)(*args), strict=True):
-        assert (x - y).abs().max() <= 1e-10 * y.abs().max()
-    tangents = tuple(torch.randn_like(x) for x in args)
-    x, y = jvp(ours, args, tangents)[1], jvp(by_hessian, args, tangents)[1]
-    assert abs(float(x - y)) <= 1e-10 * sum(float(abs(t).sum()) for t in tangents)
+    real = np.vectorize(mpmath.mpf, otypes=[object])
+    args = tuple(X.to(device) for X in (*matrices, *Js, *Ls, w))
+    given = [real(X.cpu().numpy()) for X in args]
+    gradients = grad(ours, tuple(range(len(args))))(*args)
+    tangents = tuple(torch.randn_like(X) for X in args)
+    # As allowed_error derives it for three derivatives. Each block is a sum over the S + 2 factors
+    # of a term, of which each is differentiated, and of as many terms.
+    relative, terms = allowed_error(truth, 3), (len(matrices) + 2) ** 2
+    total, allowed_total = mpmath.mpf(0), mpmath.mpf(0)
+    for i, (gradient, tangent) in enumerate(zip(gradients, tangents, strict=True)):
+        with mpmath.workdps(100):
+            step = mpmath.mpf(10) ** -30  # the error of the difference is its square
+            both = []
+            for sign in (1, -1):
+                moved = list(given)
+                moved[i] = moved[i] + sign * step * real(tangent.cpu().numpy())
+                both.append(exact(moved))
+            difference = (both[0] - both[1]) / (2 * step)
+        along = float((gradient * tangent).sum())
+        allowed = terms * relative * float(gradient.abs().max() * tangent.abs().sum())
+        assert abs(along - difference) <= allowed, i
+        total, allowed_total = total + difference, allowed_total + allowed
+    assert abs(float(jvp(ours, args, tangents)[1]) - total) <= allowed_total
 
 
 @pytest.mark.parametrize("rows", (False, True))

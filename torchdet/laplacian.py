@@ -83,7 +83,9 @@ def slogsumdet_laplacian(
 
     Accuracy:
         As `slogsumdet`: of each derivative of a determinant that of `det` and its derivatives; the
-        errors of a sum are small beside the sum of the moduli of its terms.
+        errors of a sum are small beside the sum of the moduli of its terms. Products of first
+        derivatives of two determinants are formed relative to both: the laplacian is NaN where they
+        leave the range, as with two of diag(1, 2**-100) in float32 and jacobians of ones.
 
     Singular matrices:
         Their terms are zero and have the right derivatives. Where the computed psi is exactly 0:

@@ -34,15 +34,14 @@ class Pivot {
     }
   }
 
-  // a / u: of equal real numbers exactly 1, by one Newton correction; so equal rows eliminate to
-  // exactly 0. Where u is 0, every a of an unfinished row is 0, and so is the quotient.
+  // a / u: of equal real numbers exactly 1 (math/scaled.h). Where u is 0, every a of an unfinished
+  // row is 0, and so is the quotient.
   TORCHDET_DEVICE V quotient(V a) const {
     V lifted = a * lift_;
     if constexpr (kIsComplex<V>) {
       lifted = lifted * centre_;
     }
-    const V first = lifted * inverse_;
-    return fma(fnma(first, lifted_, lifted), inverse_, first);
+    return corrected_quotient(lifted, lifted_, inverse_);
   }
 
   // u = mantissa 2^exponent with the larger component of the mantissa in [1, 2); of zero, 1.
