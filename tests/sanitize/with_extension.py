@@ -1,7 +1,7 @@
 """Runs Python with an extension that the sanitizers watch: with_extension.py -m pytest tests/..
 
-It is built on first use, of the kernels of the sanitized program. Python 3.11 or newer: an older
-one takes the package in the working directory.
+It is built on first use, of the kernels of the sanitized program. From Python 3.11 on: an older one
+takes the package in the working directory.
 """
 
 from __future__ import annotations
