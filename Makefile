@@ -87,9 +87,11 @@ exactness: $(VENV)/.installed ## the README's table: torch's answer, torchdet's 
 test: $(VENV)/.installed ## the test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --ignore=tests/test_arm.py --ignore=tests/test_sanitizers.py $(PYTEST_ARGS)
 
+# Without the files that know nothing of which implementation serves.
+WITHOUT_IMPLEMENTATION := oracles support tools bench bench_checks bench_results cuda_emulation arm sanitizers
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
-	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --ignore=tests/test_cuda_emulation.py \
-	  --ignore=tests/test_arm.py --ignore=tests/test_sanitizers.py $(PYTEST_ARGS)
+	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
+	  $(WITHOUT_IMPLEMENTATION:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
 
 # The widest instruction set is what all other tests run on. All of them are compiled, and those run that the processor has.
 CAPABILITY_TESTS ?= tests/test_values.py tests/test_gradients.py tests/test_second_derivatives.py \
