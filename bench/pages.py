@@ -27,7 +27,7 @@ from bench.sections import (
 )
 from bench.wavefunction import OURS
 
-README_ORDERS = (2, 4, 8, 16, 32, 64, 256, 1024)
+README_ORDERS = (2, 3, 8, 16, 32, 64, 256, 1024)
 README_OPS = {OPS[0]: "det", OPS[2]: "slogdet", OPS[1]: "det, gradient", HVP: "det, hvp"}
 
 
