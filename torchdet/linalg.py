@@ -112,10 +112,9 @@ def slogdet(
         logabsdet to a few eps * max(1, \|logabsdet\|) beyond the backward error of LU.
 
     Singular matrices:
-        Where the computed determinant is exactly 0: (0, -inf), with a gradient of inf or NaN.
-        Elsewhere rounding has made the matrix slightly regular, and logabsdet and its gradient are
-        large and meaningless, as log|det| has no gradient there. Use `det` where matrices may be
-        singular. A matrix with NaN or inf gives NaN, for it alone.
+        (0, -inf) and a gradient of inf or NaN where the computed determinant is exactly 0. Else
+        rounding has made the matrix slightly regular: both are large and meaningless. Use `det`
+        where matrices may be singular. A matrix with NaN or inf gives NaN, for it alone.
 
     Memory:
         As `det`; the sign of a complex matrix is saved, too. The gradient, where it is recorded
@@ -168,11 +167,8 @@ def logdet(A: Tensor | None = None, *, input: Tensor | None = None) -> Tensor:
     Accuracy:
         That of `slogdet`.
 
-    Singular matrices:
+    Singular matrices, Raises:
         As `slogdet`.
-
-    Raises:
-        RuntimeError, TypeError: As `slogdet`.
 
     Example:
         >>> torchdet.logdet(2 * torch.eye(3))
