@@ -171,8 +171,8 @@ class BlockedLu {
                    const Changed* const from = changed_ + begin;
                    subtract_rows<P>(
                        rows, packs, [&](int64_t m) { return from[m].packs + p; },
-                       [&](int64_t m) { return from[m].factors; },
-                       {u, packs, count, Panel<P>::kFactorStride}, fetch_ahead);
+                       [&](int64_t m) { return from[m].factors; }, Panel<P>::kFactorStride, 0, u,
+                       packs, count, fetch_ahead);
                  });
                }
              });

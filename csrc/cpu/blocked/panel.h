@@ -123,7 +123,7 @@ class Panel {
       P* const block = x + (a - begin) * packs;
       solve_rows<P>(
           rows, packs, [&](int64_t m) { return block + m * packs; },
-          [&](int64_t m) { return lower(a + m, begin); }, {x, packs, a - begin, kFactorStride},
+          [&](int64_t m) { return lower(a + m, begin); }, kFactorStride, 0, x, packs, a - begin,
           [&](int64_t m, int64_t k) { return lower(a + m, a + k); });
     }
   }
@@ -247,9 +247,10 @@ class Panel {
       }
     }
     for (int64_t v = next / W; v * W < end; ++v) {
+      const P* const none = nullptr;
       solve_rows<P>(
           count, 1, [&](int64_t m) { return upper(part + m) + v; },
-          [&](int64_t m) { return lower(part + m, part); }, {nullptr, 0, 0, kFactorStride},
+          [&](int64_t m) { return lower(part + m, part); }, kFactorStride, 0, none, 0, 0,
           [&](int64_t m, int64_t k) { return lower(part + m, part + k); });
     }
   }
@@ -260,7 +261,7 @@ class Panel {
       subtract_rows<P>(
           end - next, kBlock, [&](int64_t m) { return at(next + m, b); },
           [&](int64_t m) { return scalars(upper(part)) + offset_of<P>(next + m); },
-          {at(part, b), kBlock, count, packs_of_slots() * W * kParts});
+          packs_of_slots() * W * kParts, 0, at(part, b), kBlock, count);
     }
   }
 };

@@ -1,4 +1,7 @@
 // Subtracts a product: rows -= factors * rows. Large matrices spend nearly all their time here.
+//
+// Strides are arguments of their own: the compiler makes copies of these functions for those that
+// are constant, which it does not for the members of a struct.
 #pragma once
 
 #include "../../tuning.h"
@@ -27,24 +30,17 @@ struct Unchanged {
   TORCHDET_LANE void operator()(X&&...) const {}
 };
 
-// Where the operands of sum_k factor(m, k) from[k], k < count, lie: from[k] begins at from + k *
-// from_stride, and factor(m, k) is factor_stride numbers behind factor(m, k - 1). With kAlongRow
-// the factors lie along a row of packs, and factor(m, 0) in lane `lane` of its pack: behind the
-// last lane of a complex pack, W imaginary parts are skipped.
-template <typename P>
-struct Operands {
-  const P* from;
-  int64_t from_stride, count, factor_stride, lane = 0;
-};
-
-// to[m][0 .. NP) -= sum_k factor(m, k) from[k][0 .. NP), factor(m, 0) being at factor[m]. Each
-// entry takes its products in the order of k, whatever the shape of the tile. finish(sum): what
-// else to do to the tile.
+// to[m][0 .. NP) -= sum_k factor(m, k) from[k][0 .. NP) for k < count, where factor(m, k) is the
+// number at factor[m] + k * factor_stride, and from[k] begins at from + k * from_stride. Each entry
+// takes its products in the order of k, whatever the shape of the tile. With
+// kAlongRow the factors lie along a row of packs, the first in lane `lane` of its pack: behind the
+// last lane of a complex pack, W imaginary parts are skipped. finish(sum): what else to do to the
+// tile.
 template <int NP, typename P, typename Finish = Unchanged>
 TORCHDET_LANE void subtract_tile(P* const (&to)[kTileRows],
                                  const ScalarOf<P>* const (&factor)[kTileRows],
-                                 const Operands<P>& operands, Finish finish = {}) {
-  const auto [from, from_stride, count, factor_stride, lane] = operands;
+                                 int64_t factor_stride, int64_t lane, const P* from,
+                                 int64_t from_stride, int64_t count, Finish finish = {}) {
   P sum[kTileRows][NP];
   for (int m = 0; m < kTileRows; ++m) {
     for (int q = 0; q < NP; ++q) {
@@ -85,11 +81,13 @@ TORCHDET_LANE void subtract_tile(P* const (&to)[kTileRows],
 template <int NP, typename P, typename Finish = Unchanged>
 TORCHDET_LANE void subtract_tile_of(int64_t packs, P* const (&to)[kTileRows],
                                     const ScalarOf<P>* const (&factor)[kTileRows],
-                                    const Operands<P>& operands, Finish finish = {}) {
+                                    int64_t factor_stride, int64_t lane, const P* from,
+                                    int64_t from_stride, int64_t count, Finish finish = {}) {
   if (packs == NP) {
-    subtract_tile<NP>(to, factor, operands, finish);
+    subtract_tile<NP>(to, factor, factor_stride, lane, from, from_stride, count, finish);
   } else if constexpr (NP > 1) {
-    subtract_tile_of<NP - 1>(packs, to, factor, operands, finish);
+    subtract_tile_of<NP - 1>(packs, to, factor, factor_stride, lane, from, from_stride, count,
+                             finish);
   }
 }
 
@@ -99,7 +97,8 @@ TORCHDET_LANE void subtract_tile_of(int64_t packs, P* const (&to)[kTileRows],
 // the first tile of the next packs.
 template <typename P, typename RowOf, typename FactorOf>
 void subtract_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of,
-                   Operands<P> operands, bool fetch_ahead = false) {
+                   int64_t factor_stride, int64_t lane, const P* from, int64_t from_stride,
+                   int64_t count, bool fetch_ahead = false) {
   P spare[kTilePacks<P>];
   std::fill(spare, spare + kTilePacks<P>, zero<P>());
   for (int64_t i = 0; i < rows; i += kTileRows) {
@@ -119,7 +118,8 @@ void subtract_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of
         }
       }
     }
-    subtract_tile_of<kTilePacks<P>>(packs, to, factor, operands);
+    subtract_tile_of<kTilePacks<P>>(packs, to, factor, factor_stride, lane, from, from_stride,
+                                    count);
   }
 }
 
@@ -144,11 +144,12 @@ TORCHDET_LANE void solve_tile(P (&x)[kTileRows][NP], int64_t count, FactorOf fac
 }
 
 // A tile of a triangular system: after the products with the rows solved before, as of
-// subtract_rows, those with the rows of the tile itself.
+// subtract_rows for `count` rows, those with the rows of the tile itself.
 template <typename P, typename RowOf, typename FactorOf, typename OwnFactorOf,
           typename Finish = Unchanged>
-void solve_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of, Operands<P> operands,
-                OwnFactorOf own_factor_of, Finish finish = {}) {
+void solve_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of,
+                int64_t factor_stride, int64_t lane, const P* from, int64_t from_stride,
+                int64_t count, OwnFactorOf own_factor_of, Finish finish = {}) {
   P spare[kTilePacks<P>];
   std::fill(spare, spare + kTilePacks<P>, zero<P>());
   P* to[kTileRows];
@@ -157,9 +158,9 @@ void solve_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of, O
     to[m] = m < rows ? row_of(m) : spare;
     factor[m] = factor_of(std::min<int64_t>(m, rows - 1));
   }
-  subtract_tile_of<kTilePacks<P>>(packs, to, factor, operands, [&](auto& x) TORCHDET_LANE_LAMBDA {
-    solve_tile<P>(x, rows, own_factor_of, finish);
-  });
+  subtract_tile_of<kTilePacks<P>>(
+      packs, to, factor, factor_stride, lane, from, from_stride, count,
+      [&](auto& x) TORCHDET_LANE_LAMBDA { solve_tile<P>(x, rows, own_factor_of, finish); });
 }
 
 }  // namespace TORCHDET_CAPABILITY

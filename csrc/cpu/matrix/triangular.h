@@ -35,8 +35,8 @@ void subtract_products(const RowMatrix<P>& X, const RowMatrix<P>& F, const RowMa
       }
       subtract_rows<P>(
           rows.size(), width, [&](int64_t m) { return X.row(rows.begin + m) + p; },
-          [&](int64_t m) { return factor_at(F, rows.begin + m, first); },
-          {strip, width, count, kAlongRow, first % X.W}, fetch_ahead);
+          [&](int64_t m) { return factor_at(F, rows.begin + m, first); }, kAlongRow, first % X.W,
+          strip, width, count, fetch_ahead);
     }
   }
 }
@@ -53,7 +53,7 @@ template <typename P>
   for (int64_t p = 0; p < X.packs; p += kTilePacks<P>) {
     subtract_rows<P>(
         X.n, std::min<int64_t>(kTilePacks<P>, X.packs - p), [&](int64_t i) { return X.row(i) + p; },
-        [&](int64_t i) { return factor_at(F, i, 0); }, {Y.row(0) + p, Y.stride, X.n, kAlongRow});
+        [&](int64_t i) { return factor_at(F, i, 0); }, kAlongRow, 0, Y.row(0) + p, Y.stride, X.n);
   }
 }
 
@@ -84,8 +84,8 @@ void solve_diagonal_block(const RowMatrix<P>& F, const RowMatrix<P>& X, Range bl
       solve_rows<P>(
           tile.size(), std::min<int64_t>(kTilePacks<P>, own.end - p),
           [&](int64_t m) { return X.row(row_of(m)) + p; },
-          [&](int64_t m) { return factor_at(F, row_of(m), solved.begin); },
-          {X.row(solved.begin) + p, X.stride, solved.size(), kAlongRow, solved.begin % X.W},
+          [&](int64_t m) { return factor_at(F, row_of(m), solved.begin); }, kAlongRow,
+          solved.begin % X.W, X.row(solved.begin) + p, X.stride, solved.size(),
           [&](int64_t m, int64_t k) { return factor_at(F, row_of(m), row_of(k)); },
           [&](int64_t m, P& x) TORCHDET_LANE_LAMBDA { finish(row_of(m), x); });
     }
