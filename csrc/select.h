@@ -1,5 +1,5 @@
 // Who serves which matrix. select_cpu and select_cuda are the only place where a size class is
-// chosen: kernels are entered in their tables by the orders below, and tests, benchmarks and
+// chosen: kernels are entered in their tables by the orders below, and tests and
 // `python -m torchdet explain` ask torchdet._C.select.
 //
 // A size class is a way to lay a matrix out in a processor. Crossovers are constants found by

@@ -325,7 +325,7 @@ if HAS_EXTENSION:
         )
 
     def kept_integers(A: Tensor) -> int:
-        """How many integers are kept of a matrix, as csrc/size_class.h has it."""
+        """How many integers are kept of a matrix, as csrc/select.h has it."""
         n = A.shape[-1]
         if A.device.type != "cpu":
             return 1
