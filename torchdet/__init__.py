@@ -2,6 +2,7 @@
 
 from .laplacian import slogsumdet_laplacian
 from .linalg import adjugate, cofactor, det, det_frexp, logdet, slogdet
+from .solve import slogdet_solve
 from .sums import slogsumdet
 
 __version__ = "0.1.0"
@@ -13,6 +14,7 @@ __all__ = [
     "det_frexp",
     "logdet",
     "slogdet",
+    "slogdet_solve",
     "slogsumdet",
     "slogsumdet_laplacian",
 ]

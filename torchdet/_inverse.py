@@ -48,7 +48,7 @@ def _conjugate_inverse(A: Tensor) -> Tensor:
 
 
 def _derivative(X: Tensor, Zs: Sequence[Tensor]) -> Tensor:
-    with _without_autocast(X.device.type):
+    with without_autocast(X.device.type):
         # Z^T X does not change where A and Z are scaled alike, nor where their rows are.
         ZX = [Z.mT @ X for Z in Zs]
         D: dict[int, Tensor] = {}  # Y_S = X D_S, S not empty
@@ -63,7 +63,8 @@ def _wide(X: Tensor) -> Tensor:
     return X.to(torch.float32) if X.dtype in (torch.float16, torch.bfloat16) else X
 
 
-def _without_autocast(device: str) -> AbstractContextManager[Any]:
+def without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Keep matrix products in the dtype of their factors."""
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import (
     _extension,
+    _factored,
     _frexp,
     _higher_order,
     _inverse,
@@ -51,6 +52,12 @@ _SCHEMAS = (
     "_slogdet_keep(Tensor A) -> (Tensor sign, Tensor logabsdet, Tensor kept, Tensor integers)",
     "_det_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor",
     "_slogdet_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor",
+    # Determinants with what is left of the factorisation, numbers and integers; the gradient of the
+    # logarithm, A^-1 B and A^-H B from that.
+    "_slogdet_factor(Tensor A) -> (Tensor sign, Tensor logabsdet, Tensor factors, Tensor integers)",
+    "_slogdet_backward_factored(Tensor grad, Tensor A, Tensor factors, Tensor integers) -> Tensor",
+    "_solve_factored(Tensor A, Tensor B, Tensor factors, Tensor integers) -> Tensor",
+    "_solve_adjoint_factored(Tensor A, Tensor B, Tensor factors, Tensor integers) -> Tensor",
     # In PyTorch only: D^m C(A)[Z_1..Z_m] and D^m A^-T[Z_1..Z_m] for m >= 2, the directions stacked
     # in Z of shape (*, m, n, n). They are operators all the same, so that is_grads_batched=True and
     # torch.compile need not look in.
@@ -109,6 +116,10 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "_slogdet_keep": _reference_kept.slogdet_keep,
     "_det_backward_kept": _reference_kept.det_backward_kept,
     "_slogdet_backward_kept": _reference_kept.slogdet_backward_kept,
+    "_slogdet_factor": _factored.slogdet_factor,
+    "_slogdet_backward_factored": _factored.backward,
+    "_solve_factored": _factored.solve,
+    "_solve_adjoint_factored": _factored.solve_adjoint,
     "_cofactor_derivative": _cofactor_derivative,
     "_inverse_derivative": _inverse_derivative,
 }
@@ -222,6 +233,24 @@ def _fake_slogdet_backward_kept(grad: Tensor, A: Tensor, kept: Tensor, integers:
     return _fake_slogdet_backward(grad, A)
 
 
+def _fake_slogdet_factor(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _factored.check_factored("slogdet_solve", A)
+    sizes = (*A.shape[:-2], factor_integers(A))
+    return *_fake_slogdet(A), A.new_empty(A.shape), A.new_empty(sizes, dtype=torch.int32)
+
+
+def _fake_slogdet_backward_factored(
+    grad: Tensor, A: Tensor, factors: Tensor, integers: Tensor
+) -> Tensor:
+    _factored.check_factors("slogdet_backward", A, factors, integers, factor_integers(A))
+    return _fake_slogdet_backward(grad, A)
+
+
+def _fake_solve_factored(A: Tensor, B: Tensor, factors: Tensor, integers: Tensor) -> Tensor:
+    _factored.check_system(A, B, factors, integers, factor_integers(A))
+    return B.new_empty(B.shape)
+
+
 def _fake_cofactor_derivative(A: Tensor, Z: Tensor) -> Tensor:
     _check_directions("cofactor_derivative", A, Z)
     return A.new_empty(A.shape)
@@ -252,6 +281,10 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "_slogdet_keep": _fake_slogdet_keep,
     "_det_backward_kept": _fake_det_backward_kept,
     "_slogdet_backward_kept": _fake_slogdet_backward_kept,
+    "_slogdet_factor": _fake_slogdet_factor,
+    "_slogdet_backward_factored": _fake_slogdet_backward_factored,
+    "_solve_factored": _fake_solve_factored,
+    "_solve_adjoint_factored": _fake_solve_factored,
     "_cofactor_derivative": _fake_cofactor_derivative,
     "_inverse_derivative": _fake_inverse_derivative,
 }
@@ -308,6 +341,10 @@ if HAS_EXTENSION:
     _BUILD = _C.build_info()
     _LEAST_KEPT: int = _BUILD["least_kept"]
     _LEAST_FACTORS: int = _BUILD["least_factors"]
+    # Above, every instruction set keeps factors.
+    _LARGEST_ROWS: int = max(
+        x["largest_n"] for x in _BUILD["size_classes"] if (x["device"], x["name"]) == ("cpu", "rows")
+    )
 
     def keeps(A: Tensor) -> bool:
         """Whether the forward pass of an A that requires a gradient is to keep what helps backward.
@@ -330,6 +367,11 @@ if HAS_EXTENSION:
         if A.device.type != "cpu":
             return 1
         return n + 1 if n < _LEAST_FACTORS else 3 * n + 2
+
+    def factor_integers(A: Tensor) -> int:
+        """How many integers go with the factors of a matrix, or 0 for its inverse."""
+        n = A.shape[-1]
+        return kept_integers(A) if A.device.type == "cpu" and n > _LARGEST_ROWS else 0
 else:
 
     def keeps(A: Tensor) -> bool:
@@ -339,3 +381,7 @@ else:
     def kept_integers(A: Tensor) -> int:
         """One, which says that nothing is kept."""
         return 1
+
+    def factor_integers(A: Tensor) -> int:
+        """None: the inverse is left of a factorisation."""
+        return 0
