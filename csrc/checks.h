@@ -121,14 +121,6 @@ inline void check_matrices(const char* op, const char* name, const Tensor& A) {
         dtype == ScalarType::ComplexHalf ? "complex64" : "float64", ")");
 }
 
-// For operators that half types do not reach.
-inline void check_factored(const char* op, const Tensor& A) {
-  check_matrices(op, "A", A);
-  check(!is_half(A.scalar_type()), op,
-        ": expected A of dtype float32, float64, complex64 or complex128, got ",
-        dtype_text(A.scalar_type()), "; convert it first, e.g. A.to(torch.float32)");
-}
-
 inline void check_dtype_and_device(const char* op, const char* name, const Tensor& X,
                                    const Tensor& A) {
   check(X.scalar_type() == A.scalar_type(), op, ": expected ", name, " of the dtype of A, ",

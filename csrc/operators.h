@@ -244,32 +244,6 @@ struct Operators {
     return backward_kept("slogdet_backward", Op::kSlogdetBackward, grad, A, kept, integers);
   }
 
-  // Sign and log|det A|, and what is left of the factorisation: above the class "rows" the factors
-  // that are kept, below conj(A^-T) and no integers.
-  static std::tuple<Tensor, Tensor, Tensor, Tensor> slogdet_factor(const Tensor& A) {
-    check_factored("slogdet_solve", A);
-    if (order(A) > kLargestRows) {
-      return slogdet_keep(A);
-    }
-    std::vector<int64_t> sizes = leading_sizes(A, 2);
-    sizes.push_back(0);
-    const Tensor none = Backend::empty(sizes, ScalarType::Int, A);
-    Tensor inverse = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
-    Problem problem = {.op = Op::kSlogdetBackward, .out = inverse.mutable_data_ptr()};
-    problem.other.append(batch_size(A), 0);
-    problem.other.data = Backend::one(kernel_dtype(A));
-    if (!keeps_anything(A)) {
-      const auto [sign, logabsdet] = two_numbers(Op::kSlogdet, A, 1.0, 0.0);
-      compute(A, std::move(problem));
-      return {sign, logabsdet, inverse, none};
-    }
-    const auto [sign, logabsdet, kept, integers] = slogdet_keep(A);
-    problem.kept = kept.const_data_ptr();
-    problem.kept_integers = static_cast<const int32_t*>(integers.const_data_ptr());
-    compute(A, std::move(problem));
-    return {sign, logabsdet, inverse, none};
-  }
-
  private:
   // first_of_empty, second_of_empty: the numbers where n = 0.
   static std::tuple<Tensor, Tensor> two_numbers(Op op, const Tensor& A, double first_of_empty,
@@ -390,7 +364,6 @@ struct Operators {
   m.impl("_det_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::det_backward_kept));   \
   m.impl("_slogdet_backward_kept",                                                             \
          TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_kept));                     \
-  m.impl("_slogdet_factor", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_factor));         \
   m.impl("det_frexp", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp));                    \
   m.impl("_det_frexp_backward", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_backward)); \
   m.impl("_det_frexp_hvp", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_hvp));           \

@@ -25,6 +25,7 @@ enum class Op {
   kDetFrexp,    // mantissa and, in place of the logarithm, exponent
   kSlogdetHvp,  // A holds conj(A^-T)
   kDetJet,      // `determinant` takes the first and `out` the second derivatives along directions
+  kSlogdetFactor,   // a determinant, and in `out` and `integers` the factors (cpu/saved/integers.h)
   kDetBackwardJvp,  // of_cofactor conj(C(A)) + of_hvp conj(H(A)[Z])
 };
 

@@ -146,8 +146,11 @@ constexpr int64_t kLeastKept = 33;
 // How many integers are saved of a matrix, beside n x n numbers; more from the order on at which
 // some kernels save factors.
 constexpr int64_t kLeastFactors = 65;
+constexpr int64_t count_of_factor_integers(int64_t n) {
+  return 3 * n + 2;
+}
 constexpr int64_t count_of_kept_integers(int64_t n) {
-  return n < kLeastFactors ? n + 1 : 3 * n + 2;
+  return n < kLeastFactors ? n + 1 : count_of_factor_integers(n);
 }
 
 }  // namespace torchdet

@@ -2,6 +2,7 @@
 
 from .laplacian import slogsumdet_laplacian
 from .linalg import adjugate, cofactor, det, det_frexp, logdet, slogdet
+from .minors import principal_minors
 from .solve import slogdet_solve
 from .sums import slogsumdet
 
@@ -13,6 +14,7 @@ __all__ = [
     "det",
     "det_frexp",
     "logdet",
+    "principal_minors",
     "slogdet",
     "slogdet_solve",
     "slogsumdet",

@@ -1,68 +1,78 @@
-r"""Determinants and linear systems from one factorisation, in plain PyTorch.
+r"""Linear systems and the determinant from one factorisation, in plain PyTorch.
 
-What a factorisation leaves has one of two forms; the number of integers tells which.
+With B = 2^-r A 2^-c and G B F = D as in _reference_lu.py, by complete pivoting,
 
-Inverse, no integers: conj(A^-T). The error of a product with the inverse is as large as
-|A^-1| |B|, which may be far above |X|. One step of iterative refinement in the same precision,
-X + A^-1 (B - A X), makes X as good as elimination does, unless A is singular to working precision
-(Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 12.1 and 14.1).
+    A^-1 = 2^-c F D^-1 G 2^-r.
 
-Factors, 3 n + 2 integers, in the CPU's kernels only (csrc/cpu/saved/integers.h). With the powers of
-two R and C, the permutation P of the rows, and the exchange Q of two columns,
+G and F are inverses of unit triangular matrices without an entry above 1, so their condition is
+moderate whatever that of A, and products with them are stable. The inverse of A itself is no way to
+X: it may have any error of relative size cond(A) eps, and then A (A^-1 B) is far from B.
 
-    P (R A C) Q = L U,  so  A^-1 B = C Q U^-1 L^-1 P R B  and  A^-H B = R P^T L^-H U^-H Q C B.
+What is left of the factorisation is F, D and G side by side, and as integers r and c. The CPU's
+kernels leave something else, L U in n x n numbers (csrc/cpu/solve/solve.h).
 """
+
+import math
 
 import torch
 from torch import Tensor
 
-from ._inverse import without_autocast
-from ._reference import check_dense, check_same, check_square, dtype_name
-from ._reference_kept import check_kept
+from ._reference import check_dense, check_same, check_square, dtype_name, slogdet_of
+from ._reference_kept import check_integers
+from ._reference_lu import factor
+from ._reference_numbers import ldexp, matmul, ratio
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
 def slogdet_factor(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return sign and log|det A|, conj(A^-T), and no integers."""
-    check_factored("slogdet_solve", A)
-    sign, logabsdet = torch.ops.torchdet.slogdet(A)
-    ones = A.new_ones(()).expand(A.shape[:-2])
-    inverse = torch.ops.torchdet.slogdet_backward(ones, A)
-    return sign, logabsdet, inverse, A.new_empty((*A.shape[:-2], 0), dtype=torch.int32)
+    """Return sign and log|det A|, and what is left of the factorisation: numbers, integers."""
+    check_wide("slogdet_solve", A)
+    f = factor(A)
+    sign, logabsdet = slogdet_of(A, f)
+    factors = torch.cat([f.F, f.d.unsqueeze(-1), f.G], -1)
+    factors = factors.masked_fill(~f.finite[..., None, None], math.nan)
+    r = f.scale[..., :1].sum(-1)  # of one, or of none where n = 0
+    c = (f.scale - r.unsqueeze(-1))[..., :1, :].sum(-2)
+    return sign, logabsdet, factors, torch.cat([r, c], -1).to(torch.int32)
+
+
+def sizes(n: int) -> tuple[int, int]:
+    """How many columns of numbers and how many integers slogdet_factor leaves."""
+    return 2 * n + 1, 2 * n
 
 
 def backward(grad: Tensor, A: Tensor, factors: Tensor, integers: Tensor) -> Tensor:
     """Return grad conj(A^-T)."""
     check_factors("slogdet_backward", A, factors, integers)
-    check_same("slogdet_backward", "grad", grad, A, A.shape[:-2])
-    return (grad[..., None, None] * factors).contiguous()
+    return torch.ops.torchdet.slogdet_backward(grad, A)
 
 
 def solve(A: Tensor, B: Tensor, factors: Tensor, integers: Tensor) -> Tensor:
     """Return A^-1 B."""
     check_system(A, B, factors, integers)
-    return _refined(A, B, factors.mH)
+    F, d, G = _split(factors)
+    r, c = (-integers.unsqueeze(-1)).tensor_split(2, -2)
+    return ldexp(matmul(F, ratio(matmul(G, ldexp(B, r)), d)), c)
 
 
 def solve_adjoint(A: Tensor, B: Tensor, factors: Tensor, integers: Tensor) -> Tensor:
     """Return A^-H B."""
     check_system(A, B, factors, integers)
-    return _refined(A.mH, B, factors)
+    F, d, G = (x.conj().resolve_conj() for x in _split(factors))
+    r, c = (-integers.unsqueeze(-1)).tensor_split(2, -2)
+    return ldexp(matmul(G.mT, ratio(matmul(F.mT, ldexp(B, c)), d)), r)
 
 
-def _refined(A: Tensor, B: Tensor, inverse: Tensor) -> Tensor:
-    with without_autocast(A.device.type):
-        X = inverse @ B
-        correction = inverse @ (B - A @ X)
-    # Where A X leaves the range, X is what there is.
-    return X + correction.masked_fill_(~correction.isfinite(), 0)
+def _split(factors: Tensor) -> tuple[Tensor, ...]:
+    n = factors.shape[-2]
+    return factors.split((n, 1, n), -1)
 
 
 # ---- checks
 
 
-def check_factored(op: str, A: Tensor) -> None:
+def check_wide(op: str, A: Tensor) -> None:
     """Raise RuntimeError unless A is what these operators take."""
     check_square(op, A)
     if A.dtype in _HALF:
@@ -72,18 +82,22 @@ def check_factored(op: str, A: Tensor) -> None:
         )
 
 
-def check_factors(op: str, A: Tensor, factors: Tensor, integers: Tensor, count: int = 0) -> None:
-    """Raise RuntimeError unless these go with A; count: of the integers, where there are any."""
-    check_factored(op, A)
-    check_kept(op, A, factors, integers, count if integers.shape[-1:] == (count,) else 0)
+def check_factors(
+    op: str, A: Tensor, factors: Tensor, integers: Tensor, form: tuple[int, int] | None = None
+) -> None:
+    """Raise RuntimeError unless these go with A; form: columns and integers, as of `sizes`."""
+    check_wide(op, A)
+    columns, count = form or sizes(A.shape[-1])
+    check_same(op, "factors", factors, A, torch.Size((*A.shape[:-1], columns)))
+    check_integers(op, A, integers, count)
 
 
 def check_system(
-    A: Tensor, B: Tensor, factors: Tensor, integers: Tensor, count: int = 0
+    A: Tensor, B: Tensor, factors: Tensor, integers: Tensor, form: tuple[int, int] | None = None
 ) -> None:
     """Raise RuntimeError unless B is (*, n, k) for A of shape (*, n, n), and the rest goes with A."""
     op = "slogdet_solve"
-    check_factors(op, A, factors, integers, count)
+    check_factors(op, A, factors, integers, form)
     check_dense(op, "B", B)
     if B.dim() != A.dim() or B.shape[:-1] != A.shape[:-1]:
         raise RuntimeError(

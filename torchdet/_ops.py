@@ -234,20 +234,21 @@ def _fake_slogdet_backward_kept(grad: Tensor, A: Tensor, kept: Tensor, integers:
 
 
 def _fake_slogdet_factor(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _factored.check_factored("slogdet_solve", A)
-    sizes = (*A.shape[:-2], factor_integers(A))
-    return *_fake_slogdet(A), A.new_empty(A.shape), A.new_empty(sizes, dtype=torch.int32)
+    _factored.check_wide("slogdet_solve", A)
+    columns, count = factor_sizes(A)
+    factors = A.new_empty((*A.shape[:-1], columns))
+    return *_fake_slogdet(A), factors, A.new_empty((*A.shape[:-2], count), dtype=torch.int32)
 
 
 def _fake_slogdet_backward_factored(
     grad: Tensor, A: Tensor, factors: Tensor, integers: Tensor
 ) -> Tensor:
-    _factored.check_factors("slogdet_backward", A, factors, integers, factor_integers(A))
+    _factored.check_factors("slogdet_backward", A, factors, integers, factor_sizes(A))
     return _fake_slogdet_backward(grad, A)
 
 
 def _fake_solve_factored(A: Tensor, B: Tensor, factors: Tensor, integers: Tensor) -> Tensor:
-    _factored.check_system(A, B, factors, integers, factor_integers(A))
+    _factored.check_system(A, B, factors, integers, factor_sizes(A))
     return B.new_empty(B.shape)
 
 
@@ -341,10 +342,6 @@ if HAS_EXTENSION:
     _BUILD = _C.build_info()
     _LEAST_KEPT: int = _BUILD["least_kept"]
     _LEAST_FACTORS: int = _BUILD["least_factors"]
-    # Above, every instruction set keeps factors.
-    _LARGEST_ROWS: int = max(
-        x["largest_n"] for x in _BUILD["size_classes"] if (x["device"], x["name"]) == ("cpu", "rows")
-    )
 
     def keeps(A: Tensor) -> bool:
         """Whether the forward pass of an A that requires a gradient is to keep what helps backward.
@@ -368,10 +365,10 @@ if HAS_EXTENSION:
             return 1
         return n + 1 if n < _LEAST_FACTORS else 3 * n + 2
 
-    def factor_integers(A: Tensor) -> int:
-        """How many integers go with the factors of a matrix, or 0 for its inverse."""
+    def factor_sizes(A: Tensor) -> tuple[int, int]:
+        """How many columns of numbers and how many integers are left of a factorisation."""
         n = A.shape[-1]
-        return kept_integers(A) if A.device.type == "cpu" and n > _LARGEST_ROWS else 0
+        return (n, 3 * n + 2) if A.device.type == "cpu" else _factored.sizes(n)
 else:
 
     def keeps(A: Tensor) -> bool:
@@ -382,6 +379,6 @@ else:
         """One, which says that nothing is kept."""
         return 1
 
-    def factor_integers(A: Tensor) -> int:
-        """None: the inverse is left of a factorisation."""
-        return 0
+    def factor_sizes(A: Tensor) -> tuple[int, int]:
+        """As those of the reference."""
+        return _factored.sizes(A.shape[-1])

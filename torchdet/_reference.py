@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 
 from ._reference_lu import (
+    Factors,
     Inverse,
+    Pivots,
     carry_back,
     compute,
     direction,
@@ -170,9 +172,13 @@ def det(A: Tensor) -> Tensor:
 
 
 def slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
-    """Return sign and log|det A| from mantissa and exponent; (0, -inf) for singular A."""
+    """Return sign and log|det A|; (0, -inf) for singular A."""
     check_square("slogdet", A)
-    p = pivots(A)
+    return slogdet_of(A, pivots(A))
+
+
+def slogdet_of(A: Tensor, p: Pivots | Factors) -> tuple[Tensor, Tensor]:
+    """Return sign and log|det A| of pivots, from mantissa and exponent of their product."""
     m, e = scaled_product(p.d)
     # Moduli of mantissas are about 1: the squares stay in range.
     modulus = (m.real * m.real + m.imag * m.imag).sqrt() if m.is_complex() else m.abs()

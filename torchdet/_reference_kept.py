@@ -29,6 +29,11 @@ def slogdet_keep(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def check_kept(op: str, A: Tensor, kept: Tensor, integers: Tensor, count: int = 1) -> None:
     """Raise RuntimeError unless the numbers and integers go with A."""
     _reference.check_same(op, "kept", kept, A)
+    check_integers(op, A, integers, count)
+
+
+def check_integers(op: str, A: Tensor, integers: Tensor, count: int) -> None:
+    """Raise RuntimeError unless there are so many integers for each matrix of A."""
     if integers.shape != (*A.shape[:-2], count):
         raise RuntimeError(
             f"{op}: expected integers, {count} for each matrix of A {tuple(A.shape)}, "

@@ -18,6 +18,8 @@ struct Kernels : KernelsByOperator<Kernel> {
   Kernel keep, from_kept;
   // The second derivative of log|det| from an inverse, and derivatives along directions.
   Kernel slogdet_hvp, det_jet;
+  // Determinants with their factors, at every order.
+  Kernel factor;
 };
 
 // small[n] for the orders of the first two size classes, blocked for those above.
@@ -29,11 +31,12 @@ struct KernelTable {
   Kernel select(const Problem& p, Dtype dtype) const {
     const int d = static_cast<int>(dtype);
     const Kernels& kernels = p.n <= kLargestRows ? small[d][p.n] : blocked[d];
-    return p.kept != nullptr         ? kernels.from_kept
-           : keeps(p.op)             ? kernels.keep
-           : p.op == Op::kSlogdetHvp ? kernels.slogdet_hvp
-           : p.op == Op::kDetJet     ? kernels.det_jet
-                                     : kernels.select(p.op);
+    return p.kept != nullptr            ? kernels.from_kept
+           : keeps(p.op)                ? kernels.keep
+           : p.op == Op::kSlogdetHvp    ? kernels.slogdet_hvp
+           : p.op == Op::kDetJet        ? kernels.det_jet
+           : p.op == Op::kSlogdetFactor ? kernels.factor
+                                        : kernels.select(p.op);
   }
 };
 

@@ -81,7 +81,7 @@ template <typename Element>
 class KeptFactors {
  public:
   KeptFactors(Element* integers, int64_t n, int64_t b)
-      : n_(n), integers_(integers + b * count_of_kept_integers(n)) {}
+      : n_(n), integers_(integers + b * count_of_factor_integers(n)) {}
   Element& sign() const { return integers_[0]; }  // of P and Q, or kNotKept
   Element& exchanged() const { return integers_[1]; }
   Element* rows() const { return integers_ + 2; }
@@ -114,8 +114,10 @@ template <typename P>
 [[gnu::noinline]] void keep_nothing(const Problem& p, int64_t b) {
   NumberOf<P>* const out = result_matrix<P>(p, b);
   std::fill(out, out + p.n * p.n, zero<NumberOf<P>>());
-  int32_t* const integers = p.integers + b * count_of_kept_integers(p.n);
-  std::fill(integers, integers + count_of_kept_integers(p.n), 0);
+  const int64_t count =
+      p.op == Op::kSlogdetFactor ? count_of_factor_integers(p.n) : count_of_kept_integers(p.n);
+  int32_t* const integers = p.integers + b * count;
+  std::fill(integers, integers + count, 0);
   *integers = kNotKept;
 }
 

@@ -1,4 +1,4 @@
-// The operators of solve.h on the CPU.
+// The operators of slogdet_solve on the CPU.
 #include <array>
 
 #include <torch/csrc/stable/library.h>
@@ -6,13 +6,15 @@
 #include "solve.h"
 
 #include "../../tensors.h"
-#include "../dispatch/threads.h"
+#include "../dispatch/batch.h"
 
 namespace torchdet {
 namespace {
 
+constexpr int64_t kLargestScalarFactor = 16;    // above, the kernel of the class "blocked" is faster
 constexpr int64_t kOperationsOfPart = 1 << 15;  // fewer are not worth another thread
 constexpr int64_t kMostColumns = 8;             // more are solved for together, by torch's BLAS
+
 const char* const kName = "slogdet_solve";
 
 Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
@@ -44,155 +46,160 @@ void for_matrices(int64_t batch, int64_t operations, const Body& body) {
                  });
 }
 
-template <typename V>
-Strided<V> matrix_of(const BatchView& view, int64_t b) {
-  return {static_cast<const V*>(view.data) + view.offset(b), view.row_stride, view.column_stride};
-}
-
 // ---- torch's operators that the stable interface has no function for
 
 template <typename... Arguments>
-Tensor call_torch(const char* name, const char* overload, const Arguments&... arguments) {
-  std::array<StableIValue, sizeof...(Arguments)> stack{
-      torch::stable::detail::from(arguments)...};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
+Tensor call_torch(const char* name, const Arguments&... arguments) {
+  std::array<StableIValue, sizeof...(Arguments)> stack{torch::stable::detail::from(arguments)...};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
-// Autocast, which would round the factors, does not know the overload with an output.
-Tensor product(const Tensor& X, const Tensor& Y) {
-  return call_torch("aten::matmul", "out", X, Y, empty(leading_sizes(Y, 0), Y.scalar_type()));
-}
-Tensor triangular(const Tensor& M, const Tensor& X, bool upper, bool unit) {
-  return call_torch("aten::linalg_solve_triangular", "", M, X, upper, true, unit);
+Tensor solve_triangular(const Tensor& M, const Tensor& X, bool upper, bool is_unit) {
+  return call_torch("aten::linalg_solve_triangular", M, X, upper, true, is_unit);
 }
 
-// ---- A X = B or A^H X = B
+// ---- checks
 
-struct System {
-  const Tensor &A, &B;
-  Tensor factors, integers;  // contiguous
-  int64_t n, columns, batch;
-  bool has_factors;
-
-  System(const Tensor& A_, const Tensor& B_, const Tensor& factors_, const Tensor& integers_)
-      : A(A_),
-        B(B_),
-        factors(as_contiguous(factors_)),
-        integers(as_contiguous(integers_)),
-        n(order(A)),
-        columns(B.size(-1)),
-        batch(batch_size(A)),
-        has_factors(integers.size(-1) > 0) {}
-  const int32_t* integer_data() const {
-    return static_cast<const int32_t*>(integers.const_data_ptr());
-  }
-
-  // work(b, column of B or X, to be read; the same column of `out`, to be written) for all of them,
-  // and n numbers of space twice.
-  template <typename V, typename Work>
-  void for_columns(const Tensor& from, const Tensor& out, const Work& work) const {
-    const BatchView view = batch_view(from, 2);
-    V* const to = static_cast<V*>(out.mutable_data_ptr());
-    for_matrices(batch, n * n * columns, [&](int64_t begin, int64_t end) {
-      std::vector<V> space(4 * n, zero<V>());
-      V *const x = space.data(), *const y = x + n;
-      for (int64_t b = begin; b < end; ++b) {
-        const Strided<V> B = matrix_of<V>(view, b);
-        for (int64_t c = 0; c < columns; ++c) {
-          for (int64_t i = 0; i < n; ++i) {
-            x[i] = B.data[i * B.row_stride + c * B.column_stride];
-          }
-          work(b, x, y, y + n);
-          for (int64_t i = 0; i < n; ++i) {
-            to[(b * n + i) * columns + c] = y[i];
-          }
-        }
-      }
-    });
-  }
-
-  template <bool kAdjoint, typename V>
-  void by_inverse(const Tensor& out) const {
-    const BatchView view = batch_view(A, 2);
-    const V* const inverse = static_cast<const V*>(factors.const_data_ptr());
-    for_columns<V>(B, out, [&](int64_t b, V* from, V* to, V* space) {
-      solve_by_inverse<kAdjoint>(matrix_of<V>(view, b), inverse + b * n * n, n, from, to, space,
-                                 space + n);
-    });
-  }
-  // What is done to each column, with the system of its matrix.
-  template <bool kAdjoint, typename V, typename Work>
-  void by_factors(const Tensor& from, const Tensor& out, const Work& work) const {
-    const V* const lu = static_cast<const V*>(factors.const_data_ptr());
-    for_columns<V>(from, out, [&](int64_t b, V* x, V* y, V* space) {
-      const FactoredSystem<kAdjoint, V> system(lu, integer_data(), n, b,
-                                               reinterpret_cast<int32_t*>(space));
-      work(system, x, y, space + n);
-    });
-  }
-
-  template <bool kAdjoint>
-  Tensor solve() const {
-    Tensor out = empty(leading_sizes(B, 0), B.scalar_type());
-    if (out.numel() == 0) {
-      return out;
-    }
-    const bool together = columns > kMostColumns;
-    if (together && !has_factors) {
-      const Tensor M = kAdjoint ? call_torch("aten::adjoint", "", A) : A;
-      const Tensor inverse = kAdjoint ? factors : call_torch("aten::adjoint", "", factors);
-      out = product(inverse, B);
-      const Tensor residual = torch::stable::subtract(B, product(M, out));
-      const Tensor correction = product(inverse, residual);
-      with_type(kernel_dtype(A), [&](auto type) {
-        using V = decltype(type);
-        V* const x = static_cast<V*>(out.mutable_data_ptr());
-        const V* const change = static_cast<const V*>(correction.const_data_ptr());
-        for (int64_t i = 0; i < out.numel(); ++i) {
-          x[i] = is_finite(change[i]) ? x[i] + change[i] : x[i];
-        }
-      });
-      return out;
-    }
-    with_type(kernel_dtype(A), [&](auto type) {
-      using V = decltype(type);
-      if (!has_factors) {
-        by_inverse<kAdjoint, V>(out);
-        return;
-      }
-      by_factors<kAdjoint, V>(B, out, [&](const auto& system, V* x, V* y, V* space) {
-        system.enter(x, together ? y : space);
-        if (!together) {
-          system.solve(space);
-          system.leave(space, y);
-        }
-      });
-      if (!together) {
-        return;
-      }
-      Tensor X = out;
-      if (kAdjoint) {
-        const Tensor adjoint = call_torch("aten::adjoint", "", factors);
-        X = triangular(adjoint, triangular(adjoint, X, false, false), true, true);
-      } else {
-        X = triangular(factors, triangular(factors, X, false, true), true, false);
-      }
-      by_factors<kAdjoint, V>(
-          X, out, [&](const auto& system, V* x, V* y, V*) { system.leave(x, y); });
-    });
-    return out;
-  }
-};
+void check_wide(const char* name, const Tensor& A) {
+  check_matrices(name, "A", A);
+  check(!is_half(A.scalar_type()), name,
+        ": expected A of dtype float32, float64, complex64 or complex128, got ",
+        dtype_text(A.scalar_type()), "; convert it first, e.g. A.to(torch.float32)");
+}
 
 void check_factors(const char* name, const Tensor& A, const Tensor& factors,
                    const Tensor& integers) {
-  check_factored(name, A);
-  check_matches(name, "kept", factors, A, 0);
-  const int64_t count = 3 * order(A) + 2;
-  const bool has_factors = integers.dim() > 0 && integers.size(-1) == count;
-  check_integers(name, "integers", integers, A, has_factors ? count : 0);
+  check_wide(name, A);
+  check_matches(name, "factors", factors, A, 0);
+  check_integers(name, "integers", integers, A, count_of_factor_integers(order(A)));
 }
+
+// ---- the operators
+
+// Sign and log|det A|, and the factors. Nothing is kept of a matrix whose determinant is 0.
+std::tuple<Tensor, Tensor, Tensor, Tensor> slogdet_factor(const Tensor& A) {
+  check_wide(kName, A);
+  const ScalarType dtype = A.scalar_type();
+  const int64_t n = order(A), batch = batch_size(A);
+  std::vector<int64_t> sizes = leading_sizes(A, 2);
+  Tensor sign = empty(sizes, dtype), logabsdet = empty(sizes, real_dtype(dtype));
+  sizes.push_back(count_of_factor_integers(n));
+  Tensor factors = empty(leading_sizes(A, 0), dtype), integers = empty(sizes, ScalarType::Int);
+  if (n == 0) {
+    torch::stable::fill_(integers, 0.0);
+    return {torch::stable::fill_(sign, 1.0), torch::stable::fill_(logabsdet, 0.0), factors,
+            integers};
+  }
+  if (batch == 0) {
+    return {sign, logabsdet, factors, integers};
+  }
+  auto* const numbers = static_cast<int32_t*>(integers.mutable_data_ptr());
+  const bool is_scalar = n <= kLargestScalarFactor;
+  Problem problem = {.op = is_scalar ? Op::kSlogdet : Op::kSlogdetFactor,
+                     .n = n,
+                     .batch = batch,
+                     .A = batch_view(A, 2)};
+  problem.determinant = sign.mutable_data_ptr();
+  problem.logabsdet = logabsdet.mutable_data_ptr();
+  if (!is_scalar) {
+    problem.out = factors.mutable_data_ptr();
+    problem.integers = numbers;
+  }
+  run_batch(problem, kernel_dtype(A), torch::stable::get_num_threads());
+  if (is_scalar) {
+    with_type(kernel_dtype(A), [&](auto type) {
+      using V = decltype(type);
+      V* const lu = static_cast<V*>(factors.mutable_data_ptr());
+      const V* const signs = static_cast<const V*>(sign.const_data_ptr());
+      for_matrices(batch, n * n * n, [&](int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b) {
+          factor(problem.A, b, n, lu + b * n * n, numbers);
+          if (component_size(signs[b]) == 0) {
+            KeptFactors<int32_t>(numbers, n, b).sign() = kNotKept;
+          }
+        }
+      });
+    });
+  }
+  return {sign, logabsdet, factors, integers};
+}
+
+// grad conj(A^-T). The size classes' own kernels are faster than those factors, where both exist.
+Tensor backward(const Tensor& grad, const Tensor& A, const Tensor& factors,
+                const Tensor& integers) {
+  check_factors("slogdet_backward", A, factors, integers);
+  return order(A) > kLargestRows
+             ? call_torch("torchdet::_slogdet_backward_kept", grad, A, factors, integers)
+             : call_torch("torchdet::slogdet_backward", grad, A);
+}
+
+// What is done to columns of B: of A^-1 B, or of A^-H B.
+template <bool kAdjoint>
+class Solver {
+ public:
+  Solver(const Tensor& A, const Tensor& B, const Tensor& factors, const Tensor& integers)
+      : dtype_(kernel_dtype(A)),
+        n_(order(A)),
+        batch_(batch_size(A)),
+        columns_(B.size(-1)),
+        factors_(as_contiguous(factors)),
+        integers_(as_contiguous(integers)) {}
+
+  // X of a B that is not empty.
+  Tensor solve(const Tensor& B) const {
+    Tensor X = empty(leading_sizes(B, 0), B.scalar_type());
+    if (columns_ <= kMostColumns) {
+      for_columns(B, X, [](const auto& system, auto* x, auto* y, auto* space) {
+        system.enter(x, space);
+        system.solve(space);
+        system.leave(space, y);
+      });
+      return X;
+    }
+    for_columns(B, X,
+                [](const auto& system, auto* x, auto* y, auto*) { system.enter(x, y); });
+    const Tensor M = kAdjoint ? call_torch("aten::adjoint", factors_) : factors_;
+    const Tensor Y = solve_triangular(M, X, false, !kAdjoint);
+    for_columns(solve_triangular(M, Y, true, kAdjoint), X,
+                [](const auto& system, auto* x, auto* y, auto*) { system.leave(x, y); });
+    return X;
+  }
+
+ private:
+  const Dtype dtype_;
+  const int64_t n_, batch_, columns_;
+  const Tensor factors_, integers_;
+
+  // step(system of the matrix, a column of `from`, the same of `to`, space for another one).
+  template <typename Step>
+  void for_columns(const Tensor& from, Tensor& to, const Step& step) const {
+    with_type(dtype_, [&](auto type) {
+      using V = decltype(type);
+      const BatchView view = batch_view(from, 2);
+      const V* const factors = static_cast<const V*>(factors_.const_data_ptr());
+      const auto* const integers = static_cast<const int32_t*>(integers_.const_data_ptr());
+      V* const out = static_cast<V*>(to.mutable_data_ptr());
+      for_matrices(batch_, n_ * n_ * columns_, [&](int64_t begin, int64_t end) {
+        std::vector<V> columns(3 * n_, zero<V>());
+        std::vector<int32_t> seen(n_);
+        V *const x = columns.data(), *const y = x + n_;
+        for (int64_t b = begin; b < end; ++b) {
+          const FactoredSystem<kAdjoint, V> system(factors, integers, n_, b, seen.data());
+          const V* const first = static_cast<const V*>(view.data) + view.offset(b);
+          for (int64_t c = 0; c < columns_; ++c) {
+            for (int64_t i = 0; i < n_; ++i) {
+              x[i] = first[i * view.row_stride + c * view.column_stride];
+            }
+            step(system, x, y, y + n_);
+            for (int64_t i = 0; i < n_; ++i) {
+              out[(b * n_ + i) * columns_ + c] = y[i];
+            }
+          }
+        }
+      });
+    });
+  }
+};
 
 template <bool kAdjoint>
 Tensor solve(const Tensor& A, const Tensor& B, const Tensor& factors, const Tensor& integers) {
@@ -204,45 +211,15 @@ Tensor solve(const Tensor& A, const Tensor& B, const Tensor& factors, const Tens
   check(same, kName, ": expected B of shape (*, n, k) for A of shape ", ShapeOf{A}, ", got ",
         ShapeOf{B}, "; expand or reshape it first");
   check_dtype_and_device(kName, "B", B, A);
-  return System(A, B, factors, integers).solve<kAdjoint>();
-}
-
-// grad conj(A^-T) from the inverse; from factors it is _slogdet_backward_kept.
-Tensor backward(const Tensor& grad, const Tensor& A, const Tensor& factors,
-                const Tensor& integers) {
-  const char* const name = "slogdet_backward";
-  check_factors(name, A, factors, integers);
-  check_matches(name, "grad", grad, A, 2);
-  if (integers.size(-1) > 0) {
-    return call_torch("torchdet::_slogdet_backward_kept", "", grad, A, factors, integers);
-  }
-  const Tensor inverse = as_contiguous(factors);
-  Tensor out = empty(leading_sizes(A, 0), A.scalar_type());
-  const int64_t numbers = order(A) * order(A);
-  if (out.numel() == 0) {
-    return out;
-  }
-  const BatchView factor = batch_view(grad, 0);
-  with_type(kernel_dtype(A), [&](auto type) {
-    using V = decltype(type);
-    const V* const from = static_cast<const V*>(inverse.const_data_ptr());
-    V* const to = static_cast<V*>(out.mutable_data_ptr());
-    for_matrices(batch_size(A), numbers, [&](int64_t begin, int64_t end) {
-      for (int64_t b = begin; b < end; ++b) {
-        const V g = static_cast<const V*>(factor.data)[factor.offset(b)];
-        for (int64_t i = b * numbers; i < (b + 1) * numbers; ++i) {
-          to[i] = g * from[i];
-        }
-      }
-    });
-  });
-  return out;
+  return B.numel() == 0 ? empty(leading_sizes(B, 0), B.scalar_type())
+                        : Solver<kAdjoint>(A, B, factors, integers).solve(B);
 }
 
 }  // namespace
 }  // namespace torchdet
 
 STABLE_TORCH_LIBRARY_IMPL(torchdet, CPU, m) {
+  m.impl("_slogdet_factor", TORCH_BOX(&torchdet::slogdet_factor));
   m.impl("_slogdet_backward_factored", TORCH_BOX(&torchdet::backward));
   m.impl("_solve_factored", TORCH_BOX(&torchdet::solve<false>));
   m.impl("_solve_adjoint_factored", TORCH_BOX(&torchdet::solve<true>));

@@ -1,6 +1,10 @@
-// X = A^-1 B and A^-H B for one matrix and one right-hand side, from what a factorisation of A
-// leaves (torchdet/_factored.py has both forms and the formulas). Each number of the matrix is used
-// once for a right-hand side, so memory sets the speed, and plain loops over rows reach it.
+// A^-1 b and A^-H b for one matrix and one right-hand side, from the factors of A. With the powers
+// of two R and C, the permutation P of the rows, and the exchange Q of two columns,
+//
+//     P (R A C) Q = L U,  so  A^-1 b = C Q U^-1 L^-1 P R b  and  A^-H b = R P^T L^-H U^-H Q C b.
+//
+// A right-hand side reads each number of the factors once. So memory sets the speed, and plain
+// loops over rows reach it.
 #pragma once
 
 #include "../../math/scaled.h"
@@ -9,22 +13,13 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// A matrix, or a vector, where it lies: number (i, j) at data[i * row_stride + j * column_stride].
-template <typename V>
-struct Strided {
-  const V* data;
-  int64_t row_stride, column_stride;
-  Strided transposed() const { return {data, column_stride, row_stride}; }
-};
-
 template <bool kConjugated, typename V>
 V conj_if(V x) {
   return kConjugated ? conj(x) : x;
 }
 
-// Sum of a_k b_k, or conj(a_k) b_k, over neighbours in memory: eight sums, which the compiler puts
-// into packs.
-template <bool kConjugated, typename V>
+// Sum of a_k b_k over neighbours in memory: eight sums, which the compiler puts into packs.
+template <typename V>
 V dot(const V* a, const V* b, int64_t count) {
   constexpr int kSums = 8;
   V sums[kSums];
@@ -32,11 +27,11 @@ V dot(const V* a, const V* b, int64_t count) {
   int64_t k = 0;
   for (; k + kSums <= count; k += kSums) {
     for (int s = 0; s < kSums; ++s) {
-      sums[s] = fma(conj_if<kConjugated>(a[k + s]), b[k + s], sums[s]);
+      sums[s] = fma(a[k + s], b[k + s], sums[s]);
     }
   }
   for (; k < count; ++k) {
-    sums[0] = fma(conj_if<kConjugated>(a[k]), b[k], sums[0]);
+    sums[0] = fma(a[k], b[k], sums[0]);
   }
   for (int half = kSums / 2; half > 0; half /= 2) {
     for (int s = 0; s < half; ++s) {
@@ -46,77 +41,81 @@ V dot(const V* a, const V* b, int64_t count) {
   return sums[0];
 }
 
-// y += f a, or f conj(a).
+// y -= f a, or f conj(a).
 template <bool kConjugated, typename V>
-void add_multiple(V f, const V* a, int64_t stride, V* y, int64_t count) {
-  if (stride == 1) {
-    for (int64_t i = 0; i < count; ++i) {
-      y[i] = fma(f, conj_if<kConjugated>(a[i]), y[i]);
-    }
-  } else {
-    for (int64_t i = 0; i < count; ++i) {
-      y[i] = fma(f, conj_if<kConjugated>(a[i * stride]), y[i]);
-    }
+void subtract_multiple(V f, const V* a, V* y, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    y[i] = fnma(f, conj_if<kConjugated>(a[i]), y[i]);
   }
 }
 
-// y = M x, or conj(M) x.
-template <bool kConjugated, typename V>
-void multiply(const Strided<V>& M, int64_t n, const V* x, V* y) {
-  if (M.column_stride == 1) {
-    for (int64_t i = 0; i < n; ++i) {
-      y[i] = dot<kConjugated>(M.data + i * M.row_stride, x, n);
-    }
-    return;
-  }
-  std::fill(y, y + n, zero<V>());
-  for (int64_t j = 0; j < n; ++j) {
-    add_multiple<kConjugated>(x[j], M.data + j * M.column_stride, M.row_stride, y, n);
-  }
-}
-
+// x / pivot: inf or NaN where the pivot is 0.
 template <typename V>
-bool is_finite(V x) {
-  using R = RealOf<V>;
-  const auto zero_or_nan = [](R y) { return y - y == R(0); };
+V divided(V x, V pivot) {
   if constexpr (kIsComplex<V>) {
-    return zero_or_nan(x.re) && zero_or_nan(x.im);
+    const auto lift = exact_pow2<RealOf<V>>(-exponent_of(component_size(pivot)));
+    return x * lift * reciprocal(pivot * lift);
   } else {
-    return zero_or_nan(x);
+    return x / pivot;
   }
 }
 
-// x = A^-1 b, or A^-H b, from inverse = conj(A^-T): a product, and one step of refinement. space: n
-// numbers each.
-template <bool kAdjoint, typename V>
-void solve_by_inverse(const Strided<V>& A, const V* inverse, int64_t n, const V* b, V* x, V* space,
-                      V* correction) {
-  const Strided<V> F = {inverse, n, 1};
-  const auto apply = [&](const V* from, V* to) {
-    kAdjoint ? multiply<false>(F, n, from, to) : multiply<true>(F.transposed(), n, from, to);
-  };
-  apply(b, x);
-  kAdjoint ? multiply<true>(A.transposed(), n, x, space) : multiply<false>(A, n, x, space);
+// The factors of one matrix and the integers that go with them, by elimination with partial
+// pivoting: R gives each row a largest entry in [1, 2), C and Q are 1. For small n, where the
+// kernels of the size classes would spend their time on short packs.
+template <typename V>
+void factor(const BatchView& A, int64_t b, int64_t n, V* lu, int32_t* integers) {
+  const KeptFactors<int32_t> kept(integers, n, b);
+  const V* const from = static_cast<const V*>(A.data) + A.offset(b);
+  RealOf<V> poison = 0;
   for (int64_t i = 0; i < n; ++i) {
-    space[i] = b[i] + -space[i];
+    V* const row = lu + i * n;
+    RealOf<V> largest = 0;
+    for (int64_t j = 0; j < n; ++j) {
+      row[j] = from[i * A.row_stride + j * A.column_stride];
+      largest = maximum(largest, component_size(row[j]));
+      poison += component_size(row[j]) * RealOf<V>(0);  // NaN where an entry is not finite
+    }
+    const auto e = largest > 0 && largest - largest == 0 ? -exponent_of(largest) : 0;
+    for (int64_t j = 0; j < n; ++j) {
+      row[j] = scale_pow2(row[j], e);
+    }
+    kept.rows()[i] = static_cast<int32_t>(i);
+    kept.row_exponents()[i] = static_cast<int32_t>(e);
+    kept.column_exponents()[i] = 0;
   }
-  apply(space, correction);
-  for (int64_t i = 0; i < n; ++i) {
-    // Where A x leaves the range, x is what there is.
-    x[i] = is_finite(correction[i]) ? x[i] + correction[i] : x[i];
+  int32_t sign = poison == 0 ? 1 : kNotKept;
+  for (int64_t k = 0; k < n; ++k) {
+    int64_t p = k;
+    for (int64_t i = k + 1; i < n; ++i) {
+      p = pivot_size(lu[i * n + k]) > pivot_size(lu[p * n + k]) ? i : p;
+    }
+    if (p != k) {
+      std::swap_ranges(lu + k * n, lu + (k + 1) * n, lu + p * n);
+      std::swap(kept.rows()[k], kept.rows()[p]);
+      sign = sign == kNotKept ? sign : -sign;
+    }
+    const V pivot = lu[k * n + k];
+    for (int64_t i = k + 1; i < n; ++i) {
+      V* const row = lu + i * n;
+      row[k] = divided(row[k], pivot);
+      subtract_multiple<false>(row[k], lu + k * n + k + 1, row + k + 1, n - k - 1);
+    }
   }
+  kept.sign() = sign;
+  kept.exchanged() = static_cast<int32_t>(n - 1);
 }
 
-// A^-1 and A^-H by the factors of P (R A C) Q = L U.
+// A^-1, or A^-H, by the factors.
 template <bool kAdjoint, typename V>
 class FactoredSystem {
  public:
-  // seen: space for n integers.
+  // factors, integers: of the whole batch, b: the matrix. seen: space for n integers.
   FactoredSystem(const V* factors, const int32_t* integers, int64_t n, int64_t b, int32_t* seen)
       : lu_(factors + b * n * n), kept_(integers, n, b), n_(n), usable_(kept_.are_usable(seen)) {}
 
-  // x = b, scaled and ordered as the factors are. Nothing is kept of a matrix of rank n - 2 or
-  // less, nor of one with an entry that is not finite: NaN.
+  // x = b, scaled and ordered as the factors are. NaN where nothing is kept: of a matrix that is
+  // singular or not finite.
   void enter(const V* b, V* x) const {
     for (int64_t k = 0; k < n_; ++k) {
       if (!usable_) {
@@ -156,17 +155,17 @@ class FactoredSystem {
     if constexpr (kAdjoint) {
       for (int64_t i = 0; i < n_; ++i) {
         x[i] = divided(x[i], conj(row(i)[i]));
-        add_multiple<true>(-x[i], row(i) + i + 1, 1, x + i + 1, n_ - i - 1);
+        subtract_multiple<true>(x[i], row(i) + i + 1, x + i + 1, n_ - i - 1);
       }
       for (int64_t i = n_ - 1; i > 0; --i) {
-        add_multiple<true>(-x[i], row(i), 1, x, i);
+        subtract_multiple<true>(x[i], row(i), x, i);
       }
     } else {
       for (int64_t i = 1; i < n_; ++i) {
-        x[i] = x[i] + -dot<false>(row(i), x, i);
+        x[i] = x[i] + -dot(row(i), x, i);
       }
       for (int64_t i = n_ - 1; i >= 0; --i) {
-        const V sum = dot<false>(row(i) + i + 1, x + i + 1, n_ - i - 1);
+        const V sum = dot(row(i) + i + 1, x + i + 1, n_ - i - 1);
         x[i] = divided(x[i] + -sum, row(i)[i]);
       }
     }
@@ -179,14 +178,6 @@ class FactoredSystem {
   bool usable_;
 
   const V* row(int64_t i) const { return lu_ + i * n_; }
-  static V divided(V x, V pivot) {
-    if constexpr (kIsComplex<V>) {
-      const auto lift = exact_pow2<RealOf<V>>(-exponent_of(component_size(pivot)));
-      return x * lift * reciprocal(pivot * lift);
-    } else {
-      return x / pivot;
-    }
-  }
 };
 
 }  // namespace TORCHDET_CAPABILITY

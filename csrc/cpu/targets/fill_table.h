@@ -113,7 +113,8 @@ struct KernelsOf {
                              B::keep,
                              B::from_kept,
                              RowSlogdetHvp<V>::slogdet_hvp,
-                             RowDetJet<V>::det_jet};
+                             RowDetJet<V>::det_jet,
+                             B::keep};
     table.blocked[static_cast<int>(dtype)] = blocked;
     std::fill(kernels, kernels + kLargestRows + 1, blocked);
     set_all_rows(kernels);
