@@ -165,6 +165,8 @@ def test_public_functions_speak_in_their_own_name(name):
     public = getattr(torchdet, name)
 
     def f(A: torch.Tensor) -> object:
+        if name in ("principal_minors", "slogdet_solve"):
+            return public(A, A)
         return public([A], [A], [A]) if name.endswith("laplacian") else public(A)
 
     assert text_of(f, torch.zeros(2, 3)) == f"{name}: expected A of shape (*, n, n), got (2, 3)"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import cases
@@ -17,7 +18,7 @@ from support import OPS, same_bits
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 WIDE = {torch.float32: np.longdouble, torch.complex64: np.clongdouble}
 WIDE |= {torch.float64: np.longdouble, torch.complex128: np.clongdouble}
-# Lanes, rows, and blocks with a last pack that is full or not.
+# Scalars, and panels with a last pack that is full or not.
 ORDERS = (1, 2, 3, 8, 16, 17, 33, 64, 65, 129)
 
 
@@ -204,6 +205,22 @@ def test_one_factorisation_serves_both_passes(n):
     assert mode.names.count("_slogdet_factor") == 1
 
 
+@pytest.mark.parametrize("dtype", (torch.float64, torch.complex64), ids=cases.name)
+@pytest.mark.parametrize("n", (0, 3, 20))
+def test_operators_keep_their_contract_with_torch(n, dtype):
+    A = torch.randn(2, n, n, dtype=dtype, requires_grad=True)
+    B = torch.randn(2, n, 2, dtype=dtype, requires_grad=True)
+    grad = torch.randn(2, dtype=dtype, requires_grad=True)
+    left = OPS._slogdet_factor(A.detach())[2:]
+    for name, args in (
+        ("_slogdet_factor", (A,)),
+        ("_slogdet_backward_factored", (grad, A, *left)),
+        ("_solve_factored", (A, B, *left)),
+        ("_solve_adjoint_factored", (A, B, *left)),
+    ):
+        opcheck(getattr(OPS, name).default, args)
+
+
 # ---- shapes, dtypes, and matrices that have no solution
 
 
@@ -230,7 +247,11 @@ def test_shapes_are_those_of_torch_linalg_solve(a, b):
 def test_any_strides_give_the_same_bits(n):
     A, B = matrices("normal", n, torch.complex128), torch.randn(2, n, 2, dtype=torch.complex128)
     expected = torchdet.slogdet_solve(A, B).X
-    for X, Y in ((A.mT.contiguous().mT, B), (A, B.mT.contiguous().mT), (A.conj().resolve_conj().conj(), B)):
+    for X, Y in (
+        (A.mT.contiguous().mT, B),
+        (A, B.mT.contiguous().mT),
+        (A.conj().resolve_conj().conj(), B),
+    ):
         got = torchdet.slogdet_solve(X, Y).X
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
     assert same_bits(torchdet.slogdet_solve(A, B.flip(0).flip(0)).X, expected)
@@ -281,7 +302,11 @@ def test_errors_say_what_was_expected():
         ((A.long(), B.long()), RuntimeError, "expected A of dtype"),
         ((A, torch.ones(4, 2)), RuntimeError, r"expected B of shape .* got \(4, 2\)"),
         ((A, torch.tensor(1.0)), RuntimeError, r"expected B of shape .* got \(\)"),
-        ((A.expand(2, 3, 3), torch.ones(5, 3, 1)), RuntimeError, "expected batch dimensions .* broadcast"),
+        (
+            (A.expand(2, 3, 3), torch.ones(5, 3, 1)),
+            RuntimeError,
+            "expected batch dimensions .* broadcast",
+        ),
         ((A, B.double()), RuntimeError, "expected B of the dtype of A, float32, got float64"),
         ((A, B.to("meta")), RuntimeError, "expected B on the device of A"),
         ((A, [1.0]), TypeError, "expected B to be a Tensor, got list"),

@@ -11,26 +11,26 @@ from .linalg import argument, det, logdet
 _OP = "principal_minors"
 
 
-def principal_minors(L: Tensor, index: Tensor, *, log: bool = False) -> Tensor:
-    r"""Determinants of principal submatrices L[S, S] for many sets S of rows, of different sizes.
+def principal_minors(A: Tensor, index: Tensor, *, log: bool = False) -> Tensor:
+    r"""Determinants of principal submatrices A[S, S] for many sets S of rows, of different sizes.
 
     All of them are one call of `det`: a smaller submatrix is filled up with rows and columns of the
-    identity, which change no determinant. In a determinantal point process with kernel L they are
-    the weights of subsets, and det(L + I) is their sum over all subsets.
+    identity, which change no determinant. In a determinantal point process with kernel A they
+    are the weights of subsets, and det(A + I) is their sum over all subsets.
 
     Args:
-        L: (\*, N, N), dtypes and strides as for `det`; it need not be symmetric.
+        A: (\*, N, N), dtypes and strides as for `det`; it need not be symmetric.
         index: The sets, of shape (\*, m, k), as integers: row numbers from 0 to N-1 and, in places
             that are not used, -1 or any other negative number. Or as a mask, of shape (\*, m, N)
             and dtype bool. The empty set has determinant 1. Batch dimensions broadcast with those
-            of L. A row that is listed twice in a set makes two equal rows: determinant 0.
+            of A. A row that is listed twice in a set makes two equal rows: determinant 0.
         log: Return the logarithm, as `logdet` does: NaN for a negative determinant, -inf for 0.
 
     Returns:
-        (\*, m), dtype of L.
+        (\*, m), dtype of A.
 
     Gradient:
-        With respect to L: the cofactors of each submatrix, times grad, added at the rows and
+        With respect to A: the cofactors of each submatrix, times grad, added at the rows and
         columns of its set. Defined for every submatrix without log, at singular ones too;
         derivatives of every order exist.
 
@@ -43,11 +43,11 @@ def principal_minors(L: Tensor, index: Tensor, *, log: bool = False) -> Tensor:
         is looked up; under torch.compile and torch.func.vmap pass row numbers.
 
     Raises:
-        RuntimeError: "principal_minors: expected L of shape (\*, n, n), got (3, 4)"; likewise for
+        RuntimeError: "principal_minors: expected A of shape (\*, n, n), got (3, 4)"; likewise for
             the dtype of index and its shape.
         IndexError: "principal_minors: expected row numbers below 3, ..", on a CPU; elsewhere and
             under transforms the error is that of torch's indexing.
-        TypeError: L or index is not a Tensor.
+        TypeError: A or index is not a Tensor.
 
     Reference:
         Kulesza and Taskar, Determinantal point processes for machine learning (2012), section 2.2.
@@ -58,27 +58,27 @@ def principal_minors(L: Tensor, index: Tensor, *, log: bool = False) -> Tensor:
         >>> torchdet.principal_minors(L, torch.tensor([[0, -1], [0, 1], [0, 2]]))
         tensor([2., 3., 4.])
     """
-    if has_torch_function((L, index)):
-        result: Tensor = handle_torch_function(principal_minors, (L, index), L, index, log=log)
+    if has_torch_function((A, index)):
+        result: Tensor = handle_torch_function(principal_minors, (A, index), A, index, log=log)
         return result
-    L = argument(_OP, L)
-    check_square(_OP, L)
+    A = argument(_OP, A)
+    check_square(_OP, A)
     check_dense(_OP, "index", index)
-    check_device(_OP, "index", index, L)
-    S = _row_numbers(L, index)
+    check_device(_OP, "index", index, A)
+    S = _row_numbers(A, index)
     used = S >= 0
     both = used.unsqueeze(-1) & used.unsqueeze(-2)
-    identity = torch.eye(S.shape[-1], dtype=L.dtype, device=L.device)
-    submatrices = torch.where(both, _submatrices(L, S.clamp(min=0)), identity)
+    identity = torch.eye(S.shape[-1], dtype=A.dtype, device=A.device)
+    submatrices = torch.where(both, _submatrices(A, S.clamp(min=0)), identity)
     return logdet(submatrices) if log else det(submatrices)
 
 
-def _row_numbers(L: Tensor, index: Tensor) -> Tensor:
-    N = L.shape[-1]
+def _row_numbers(A: Tensor, index: Tensor) -> Tensor:
+    N = A.shape[-1]
     if index.dtype == torch.bool:
         if index.dim() < 2 or index.shape[-1] != N:
             raise RuntimeError(
-                f"{_OP}: expected a mask of shape (*, m, {N}) for L of shape {tuple(L.shape)}, "
+                f"{_OP}: expected a mask of shape (*, m, {N}) for A of shape {tuple(A.shape)}, "
                 f"got {tuple(index.shape)}"
             )
         most = int(index.sum(-1).max()) if index.numel() else 0
@@ -103,19 +103,19 @@ def _row_numbers(L: Tensor, index: Tensor) -> Tensor:
     return index.long()
 
 
-def _submatrices(L: Tensor, S: Tensor) -> Tensor:
-    # L[S_i, S_j] as (*, m, k, k).
+def _submatrices(A: Tensor, S: Tensor) -> Tensor:
+    # A[S_i, S_j] as (*, m, k, k).
     try:
-        batch = torch.broadcast_shapes(L.shape[:-2], S.shape[:-2])
+        batch = torch.broadcast_shapes(A.shape[:-2], S.shape[:-2])
     except RuntimeError:
         raise RuntimeError(
-            f"{_OP}: expected batch dimensions of L and index that broadcast, got L of shape "
-            f"{tuple(L.shape)} and index of shape {tuple(S.shape)}"
+            f"{_OP}: expected batch dimensions of A and index that broadcast, got A of shape "
+            f"{tuple(A.shape)} and index of shape {tuple(S.shape)}"
         ) from None
-    N = L.shape[-1]
+    N = A.shape[-1]
     i, j = S.unsqueeze(-1), S.unsqueeze(-2)
-    # A row beyond L must not be a place in another one: torch's own check is to see it.
+    # A row beyond A must not be a place in another one: torch's own check is to see it.
     places = torch.where((i < N) & (j < N), i * N + j, N * N)
     places = places.expand(*batch, *S.shape[-2:], S.shape[-1])
-    flat = L.flatten(-2).expand(*batch, N * N)
+    flat = A.flatten(-2).expand(*batch, N * N)
     return flat.gather(-1, places.flatten(-3)).unflatten(-1, places.shape[-3:])

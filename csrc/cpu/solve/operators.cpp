@@ -11,7 +11,8 @@
 namespace torchdet {
 namespace {
 
-constexpr int64_t kLargestScalarFactor = 16;    // above, the kernel of the class "blocked" is faster
+// Above, the kernel of the class "blocked" is faster.
+constexpr int64_t kLargestScalarFactor = 12, kLargestComplexScalarFactor = 8;
 constexpr int64_t kOperationsOfPart = 1 << 15;  // fewer are not worth another thread
 constexpr int64_t kMostColumns = 8;             // more are solved for together, by torch's BLAS
 
@@ -94,7 +95,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> slogdet_factor(const Tensor& A) {
     return {sign, logabsdet, factors, integers};
   }
   auto* const numbers = static_cast<int32_t*>(integers.mutable_data_ptr());
-  const bool is_scalar = n <= kLargestScalarFactor;
+  const bool is_complex = dtype != real_dtype(dtype);
+  const bool is_scalar = n <= (is_complex ? kLargestComplexScalarFactor : kLargestScalarFactor);
   Problem problem = {.op = is_scalar ? Op::kSlogdet : Op::kSlogdetFactor,
                      .n = n,
                      .batch = batch,
@@ -156,8 +158,7 @@ class Solver {
       });
       return X;
     }
-    for_columns(B, X,
-                [](const auto& system, auto* x, auto* y, auto*) { system.enter(x, y); });
+    for_columns(B, X, [](const auto& system, auto* x, auto* y, auto*) { system.enter(x, y); });
     const Tensor M = kAdjoint ? call_torch("aten::adjoint", factors_) : factors_;
     const Tensor Y = solve_triangular(M, X, false, !kAdjoint);
     for_columns(solve_triangular(M, Y, true, kAdjoint), X,
