@@ -16,6 +16,7 @@ from bench.sections import (
     goals,
     latency,
     least,
+    likelihoods,
     memory,
     others,
     prose,
@@ -125,6 +126,7 @@ _SECTIONS: tuple[tuple[str, str, Callable[[Result], list[str]]], ...] = (
     ("One small matrix", "cpu-latency", latency),
     ("Memory", "cpu-memory", memory),
     ("Wave functions", "cpu-wavefunction", waves),
+    ("Likelihoods", "cpu-likelihood", likelihoods),
     ("AVX2", "cpu-speed-avx2", avx2),
     ("AVX2, drawn at random: the slowest cases", "cpu-scan-avx2", slowest),
 )

@@ -6,6 +6,7 @@ import statistics
 import textwrap
 from typing import Any
 
+from bench import likelihood
 from bench.cases import OPS
 from bench.report import WRONG_MARK, compact_table, duration, marked_ratio, table, tally
 from bench.run import MISSED, REACHED
@@ -196,18 +197,13 @@ def memory(run: Result) -> list[str]:
 def waves(run: Result) -> list[str]:
     """Sums of determinants and training steps."""
 
-    def ratio(entry: dict[str, Any], name: str) -> str:
-        return marked_ratio({**entry, "errors": {}}, name, True, 2) + (
-            f" {WRONG_MARK}" if name in entry["errors"] else ""
-        )
-
     def rows(entries: Cases) -> list[list[str]]:
         return [
             [
                 *(str(entry[key]) for key in ("op", "n", "K", "walkers")),
                 duration(entry["seconds"][BY_HAND]["median"])
                 + (f" {WRONG_MARK}" if BY_HAND in entry["errors"] else ""),
-                *(ratio(entry, name) for name in OTHERS),
+                *(_own_ratio(entry, name) for name in OTHERS),
             ]
             for entry in entries
         ]
@@ -229,6 +225,55 @@ def waves(run: Result) -> list[str]:
         "",
         *table(headings, rows(run["sums"])),
     ]
+
+
+def likelihoods(run: Result) -> list[str]:
+    """Log densities, and principal minors."""
+
+    def rows(entries: Cases, keys: tuple[str, ...], peers: tuple[str, ...]) -> list[list[str]]:
+        return [
+            [
+                *(str(entry[key]) for key in keys),
+                duration(entry["seconds"][peers[0]]["median"])
+                + (f" {WRONG_MARK}" if peers[0] in entry["errors"] else ""),
+                *(_own_ratio(entry, name) for name in peers[1:]),
+            ]
+            for entry in entries
+        ]
+
+    of_densities = (likelihood.CHOLESKY, likelihood.LINALG, likelihood.OURS)
+    of_minors = (likelihood.LOOP, likelihood.PADDED, likelihood.OURS)
+    entries = sorted(run["densities"], key=lambda entry: (entry["op"], entry["n"], entry["batch"]))
+    return [
+        *prose(
+            "Symmetric positive definite matrices in float64, ratios to torch.linalg.cholesky: "
+            "log det by torchdet.slogdet, the log density of a normal distribution by "
+            "torchdet.slogdet_solve (torch.linalg: slogdet and solve); the gradient by the matrix. "
+            "The answers for two matrices are compared with long double."
+        ),
+        "",
+        *table(
+            ["operation", "n", "matrices", f"time of {of_densities[0]}", *of_densities[1:]],
+            rows(entries, ("op", "n", "batch"), of_densities),
+        ),
+        "",
+        *prose(
+            f"log det of {likelihood.SETS} principal submatrices, of orders {likelihood.SMALLEST} "
+            f"to {likelihood.LARGEST}, of one matrix of order {likelihood.KERNEL}, by "
+            "torchdet.principal_minors; ratios to a loop of torch.logdet over the submatrices:"
+        ),
+        "",
+        *table(
+            ["operation", f"time of {of_minors[0]}", *of_minors[1:]],
+            rows(run["minors"], ("op",), of_minors),
+        ),
+    ]
+
+
+def _own_ratio(entry: dict[str, Any], name: str) -> str:
+    """Of a run whose entries mark the peer that is wrong itself."""
+    mark = f" {WRONG_MARK}" if name in entry["errors"] else ""
+    return marked_ratio({**entry, "errors": {}}, name, True, 2) + mark
 
 
 def wrong(runs: dict[str, Result]) -> list[str]:

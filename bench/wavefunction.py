@@ -231,6 +231,7 @@ def measure(case: Case, seconds: float, rounds: int) -> dict[str, Any]:
     """Seconds of each, and how many times those of the first the others are faster."""
     found = wrong(case)
     calls = case.calls
+    first = next(iter(calls))
     times: dict[str, list[float]] = {name: [] for name in calls}
     started = time.perf_counter()
     for k in range(rounds):
@@ -243,15 +244,15 @@ def measure(case: Case, seconds: float, rounds: int) -> dict[str, Any]:
         if k and time.perf_counter() - started > LONGEST:
             break
     ratios = {
-        name: asdict(Spread.of([a / b for a, b in zip(times[BY_HAND], own, strict=True)]))
+        name: asdict(Spread.of([a / b for a, b in zip(times[first], own, strict=True)]))
         for name, own in times.items()
-        if name != BY_HAND
+        if name != first
     }
     return {
         "op": case.op,
         "seconds": {name: asdict(Spread.of(own)) for name, own in times.items()},
         "ratio": ratios,
-        "errors": dict.fromkeys(found, "the answer is wrong for some walker"),
+        "errors": dict.fromkeys(found, "the answer is wrong"),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import compare, pages, report, sections, wavefunction
+from bench import compare, likelihood, pages, report, sections, wavefunction
 from bench.cases import OPS, Case
 from bench.clocks import CpuClock
 from bench.network import Network
@@ -125,6 +125,18 @@ def test_a_wrong_answer_for_one_walker_is_found(op):
     assert "slogsumdet" in wavefunction.wrong(case)
 
 
+def test_likelihoods_are_right_and_a_wrong_one_is_found(monkeypatch):
+    for name, small in (("KERNEL", 40), ("SETS", 5), ("LARGEST", 9)):
+        monkeypatch.setattr(likelihood, name, small)
+    for case in [*likelihood.densities(4, 3), *likelihood.minors()]:
+        entry = wavefunction.measure(case, 0.0, 2)
+        assert not entry["errors"], case.op
+        right = case.calls[likelihood.OURS]().detach()
+        right[-1] *= 1 + 1e-9
+        case.calls[likelihood.OURS] = lambda right=right: right
+        assert wavefunction.wrong(case) == [likelihood.OURS]
+
+
 NEVER = TorchPeer("torch.linalg", lambda A: 1 / 0, lambda A: 1 / 0)
 ALWAYS_ONE = TorchPeer("torch.linalg", lambda A: (A * 0).sum((-2, -1)) + 1, lambda A: 1 / 0)
 LIMITS = {"copy_bandwidth": {"cache": 1e9, "dram": 1e9}, "fma_peak": {"float32": 1e9}}
@@ -181,7 +193,7 @@ def test_the_smallest_ratio_is_of_right_answers_and_has_its_quartiles():
 
 
 @pytest.mark.parametrize(
-    "module", ("cases", "peers", "latency", "memory", "network", "wavefunction")
+    "module", ("cases", "peers", "latency", "likelihood", "memory", "network", "wavefunction")
 )
 def test_what_is_timed_is_public(module):
     text = (Path(compare.__file__).parent / f"{module}.py").read_text()
