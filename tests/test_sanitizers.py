@@ -279,3 +279,9 @@ def of_threads(kernels, operator, n, batch, dtype):
         alone = kernels.run(backward, A, grad, kept)
         shared = kernels.run(backward, A, grad, kept, threads=3, callers=3)
         assert_same_bits(shared, alone, "backward")
+
+
+def test_linear_systems_take_any_numbers_and_integers():
+    program = sanitized_cpu.build("portable", "address", "solve") / "solve"
+    done = subprocess.run([program], env=sanitized_cpu.environment("portable"), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
