@@ -120,13 +120,14 @@ def test_batches_transforms_and_compile():
 
 def test_errors_say_what_was_expected():
     L, index = torch.eye(3), torch.tensor([[0, 1]])
+    mask = torch.ones(2, 4, dtype=torch.bool)
     for args, error, text in (
         ((torch.ones(3, 4), index), RuntimeError, r"expected . of shape \(\*, n, n\)"),
         ((L, index.float()), RuntimeError, "expected index of an integer dtype or bool"),
         ((L, index[0]), RuntimeError, r"expected index of shape \(\*, m, k\), got \(2,\)"),
-        ((L, torch.ones(2, 4, dtype=torch.bool)), RuntimeError, r"expected a mask of shape \(\*, m, 3\)"),
+        ((L, mask), RuntimeError, r"expected a mask of shape \(\*, m, 3\)"),
         ((L, torch.tensor([[0, 3]])), IndexError, "expected row numbers below 3, .* got 3"),
-        ((L.expand(2, 3, 3), index.expand(4, 1, 2)), RuntimeError, "expected batch dimensions .* broadcast"),
+        ((L.expand(2, 3, 3), index.expand(4, 1, 2)), RuntimeError, "expected batch dimensions"),
         ((L, [[0]]), TypeError, "expected index to be a Tensor, got list"),
         (([1.0], index), TypeError, "expected A to be a Tensor"),
         ((L, index.to("meta")), RuntimeError, "expected index on the device of A"),

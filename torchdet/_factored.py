@@ -95,7 +95,7 @@ def check_factors(
 def check_system(
     A: Tensor, B: Tensor, factors: Tensor, integers: Tensor, form: tuple[int, int] | None = None
 ) -> None:
-    """Raise RuntimeError unless B is (*, n, k) for A of shape (*, n, n), and the rest goes with A."""
+    """Raise RuntimeError unless B is (*, n, k) where A is (*, n, n), and the rest goes with A."""
     op = "slogdet_solve"
     check_factors(op, A, factors, integers, form)
     check_dense(op, "B", B)

@@ -1,4 +1,4 @@
-"""Principal minors of one matrix by lists of rows: what determinantal point processes are made of."""
+"""Principal minors of one matrix by lists of rows, for determinantal point processes."""
 
 import torch
 from torch import Tensor

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ._autograd_solve import Solve, SlogdetFactor
+from ._autograd_solve import SlogdetFactor, Solve
 from ._reference import check_dense, check_same, check_square
 from .linalg import argument
 
@@ -44,8 +44,8 @@ def slogdet_solve(A: Tensor, B: Tensor) -> SlogdetSolve:
 
     Accuracy:
         Of sign and logabsdet that of `slogdet`. X solves (A + E) X = B for some E of about n * eps
-        times \|L\| \|U\|, as by LU with pivoting; in plain PyTorch, which serves CUDA too, by LU with
-        complete pivoting. Columns of B may be rounded otherwise where there are more than 8.
+        times \|L\| \|U\|, by LU with partial pivoting; in plain PyTorch, which serves CUDA too, with
+        complete pivoting. A column of B is rounded otherwise where B has more than 8 columns.
 
     Singular matrices:
         Sign and logabsdet as for `slogdet`; X is inf or NaN where the computed determinant is

@@ -3,6 +3,7 @@
 #include "../../csrc/cpu/solve/solve.h"
 
 #include <cstdlib>
+#include <vector>
 
 namespace {
 
