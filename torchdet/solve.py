@@ -44,7 +44,7 @@ def slogdet_solve(A: Tensor, B: Tensor) -> SlogdetSolve:
 
     Accuracy:
         Of sign and logabsdet that of `slogdet`. X solves (A + E) X = B for some E of about n * eps
-        times \|L\| \|U\|, by LU with partial pivoting; in plain PyTorch, which serves CUDA too, with
+        times \|L\| \|U\|, by LU with partial pivoting; in plain PyTorch, also on CUDA, with
         complete pivoting. A column of B is rounded otherwise where B has more than 8 columns.
 
     Singular matrices:
