@@ -66,6 +66,41 @@ def test_residuals_are_those_of_a_stable_solver(kind, n, dtype):
         assert abs(s - expected.sign) <= tolerance
 
 
+GROWING = ("wilkinson_growth",)  # |L| |U| is 2^n |A|: partial pivoting is as bad as it can be
+
+
+NAMED = [
+    (name, n)
+    for name in cases.FAMILIES
+    for n in (2, 5, 9, 13)
+    if cases.exists(name, n) and name not in GROWING
+]
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.complex128), ids=cases.name)
+@pytest.mark.parametrize(("family", "n"), NAMED)
+def test_residuals_of_named_matrices(family, n, dtype):
+    A = cases.matrices(family, n, dtype)
+    B = torch.randn(len(A), n, 2, generator=torch.Generator().manual_seed(n), dtype=dtype)
+    sign, _, X = torchdet.slogdet_solve(A, B)
+    for a, b, x, s in zip(A, B, X, sign, strict=True):
+        if not a.isfinite().all() or s == 0:
+            assert not x.isfinite().any()
+            continue
+        # R A C, and B and X in its scale.
+        rows, columns = (np.ldexp(np.longdouble(1), -e) for e in units.frame_exponents(a))
+        r, c = rows.reshape(-1, 1), columns.reshape(-1, 1)
+        matrix, right, left = (y.numpy().astype(WIDE[dtype]) for y in (a, b, x))
+        if not x.isfinite().all():  # singular to working precision, or X is out of range
+            largest = np.abs(right * r).max() * units.condition(a) * c.max()
+            is_singular = units.condition(a) > 0.01 / (n * torch.finfo(dtype).eps)
+            assert is_singular or largest >= torch.finfo(dtype).max / 4
+            continue
+        size = np.abs(matrix * r * c.T).max() * np.abs(left / c).max(0) + np.abs(right * r).max(0)
+        residual = np.abs(right - matrix @ left) * r / size
+        assert residual.max() < (n + 2) * torch.finfo(dtype).eps
+
+
 @pytest.mark.parametrize("n", (4, 40, 140))
 def test_a_small_solution_of_an_ill_conditioned_system_is_as_good_as_its_matrix(n):
     # With B = A X and entries of X of size 1, |A^-1| |B| is 1e10 |X|: a product with the inverse

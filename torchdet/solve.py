@@ -48,9 +48,9 @@ def slogdet_solve(A: Tensor, B: Tensor) -> SlogdetSolve:
         complete pivoting. A column of B is rounded otherwise where B has more than 8 columns.
 
     Singular matrices:
-        Sign and logabsdet as for `slogdet`; X is inf or NaN where the computed determinant is
-        exactly 0, without an error. Else X is large and meaningless. A matrix with NaN or inf gives
-        NaN, for it alone.
+        Sign and logabsdet as for `slogdet`. X is inf or NaN where the computed determinant is
+        exactly 0, without an error; where A is singular to working precision only, X is that, or
+        large and meaningless. A matrix with NaN or inf gives NaN, for it alone.
 
     Memory:
         Saved for backward: A, X, on a CPU the factors, as many bytes as A and 4 (3 n + 2) more;

@@ -61,28 +61,41 @@ V divided(V x, V pivot) {
 }
 
 // The factors of one matrix and the integers that go with them, by elimination with partial
-// pivoting: R gives each row a largest entry in [1, 2), C and Q are 1. For small n, where the
-// kernels of the size classes would spend their time on short packs.
+// pivoting; Q is 1. For small n, where the kernels of the size classes would spend their time on
+// short packs.
 template <typename V>
 void factor(const BatchView& A, int64_t b, int64_t n, V* lu, int32_t* integers) {
+  using R = RealOf<V>;
+  using Integer = IntegerOf<R>;
   const KeptFactors<int32_t> kept(integers, n, b);
   const V* const from = static_cast<const V*>(A.data) + A.offset(b);
-  RealOf<V> poison = 0;
+  int32_t *const r = kept.row_exponents(), *const c = kept.column_exponents();
+  R poison = 0;
   for (int64_t i = 0; i < n; ++i) {
-    V* const row = lu + i * n;
-    RealOf<V> largest = 0;
+    R largest = 0;
     for (int64_t j = 0; j < n; ++j) {
-      row[j] = from[i * A.row_stride + j * A.column_stride];
-      largest = maximum(largest, component_size(row[j]));
-      poison += component_size(row[j]) * RealOf<V>(0);  // NaN where an entry is not finite
+      const V x = lu[i * n + j] = from[i * A.row_stride + j * A.column_stride];
+      largest = maximum(largest, component_size(x));
+      poison += component_size(x) * R(0);  // NaN where an entry is not finite
     }
-    const auto e = largest > 0 && largest - largest == 0 ? -exponent_of(largest) : 0;
-    for (int64_t j = 0; j < n; ++j) {
-      row[j] = scale_pow2(row[j], e);
-    }
+    r[i] = largest > 0 ? static_cast<int32_t>(-exponent_of(largest)) : 0;
     kept.rows()[i] = static_cast<int32_t>(i);
-    kept.row_exponents()[i] = static_cast<int32_t>(e);
-    kept.column_exponents()[i] = 0;
+  }
+  // Rows and columns have largest entries in [1, 2). Both powers are applied at once, or an entry
+  // could vanish on the way.
+  constexpr Integer kNone = -(1 << 20);
+  for (int64_t j = 0; j < n; ++j) {
+    Integer largest = kNone;
+    for (int64_t i = 0; i < n; ++i) {
+      const R size = component_size(lu[i * n + j]);
+      largest = std::max(largest, size > 0 ? exponent_of(size) + r[i] : kNone);
+    }
+    c[j] = static_cast<int32_t>(largest == kNone || poison != 0 ? 0 : -largest);
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      lu[i * n + j] = scale_pow2(lu[i * n + j], r[i] + c[j]);
+    }
   }
   int32_t sign = poison == 0 ? 1 : kNotKept;
   for (int64_t k = 0; k < n; ++k) {
