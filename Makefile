@@ -28,7 +28,7 @@ PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
 .PHONY: help setup demo test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check instructions tune lint lint-python lint-cpp lint-types lint-length format \
-        bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check versions clean
+        bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel versions clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ $(VENV)/.created:
 	@$(PYTHON) -m venv $(VENV) \
 	  || { echo "python3 cannot make virtual environments here; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet numpy ninja pybind11 'setuptools>=77' wheel
+	$(BIN)/pip install --quiet numpy ninja 'setuptools>=77'
 	@touch $@
 
 # What the examples need, and the package without its extension.
@@ -66,8 +66,7 @@ $(VENV)/.installed: $(VENV)/.created $(VENV)/.instruction_sets pyproject.toml se
 	  echo "Python.h not found (on Debian or Ubuntu: apt install python3-dev):" \
 	       "torchdet is installed without its extension."; export TORCHDET_EXTENSION=0; \
 	fi; \
-	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} \
-	  $(RUN) tools/show_build.py build/install.log \
+	MAX_JOBS=$${MAX_JOBS:-$(JOBS)} $(RUN) tools/show_build.py build/install.log \
 	    $(BIN)/pip install --verbose --no-build-isolation -e '.[test,examples,dev]' \
 	  || { echo "If the extension does not compile here: TORCHDET_EXTENSION=0 make ..."; exit 1; }
 	@touch $@
@@ -203,30 +202,34 @@ gpu-sanitize-%:
 gpu-bench:
 	$(GPU_PYTHON) -m bench --device cuda $(GPU_BENCH_ARGS)
 
-# The wheel is used where neither the sources nor the editable install can stand in for a file that it lacks, nor .venv
-# for a requirement that it does not name. It has all instruction sets, and is linked of the objects that the editable
-# install has compiled, and of the others; so that the source archive would build as well is checked by what is in it.
-wheel-check: $(VENV)/.installed ## build a wheel, install it in a new environment, import it and run its check there
-	rm -rf build/wheel-check && mkdir -p build/wheel-check/empty build/wheel-check/sdist
-	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} TORCHDET_INSTRUCTION_SETS=all \
-	  $(RUN) -m build --no-isolation --sdist --wheel --outdir build/wheel-check/dist . >build/wheel-check/build.log \
-	  || { tail -n 50 build/wheel-check/build.log; exit 1; }
-	tar -xzf build/wheel-check/dist/*.tar.gz -C build/wheel-check/sdist --strip-components 1
-	diff -r csrc build/wheel-check/sdist/csrc
-	diff -r -x '*.so' -x __pycache__ torchdet build/wheel-check/sdist/torchdet
-	@ls -lh build/wheel-check/dist
-	$(RUN) -m venv build/wheel-check/venv
-	build/wheel-check/venv/bin/pip install --quiet $(TORCH) build/wheel-check/dist/*.whl
-	cd build/wheel-check/empty && ../venv/bin/python -m torchdet && ../venv/bin/python -m torchdet check
+# The wheel of this Python. It has all instruction sets, and is linked of the objects that the editable install has
+# compiled, and of the others. auditwheel gives it the tag of the oldest glibc that has the symbols it asks for. It is
+# then used where neither the sources nor the editable install can stand in for a file that it lacks, nor .venv for a
+# requirement that it does not name. That the source archive would build as well is checked by what is in it.
+# TORCHDET_CUDA=1 for the wheel with CUDA kernels.
+wheel: $(VENV)/.installed ## build a wheel in dist, check what it needs of other libraries, and check it in a new environment
+	rm -rf build/wheel dist && mkdir -p build/wheel/empty build/wheel/sdist
+	TORCHDET_INSTRUCTION_SETS=all MAX_JOBS=$${MAX_JOBS:-$(JOBS)} $(RUN) tools/show_build.py build/wheel/build.log \
+	  $(RUN) -m build --no-isolation --sdist --wheel --outdir build/wheel/built .
+	tar -xzf build/wheel/built/*.tar.gz -C build/wheel/sdist --strip-components 1
+	diff -r csrc build/wheel/sdist/csrc
+	diff -r -x '*.so' -x __pycache__ torchdet build/wheel/sdist/torchdet
+ifeq ($(shell uname), Linux)
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel --quiet repair --plat auto --exclude 'libtorch*.so' --exclude 'libc10*.so' \
+	  --wheel-dir dist build/wheel/built/*.whl
+	$(RUN) tools/check_wheel.py dist/*.whl
+else
+	mkdir -p dist && cp build/wheel/built/*.whl dist
+endif
+	@ls -lh dist
+	$(RUN) -m venv build/wheel/venv
+	build/wheel/venv/bin/pip install --quiet $(TORCH) dist/*.whl
+	cd build/wheel/empty && ../venv/bin/python -m torchdet && ../venv/bin/python -m torchdet check
 
 # Some GB of downloads and up to 6 GB of disk for each version, one at a time. VERSIONS="2.12.0" tries one of them again.
 VERSIONS ?= 2.10.0 2.12.0 newest
-versions: $(VENV)/.installed ## the wheel with the oldest, another and the newest torch; writes docs/versions.md
-	rm -rf build/versions/dist
-	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} TORCHDET_INSTRUCTION_SETS=all \
-	  $(RUN) -m build --no-isolation --wheel --outdir build/versions/dist . >build/versions-build.log \
-	  || { tail -n 50 build/versions-build.log; exit 1; }
-	$(RUN) tools/versions.py --wheel build/versions/dist/*.whl --versions $(VERSIONS)
+versions: wheel ## the wheel with the oldest, another and the newest torch; writes docs/versions.md
+	$(RUN) tools/versions.py --wheel dist/*.whl --versions $(VERSIONS)
 
 clean: ## remove what is built, but not .venv
 	rm -rf build dist *.egg-info torchdet/*.so $(VENV)/.installed
