@@ -28,7 +28,7 @@ PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
 .PHONY: help setup demo test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check instructions tune lint lint-python lint-cpp lint-types lint-length format \
-        bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel versions clean
+        bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel wheels versions clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,7 +87,7 @@ test: $(VENV)/.installed ## the test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --ignore=tests/test_arm.py --ignore=tests/test_sanitizers.py $(PYTEST_ARGS)
 
 # Without the files that know nothing of which implementation serves.
-WITHOUT_IMPLEMENTATION := oracles support tools bench bench_checks bench_results cuda_emulation arm sanitizers
+WITHOUT_IMPLEMENTATION := oracles support tools install bench bench_checks bench_results cuda_emulation arm sanitizers
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
 	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(WITHOUT_IMPLEMENTATION:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
@@ -225,6 +225,12 @@ endif
 	$(RUN) -m venv build/wheel/venv
 	build/wheel/venv/bin/pip install --quiet $(TORCH) dist/*.whl
 	cd build/wheel/empty && ../venv/bin/python -m torchdet && ../venv/bin/python -m torchdet check
+
+# What pyproject.toml says under tool.cibuildwheel; variables of the environment, CIBW_*, say otherwise.
+wheels: ## wheels for every Python on this platform, by cibuildwheel (on Linux it needs Docker); in dist
+	$(PYTHON) -m venv build/cibuildwheel
+	build/cibuildwheel/bin/pip install --quiet cibuildwheel==4.3.5
+	build/cibuildwheel/bin/cibuildwheel --output-dir dist $(CIBUILDWHEEL_ARGS)
 
 # Some GB of downloads and up to 6 GB of disk for each version, one at a time. VERSIONS="2.12.0" tries one of them again.
 VERSIONS ?= 2.10.0 2.12.0 newest

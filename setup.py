@@ -9,6 +9,7 @@ default because what is installed may run elsewhere, from an image or a shared f
 CUDA kernels are built for a torch with CUDA, where there is an nvcc of the same major version.
 TORCHDET_CUDA=0 leaves them out, TORCHDET_CUDA=1 makes it an error if they cannot be compiled.
 TORCH_CUDA_ARCH_LIST, e.g. "9.0", names the architectures.
+TORCHDET_LOCAL_VERSION=cu128 makes the version 0.1.0+cu128: a wheel that is kept apart from others.
 """
 
 import os
@@ -182,7 +183,7 @@ def announcement(sets: list[str], sources: list[str], jobs: int, cuda: str) -> s
         next((t for part, t in SECONDS.items() if part in Path(source).name), 4)
         for source in sources
     ]
-    minutes = max(sum(seconds) / jobs, *seconds) / 60
+    minutes = max(60, sum(seconds) / jobs, *seconds) / 60
     return (
         f"kernels for {', '.join(sets)}; {cuda}: {len(sources)} files, {jobs} at a time, "
         f"about {minutes:.0f} minutes"
@@ -245,5 +246,11 @@ def extension_arguments() -> dict:
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension}}
 
 
+def version_arguments() -> dict:
+    """The arguments of setup() that add what TORCHDET_LOCAL_VERSION says to the version."""
+    local = os.environ.get("TORCHDET_LOCAL_VERSION")
+    return {"options": {"egg_info": {"tag_build": f"+{local}"}}} if local else {}
+
+
 if __name__ == "__main__":
-    setup(**extension_arguments())
+    setup(**version_arguments(), **extension_arguments())
