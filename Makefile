@@ -43,7 +43,7 @@ $(VENV)/.created:
 	@$(PYTHON) -m venv $(VENV) \
 	  || { echo "python3 cannot make virtual environments here; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet numpy ninja 'setuptools>=77'
+	$(BIN)/pip install --quiet numpy ninja pybind11 'setuptools>=77'
 	@touch $@
 
 # What the examples need, and the package without its extension.

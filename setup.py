@@ -194,6 +194,7 @@ def extension_arguments() -> dict:
     """The arguments of setup() that build torchdet._C, or none where it is switched off."""
     if os.environ.get("TORCHDET_EXTENSION", "1") == "0" or NOTHING_COMPILED & set(sys.argv):
         return {}
+    import pybind11
     from torch.utils import cpp_extension
 
     flags = cxx_flags()
@@ -209,6 +210,7 @@ def extension_arguments() -> dict:
     extension = cpp_extension.CppExtension(
         "torchdet._C",
         ["csrc/ops.cpp", *kernels],
+        include_dirs=[pybind11.get_include()],
         extra_compile_args={"cxx": flags, "nvcc": NVCC_FLAGS},
         py_limited_api=False,
     )

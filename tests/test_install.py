@@ -130,7 +130,7 @@ def test_the_source_archive_needs_no_torch(bare_python, sources, tmp_path):
     (
         ({"torch": "2.9.1", "setuptools": "80.9"}, "expected torch 2.10 or newer, got 2.9.1"),
         ({"torch": "2.10.0+cpu", "setuptools": "65.5.0"}, "setuptools 77 or newer .*got 65.5.0"),
-        ({"torch": "3.0.0a0+git12", "setuptools": "77.0.3"}, "expected ninja"),
+        ({"torch": "3.0.0a0+git12", "setuptools": "77.0.3"}, "expected ninja in"),
     ),
 )
 def test_what_is_missing_or_too_old_is_named(installed, message, monkeypatch):
@@ -148,6 +148,7 @@ def test_ninja_beside_python_is_found_though_it_is_not_on_path(tmp_path, monkeyp
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(build_backend.sysconfig, "get_path", lambda _: str(tmp_path))
     monkeypatch.delenv("TORCHDET_EXTENSION", raising=False)
+    monkeypatch.setattr(build_backend, "check_torch", lambda: None)
     build_backend.check()
     assert os.environ["PATH"] == f"{tmp_path}{os.pathsep}/nowhere"
 

@@ -20,7 +20,7 @@ SETUPTOOLS, TORCH = (77, 0), (2, 10)  # the oldest ones
 WITHOUT_TORCH = """\
 torchdet: the kernels are compiled against torch, and this build environment has none. Either build
 in the environment that has the torch to be used (2.10 or newer); with -v the progress is shown:
-    pip install torch ninja 'setuptools>=77'
+    pip install torch ninja pybind11 'setuptools>=77'
     pip install -v --no-build-isolation .
 or leave the kernels out; the same operators then run in plain PyTorch, slower:
     TORCHDET_EXTENSION=0 pip install ."""
@@ -42,6 +42,12 @@ def version(name: str) -> tuple[int, ...] | None:
 def ninja() -> str | None:
     """Its path; the folder of this Python's scripts need not be on PATH."""
     return shutil.which("ninja") or shutil.which("ninja", path=sysconfig.get_path("scripts"))
+
+
+def missing_tools() -> list[str]:
+    """Of what compiling needs beside torch. torch has pybind11, but 2.10 refuses to include it."""
+    found = {"ninja": ninja(), "pybind11": importlib.util.find_spec("pybind11")}
+    return [name for name, where in found.items() if where is None]
 
 
 def check_torch() -> None:
@@ -78,13 +84,12 @@ def check() -> None:
     check_setuptools()
     if not compiles():
         return
-    path = ninja()
-    if path is None:
+    if missing := missing_tools():
         raise SystemExit(
-            "torchdet: expected ninja in this environment, which compiles several files at a "
-            "time; pip install ninja"
+            f"torchdet: expected {' and '.join(missing)} in this environment; "
+            f"pip install {' '.join(missing)}"
         )
-    os.environ["PATH"] = os.pathsep.join([os.path.dirname(path), os.environ.get("PATH", "")])
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(ninja()), os.environ.get("PATH", "")])
 
 
 # ---- the hooks
@@ -95,11 +100,10 @@ def get_requires_for_build_sdist(config_settings=None):  # noqa: D103
 
 
 def get_requires_for_build_wheel(config_settings=None):  # noqa: D103
-    requires = ["setuptools>=77"]
-    if compiles():
-        check_torch()
-        requires += [] if ninja() else ["ninja"]
-    return requires
+    if not compiles():
+        return ["setuptools>=77"]
+    check_torch()
+    return ["setuptools>=77", *missing_tools()]
 
 
 get_requires_for_build_editable = get_requires_for_build_wheel
