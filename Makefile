@@ -82,12 +82,14 @@ demo: $(VENV)/.examples ## the two original examples and a normalizing flow; fig
 exactness: $(VENV)/.installed ## the README's table: torch's answer, torchdet's answer, the truth
 	$(RUN) examples/exactness.py
 
+# Emulators and sanitizers have targets of their own.
+OWN_TARGETS := arm sanitizers cuda_sanitizers
 # One torch thread in each worker, or the workers would fight for the cores; tests of threading set their own number.
 test: $(VENV)/.installed ## the test suite
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --ignore=tests/test_arm.py --ignore=tests/test_sanitizers.py $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(OWN_TARGETS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
 
 # Without the files that know nothing of which implementation serves.
-WITHOUT_IMPLEMENTATION := oracles support tools install bench bench_checks bench_results cuda_emulation arm sanitizers
+WITHOUT_IMPLEMENTATION := oracles support tools install bench bench_checks bench_results cuda_emulation $(OWN_TARGETS)
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
 	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(WITHOUT_IMPLEMENTATION:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
@@ -121,8 +123,8 @@ fuzz: $(VENV)/.installed ## search for wrong answers and crashes; findings go to
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(RUN) -m fuzz $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(FUZZ_ARGS)
 
 # Needs a compiler with its sanitizers, and no extension: the kernels are compiled in programs of their own.
-sanitize: $(VENV)/.installed ## the CPU kernels under the sanitizers of memory, undefined behaviour and threads
-	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) tests/test_sanitizers.py $(PYTEST_ARGS)
+sanitize: $(VENV)/.installed ## the kernels under the sanitizers of memory, undefined behaviour and (CPU) threads
+	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) tests/test_sanitizers.py tests/test_cuda_sanitizers.py $(PYTEST_ARGS)
 
 # MINUTES are nominal: they set how many matrices are tried. TORCHDET_EXTENSION=0 for the plain PyTorch implementation.
 accuracy: $(VENV)/.installed ## search for the largest errors; writes docs/accuracy.md and tests/worst_cases.json
@@ -174,7 +176,7 @@ instructions: $(VENV)/.installed ## count the instructions of CPU kernels and co
 # place for that GPU. Each part ends within minutes; `make gpu` is all of them.
 GPU_PYTHON ?= $(PYTHON)
 GPU_ARCHITECTURE ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
-GPU_TESTS := tests --ignore=tests/test_cuda_emulation.py --ignore=tests/test_arm.py --ignore=tests/test_sanitizers.py -k cuda
+GPU_TESTS := tests --ignore=tests/test_cuda_emulation.py $(OWN_TARGETS:%=--ignore=tests/test_%.py) -k cuda
 GPU_BENCH_ARGS ?=
 TUNE_ARGS ?=
 
