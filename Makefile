@@ -162,7 +162,7 @@ format: $(VENV)/.installed ## apply ruff and clang-format
 	$(BIN)/clang-format -i $(CXX_SOURCES) $(OTHER_CXX_SOURCES)
 
 cuda-check: $(VENV)/.installed ## compile every CUDA kernel with nvcc; registers per kernel; needs no GPU
-	$(RUN) tools/cuda_check.py --jobs $(JOBS)
+	$(RUN) tools/cuda_check.py --jobs $(JOBS) $(CUDA_CHECK_ARGS)
 
 # On one thread of an idle machine, in a quarter of an hour; TUNE_ARGS="--only row_group" for one constant, --busy where
 # other programs run meanwhile.
