@@ -28,7 +28,7 @@ PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
 .PHONY: help setup demo test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check instructions tune lint lint-python lint-cpp lint-types lint-length format \
-        bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check versions clean
+        bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel wheels versions clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ $(VENV)/.created:
 	@$(PYTHON) -m venv $(VENV) \
 	  || { echo "python3 cannot make virtual environments here; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet numpy ninja pybind11 'setuptools>=77' wheel
+	$(BIN)/pip install --quiet numpy ninja pybind11 'setuptools>=77'
 	@touch $@
 
 # What the examples need, and the package without its extension.
@@ -66,8 +66,7 @@ $(VENV)/.installed: $(VENV)/.created $(VENV)/.instruction_sets pyproject.toml se
 	  echo "Python.h not found (on Debian or Ubuntu: apt install python3-dev):" \
 	       "torchdet is installed without its extension."; export TORCHDET_EXTENSION=0; \
 	fi; \
-	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} \
-	  $(RUN) tools/show_build.py build/install.log \
+	MAX_JOBS=$${MAX_JOBS:-$(JOBS)} $(RUN) tools/show_build.py build/install.log \
 	    $(BIN)/pip install --verbose --no-build-isolation -e '.[test,examples,dev]' \
 	  || { echo "If the extension does not compile here: TORCHDET_EXTENSION=0 make ..."; exit 1; }
 	@touch $@
@@ -83,12 +82,14 @@ demo: $(VENV)/.examples ## the two original examples and a normalizing flow; fig
 exactness: $(VENV)/.installed ## the README's table: torch's answer, torchdet's answer, the truth
 	$(RUN) examples/exactness.py
 
+# Emulators and sanitizers have targets of their own.
+OWN_TARGETS := arm sanitizers cuda_sanitizers
 # One torch thread in each worker, or the workers would fight for the cores; tests of threading set their own number.
 test: $(VENV)/.installed ## the test suite
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --ignore=tests/test_arm.py --ignore=tests/test_sanitizers.py $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(OWN_TARGETS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
 
 # Without the files that know nothing of which implementation serves.
-WITHOUT_IMPLEMENTATION := oracles support tools bench bench_checks bench_results cuda_emulation arm sanitizers
+WITHOUT_IMPLEMENTATION := oracles support tools install bench bench_checks bench_results cuda_emulation $(OWN_TARGETS)
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
 	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(WITHOUT_IMPLEMENTATION:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
@@ -122,8 +123,8 @@ fuzz: $(VENV)/.installed ## search for wrong answers and crashes; findings go to
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(RUN) -m fuzz $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(FUZZ_ARGS)
 
 # Needs a compiler with its sanitizers, and no extension: the kernels are compiled in programs of their own.
-sanitize: $(VENV)/.installed ## the CPU kernels under the sanitizers of memory, undefined behaviour and threads
-	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) tests/test_sanitizers.py $(PYTEST_ARGS)
+sanitize: $(VENV)/.installed ## the kernels under the sanitizers of memory, undefined behaviour and (CPU) threads
+	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) tests/test_sanitizers.py tests/test_cuda_sanitizers.py $(PYTEST_ARGS)
 
 # MINUTES are nominal: they set how many matrices are tried. TORCHDET_EXTENSION=0 for the plain PyTorch implementation.
 accuracy: $(VENV)/.installed ## search for the largest errors; writes docs/accuracy.md and tests/worst_cases.json
@@ -161,7 +162,7 @@ format: $(VENV)/.installed ## apply ruff and clang-format
 	$(BIN)/clang-format -i $(CXX_SOURCES) $(OTHER_CXX_SOURCES)
 
 cuda-check: $(VENV)/.installed ## compile every CUDA kernel with nvcc; registers per kernel; needs no GPU
-	$(RUN) tools/cuda_check.py --jobs $(JOBS)
+	$(RUN) tools/cuda_check.py --jobs $(JOBS) $(CUDA_CHECK_ARGS)
 
 # On one thread of an idle machine, in a quarter of an hour; TUNE_ARGS="--only row_group" for one constant, --busy where
 # other programs run meanwhile.
@@ -175,7 +176,7 @@ instructions: $(VENV)/.installed ## count the instructions of CPU kernels and co
 # place for that GPU. Each part ends within minutes; `make gpu` is all of them.
 GPU_PYTHON ?= $(PYTHON)
 GPU_ARCHITECTURE ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
-GPU_TESTS := tests --ignore=tests/test_cuda_emulation.py --ignore=tests/test_arm.py --ignore=tests/test_sanitizers.py -k cuda
+GPU_TESTS := tests --ignore=tests/test_cuda_emulation.py $(OWN_TARGETS:%=--ignore=tests/test_%.py) -k cuda
 GPU_BENCH_ARGS ?=
 TUNE_ARGS ?=
 
@@ -203,30 +204,40 @@ gpu-sanitize-%:
 gpu-bench:
 	$(GPU_PYTHON) -m bench --device cuda $(GPU_BENCH_ARGS)
 
-# The wheel is used where neither the sources nor the editable install can stand in for a file that it lacks, nor .venv
-# for a requirement that it does not name. It has all instruction sets, and is linked of the objects that the editable
-# install has compiled, and of the others; so that the source archive would build as well is checked by what is in it.
-wheel-check: $(VENV)/.installed ## build a wheel, install it in a new environment, import it and run its check there
-	rm -rf build/wheel-check && mkdir -p build/wheel-check/empty build/wheel-check/sdist
-	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} TORCHDET_INSTRUCTION_SETS=all \
-	  $(RUN) -m build --no-isolation --sdist --wheel --outdir build/wheel-check/dist . >build/wheel-check/build.log \
-	  || { tail -n 50 build/wheel-check/build.log; exit 1; }
-	tar -xzf build/wheel-check/dist/*.tar.gz -C build/wheel-check/sdist --strip-components 1
-	diff -r csrc build/wheel-check/sdist/csrc
-	diff -r -x '*.so' -x __pycache__ torchdet build/wheel-check/sdist/torchdet
-	@ls -lh build/wheel-check/dist
-	$(RUN) -m venv build/wheel-check/venv
-	build/wheel-check/venv/bin/pip install --quiet $(TORCH) build/wheel-check/dist/*.whl
-	cd build/wheel-check/empty && ../venv/bin/python -m torchdet && ../venv/bin/python -m torchdet check
+# The wheel of this Python. It has all instruction sets, and is linked of the objects that the editable install has
+# compiled, and of the others. auditwheel gives it the tag of the oldest glibc that has the symbols it asks for. It is
+# then used where neither the sources nor the editable install can stand in for a file that it lacks, nor .venv for a
+# requirement that it does not name. That the source archive would build as well is checked by what is in it.
+# TORCHDET_CUDA=1 for the wheel with CUDA kernels.
+wheel: $(VENV)/.installed ## build a wheel in dist, check what it needs of other libraries, and check it in a new environment
+	rm -rf build/wheel dist && mkdir -p build/wheel/empty build/wheel/sdist
+	TORCHDET_INSTRUCTION_SETS=all MAX_JOBS=$${MAX_JOBS:-$(JOBS)} $(RUN) tools/show_build.py build/wheel/build.log \
+	  $(RUN) -m build --no-isolation --sdist --wheel --outdir build/wheel/built .
+	tar -xzf build/wheel/built/*.tar.gz -C build/wheel/sdist --strip-components 1
+	diff -r csrc build/wheel/sdist/csrc
+	diff -r -x '*.so' -x __pycache__ torchdet build/wheel/sdist/torchdet
+ifeq ($(shell uname), Linux)
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel --quiet repair --plat auto --exclude 'libtorch*.so' --exclude 'libc10*.so' \
+	  --wheel-dir dist build/wheel/built/*.whl
+	$(RUN) tools/check_wheel.py dist/*.whl
+else
+	mkdir -p dist && cp build/wheel/built/*.whl dist
+endif
+	@ls -lh dist
+	$(RUN) -m venv build/wheel/venv
+	build/wheel/venv/bin/pip install --quiet $(TORCH) dist/*.whl
+	cd build/wheel/empty && ../venv/bin/python -m torchdet && ../venv/bin/python -m torchdet check
+
+# What pyproject.toml says under tool.cibuildwheel; variables of the environment, CIBW_*, say otherwise.
+wheels: ## wheels for every Python on this platform, by cibuildwheel (on Linux it needs Docker); in dist
+	$(PYTHON) -m venv build/cibuildwheel
+	build/cibuildwheel/bin/pip install --quiet cibuildwheel==4.3.5
+	build/cibuildwheel/bin/cibuildwheel --output-dir dist $(CIBUILDWHEEL_ARGS)
 
 # Some GB of downloads and up to 6 GB of disk for each version, one at a time. VERSIONS="2.12.0" tries one of them again.
 VERSIONS ?= 2.10.0 2.12.0 newest
-versions: $(VENV)/.installed ## the wheel with the oldest, another and the newest torch; writes docs/versions.md
-	rm -rf build/versions/dist
-	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$${MAX_JOBS:-$(JOBS)} TORCHDET_INSTRUCTION_SETS=all \
-	  $(RUN) -m build --no-isolation --wheel --outdir build/versions/dist . >build/versions-build.log \
-	  || { tail -n 50 build/versions-build.log; exit 1; }
-	$(RUN) tools/versions.py --wheel build/versions/dist/*.whl --versions $(VERSIONS)
+versions: wheel ## the wheel with the oldest, another and the newest torch; writes docs/versions.md
+	$(RUN) tools/versions.py --wheel dist/*.whl --versions $(VERSIONS)
 
 clean: ## remove what is built, but not .venv
 	rm -rf build dist *.egg-info torchdet/*.so $(VENV)/.installed

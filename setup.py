@@ -3,9 +3,13 @@
 TORCHDET_EXTENSION=0 builds the package without it (no compiler needed); torchdet then runs on
 plain PyTorch. TORCHDET_INSTRUCTION_SETS names those that get kernels beside the portable ones:
 "all", which is the default; names, e.g. "avx512,avx2"; or "native", the best one of this machine,
-which leaves the portable ones for tests, and compiles them fast rather than well. CUDA kernels are
-built where torch has CUDA and nvcc is at hand; TORCHDET_CUDA=0 and TORCHDET_CUDA=1 decide
-otherwise. TORCH_CUDA_ARCH_LIST, e.g. "9.0", names the architectures.
+which leaves the portable ones for tests, and compiles them fast rather than well. "all" is the
+default because what is installed may run elsewhere, from an image or a shared folder, where
+"native" would be slow without a word; on 6 cores or more it takes no longer.
+CUDA kernels are built for a torch with CUDA, where there is an nvcc of the same major version.
+TORCHDET_CUDA=0 leaves them out, TORCHDET_CUDA=1 makes it an error if they cannot be compiled.
+TORCH_CUDA_ARCH_LIST, e.g. "9.0", names the architectures.
+TORCHDET_LOCAL_VERSION=cu128 makes the version 0.1.0+cu128: a wheel that is kept apart from others.
 """
 
 import os
@@ -13,6 +17,7 @@ import platform
 import re
 import shlex
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -49,13 +54,27 @@ INSTRUCTION_SETS = ("avx512", "avx2", "portable")
 
 # Names as in TORCH_CUDA_ARCH_LIST. PTX lets newer devices compile the kernels themselves.
 CUDA_ARCHITECTURES = "8.0;9.0;10.0+PTX"
+OLDEST_NVCC = (12, 8)
 NVCC_FLAGS = [
     "-std=c++20",
     "-O3",
     "-fmad=false",  # fusing is written out, as for the CPU
     "--expt-relaxed-constexpr",  # std::numeric_limits, std::min
-    "--compress-mode=size",  # a third of the library's size; nvcc 12.8 or newer
+    "--compress-mode=size",  # a third of the library's size; needs OLDEST_NVCC
 ]
+
+
+# Commands that look at no extension, so torch is not needed. MANIFEST.in has csrc for the archive.
+NOTHING_COMPILED = {"sdist", "egg_info", "dist_info"}
+
+# For a file whose name has that part, on one core of a Xeon of 2023 (AVX-512, GCC 12).
+SECONDS = {"quick": 55, "avx512": 190, "avx2": 150, "portable": 110, ".cu": 240}
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def sources(pattern: str) -> list[str]:
@@ -116,16 +135,38 @@ def instruction_sets(choice: str, compiler: str) -> list[str]:
     return [name for name in INSTRUCTION_SETS if name in {*named, "portable"}]
 
 
-def wants_cuda() -> bool:
-    """Whether to build the CUDA kernels."""
-    from torch.utils.cpp_extension import CUDA_HOME  # None also where torch is without CUDA
+def cuda_obstacle() -> str:
+    """Why CUDA kernels cannot be compiled for the torch that is there; empty where they can."""
+    import torch
+    from torch.utils import cpp_extension
 
-    choice = os.environ.get("TORCHDET_CUDA", "")
-    if choice == "1" and CUDA_HOME is None:
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is without CUDA"
+    if cpp_extension.CUDA_HOME is None:
+        return "no nvcc in CUDA_HOME/bin, on PATH or in /usr/local/cuda/bin"
+    nvcc = Path(cpp_extension.CUDA_HOME) / "bin" / "nvcc"
+    try:
+        run = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
+        major, minor = map(int, re.search(r"release (\d+)\.(\d+)", run.stdout).groups())
+    except (OSError, subprocess.CalledProcessError, AttributeError) as error:
+        return f"{nvcc} --version does not say which it is ({error})"
+    if major != int(torch.version.cuda.split(".")[0]):
+        return f"torch is of CUDA {torch.version.cuda}, {nvcc} of CUDA {major}.{minor}"
+    if (major, minor) < OLDEST_NVCC:
+        return f"{nvcc} is of CUDA {major}.{minor}, older than 12.8"
+    return ""
+
+
+def wants_cuda(choice: str, obstacle: str) -> bool:
+    """Whether to build the CUDA kernels. choice: that of TORCHDET_CUDA."""
+    if choice not in ("", "0", "1"):
+        raise SystemExit(f"TORCHDET_CUDA: expected 0, 1 or nothing, got {choice}")
+    if choice == "1" and obstacle:
         raise SystemExit(
-            "TORCHDET_CUDA=1 needs a PyTorch with CUDA, and nvcc on PATH or in CUDA_HOME/bin"
+            f"TORCHDET_CUDA=1: expected a torch with CUDA and nvcc 12.8 or newer of the same major "
+            f"version, got: {obstacle}"
         )
-    return choice != "0" and CUDA_HOME is not None
+    return choice != "0" and not obstacle
 
 
 def cuda_library_folders(cuda_home: str) -> list[str]:
@@ -136,9 +177,22 @@ def cuda_library_folders(cuda_home: str) -> list[str]:
     return re.findall(r'"-L([^"]+)"', libraries)
 
 
+def announcement(sets: list[str], sources: list[str], jobs: int, cuda: str) -> str:
+    """What is compiled, and how long about. cuda: what there is to say of the CUDA kernels."""
+    seconds = [
+        next((t for part, t in SECONDS.items() if part in Path(source).name), 4)
+        for source in sources
+    ]
+    minutes = max(60, sum(seconds) / jobs, *seconds) / 60
+    return (
+        f"kernels for {', '.join(sets)}; {cuda}: {len(sources)} files, {jobs} at a time, "
+        f"about {minutes:.0f} minutes"
+    )
+
+
 def extension_arguments() -> dict:
     """The arguments of setup() that build torchdet._C, or none where it is switched off."""
-    if os.environ.get("TORCHDET_EXTENSION", "1") == "0":
+    if os.environ.get("TORCHDET_EXTENSION", "1") == "0" or NOTHING_COMPILED & set(sys.argv):
         return {}
     import pybind11
     from torch.utils import cpp_extension
@@ -160,13 +214,24 @@ def extension_arguments() -> dict:
         extra_compile_args={"cxx": flags, "nvcc": NVCC_FLAGS},
         py_limited_api=False,
     )
-    if wants_cuda():
+    if platform.system() == "Linux":
+        # Before torch's libraries: some of them export functions of a C++ library that is newer
+        # than the system's, and the extension would then need such a torch.
+        extension.libraries.insert(0, "stdc++")
+    cuda_choice = os.environ.get("TORCHDET_CUDA", "")
+    obstacle = cuda_obstacle()
+    if wants_cuda(cuda_choice, obstacle):
         architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
         flags.append(f'-DTORCHDET_CUDA_ARCHITECTURES="{architectures}"')
         extension.sources += sources("csrc/cuda/*.cpp") + sources("csrc/cuda/*.cu")
         # The static runtime: the library also loads where there is no CUDA at all.
         extension.libraries += ["cudart_static", "dl", "rt", "pthread"]
         extension.library_dirs += cuda_library_folders(cpp_extension.CUDA_HOME)
+        cuda = f"CUDA kernels for {architectures}"
+    else:
+        cuda = f"no CUDA kernels ({obstacle or 'TORCHDET_CUDA=0'})"
+    # ninja would take more jobs than cores, and a file takes up to 1.1 GB.
+    jobs = int(os.environ.setdefault("MAX_JOBS", str(cores())))
 
     class BuildExtension(cpp_extension.BuildExtension):
         """Keeps the objects: an editable install would build in a new folder every time."""
@@ -176,12 +241,18 @@ def extension_arguments() -> dict:
             self.build_temp = str(ROOT / "build" / "objects")
 
         def build_extensions(self) -> None:
-            # tools/show_build.py shows the line.
-            print(f"torchdet: kernels for {', '.join(sets)}", flush=True)
+            # tools/show_build.py shows the line, and so does pip -v.
+            print(f"torchdet: {announcement(sets, extension.sources, jobs, cuda)}", flush=True)
             super().build_extensions()
 
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension}}
 
 
+def version_arguments() -> dict:
+    """The arguments of setup() that add what TORCHDET_LOCAL_VERSION says to the version."""
+    local = os.environ.get("TORCHDET_LOCAL_VERSION")
+    return {"options": {"egg_info": {"tag_build": f"+{local}"}}} if local else {}
+
+
 if __name__ == "__main__":
-    setup(**extension_arguments())
+    setup(**version_arguments(), **extension_arguments())

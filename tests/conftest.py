@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,25 @@ hypothesis.settings.load_profile("torchdet")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores; tests about threads set their own number.
     torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "of the cases of each test, the first and about one in K others"
+    parser.addoption("--every", type=int, default=1, metavar="K", help=text)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A hash chooses, so that the sample has no step in common with a grid of parameters."""
+    seen: set[str] = set()
+    left_out = set()
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        if test in seen and zlib.crc32(item.nodeid.encode()) % config.getoption("every"):
+            left_out.add(item)
+        seen.add(test)
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_report_header() -> str:

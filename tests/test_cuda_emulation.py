@@ -2,16 +2,13 @@
 
 Values are tested by running the other files on the emulated kernels (make test-cuda-emulation);
 here are the properties that only the emulation can show: nothing depends on the order in which
-threads run or on what shared memory held before, no matrix on its neighbours, no access outside.
+threads run or on what shared memory held before, no matrix on its neighbours. Accesses outside:
+test_cuda_sanitizers.py.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import checks
 import emulated
@@ -168,39 +165,3 @@ def test_lanes_of_a_warp_may_meet_on_their_own():
     for order in emulated.ORDERS:
         emulated.schedule(order, 1)
         assert emulated.fault("lanes apart").tolist() == warp(0) + warp(32)
-
-
-def sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
-    compiler = os.environ.get("CXX", "g++")
-    asan = subprocess.run(
-        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    if not os.path.isabs(asan):
-        pytest.skip(f"{compiler} has no address sanitizer here")
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": asan,
-        "PYTHONPATH": str(Path(checks.__file__).parent),
-        # Python itself leaks, and numpy's threads are not of interest.
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "OPENBLAS_NUM_THREADS": "1",
-        "TORCHDET_EMULATION": str(emulated.build("address,undefined")),
-    }
-    program = Path(emulated.__file__).with_name("sanitized.py")
-    return subprocess.run(
-        [sys.executable, program, *arguments], env=environment, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-
-
-def test_the_sanitizers_find_nothing_in_any_kernel():
-    run = sanitized()
-    assert run.returncode == 0, run.stderr[-5000:]
-    assert run.stdout == "all kernels ran\n"
-
-
-@pytest.mark.parametrize("fault", ("outside shared", "outside global"))
-def test_the_sanitizers_find_an_access_outside(fault):
-    run = sanitized("fault", fault)
-    assert run.returncode != 0
-    assert "heap-buffer-overflow" in run.stderr

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from pathlib import Path
+from unittest import mock
 
 import pytest
+
+import conftest
 
 FOLDER = Path(__file__).parent
 FILES = sorted(FOLDER.rglob("*.py"))
@@ -51,3 +54,19 @@ def test_no_two_files_define_the_same_helper():
                 places[body(definition)].add(f"{name}: {definition.name}")
     twice = [found for found in places.values() if len({x.partition(":")[0] for x in found}) > 1]
     assert not twice
+
+
+@pytest.mark.parametrize("every", (1, 4))
+def test_a_sample_has_the_first_case_of_each_test_and_one_in_k_others(every):
+    grid = [f"test_a.py::test_grid[{n}-{dtype}]" for n in range(1000) for dtype in range(4)]
+    items = [mock.Mock(nodeid=x) for x in (*grid, "test_a.py::test_plain", "test_b.py::test_grid")]
+    config = mock.Mock(getoption={"every": every}.get)
+    conftest.pytest_collection_modifyitems(config, items)
+    names = [item.nodeid for item in items]
+    assert names[0] == grid[0]
+    assert names[-2:] == ["test_a.py::test_plain", "test_b.py::test_grid"]
+    for dtype in range(4):
+        count = sum(name.endswith(f"-{dtype}]") for name in names)
+        # Binomial with 1000 draws: six standard deviations.
+        p = 1 / every
+        assert abs(count - 1000 * p) <= 1 + 6 * (1000 * p * (1 - p)) ** 0.5

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import shlex
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from torch.utils.cpp_extension import include_paths
 
-from tools import instruction_counts, show_build, tune, versions
+from tools import check_wheel, instruction_counts, show_build, tune, versions
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_the_page_has_a_row_for_each_version_and_torchs_own_answers():
 
 def test_a_line_for_each_compiled_file_and_nothing_else(tmp_path):
     lines = (
-        "Collecting pybind11",
+        "Collecting ninja",
         "  torchdet: kernels for avx2, portable",
         f"  [2/9] g++ -MMD -c {tmp_path}/csrc/ops.cpp -o csrc/ops.o -O3",
         "  g++ -shared csrc/ops.o -o torchdet/_C.so",
@@ -102,6 +107,85 @@ def test_a_command_that_fails_shows_the_end_of_its_log(tmp_path, capsys):
     command = [sys.executable, "-c", "import sys; print('the reason'); sys.exit(3)"]
     assert show_build.run(log, command) == 3
     assert "the reason" in capsys.readouterr().out
+
+
+# ---- tools/check_wheel.py
+
+GOOD = 'extern "C" int aoti_torch_x(int); extern "C" int f() { return aoti_torch_x(1); }'
+ABI = {"aoti_torch_x"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ELF is Linux's format")
+@pytest.mark.parametrize(
+    ("code", "flags", "problem"),
+    (
+        (GOOD, (), None),
+        (GOOD, ("-Wl,-rpath,/somewhere/build",), "no RPATH or RUNPATH, got /somewhere/build"),
+        (GOOD, ("-Wl,--disable-new-dtags,-rpath,/x",), "no RPATH or RUNPATH, got /x"),
+        (GOOD, ("-z", "execstack"), "a stack that is not executable"),
+        (GOOD.replace("_x", "_y"), (), "stable ABI as of 2.10, got also aoti_torch_y"),
+        (
+            "namespace at { void g(); } void f() { at::g(); }",
+            (),
+            "stable ABI as of 2.10, got also _ZN2at1gEv",
+        ),
+        (
+            '#include <cstdlib>\nint f() { return getenv("x") != nullptr; }',
+            (),
+            "symbols of glibc 2.1 at most",
+        ),
+        (GOOD, ("-Wl,--no-as-needed", "-lresolv"), "the system's, got also libresolv.so.2"),
+    ),
+)
+def test_a_library_that_would_not_run_elsewhere_is_found_out(code, flags, problem, tmp_path):
+    source, library = tmp_path / "x.cpp", tmp_path / "torchdet" / "_C.so"
+    source.write_text(code)
+    library.parent.mkdir()
+    compiler = [*shlex.split(os.environ.get("CXX", "c++")), "-shared", "-fPIC", "-nostartfiles"]
+    subprocess.run([*compiler, source, "-o", library, *flags], check=True)
+    # Code without a call of the C library asks for none; what calls one asks for 2.2.5 or newer.
+    wheel = tmp_path / "torchdet-1-cp311-cp311-manylinux_2_1_x86_64.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(library, "torchdet/_C.so")
+    found = check_wheel.check(wheel, ABI)
+    if problem is None:
+        assert found == []
+    else:
+        assert len(found) == 1
+        assert problem in found[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ELF is Linux's format")
+def test_what_stands_for_a_newer_torch_in_its_headers_is_no_part_of_the_stable_abi(tmp_path):
+    first, *others = (tmp_path / header for header in check_wheel.ABI_HEADERS)
+    for header in (first, *others):
+        header.parent.mkdir(parents=True)
+        header.touch()
+    first.write_text("""
+        int aoti_torch_old(int);
+        #if TORCH_TARGET_VERSION >= 0x020b000000000000
+        int torch_new(void);
+        #endif
+    """)
+    assert check_wheel.stable_abi(tmp_path) == {"aoti_torch_old"}
+    real = check_wheel.stable_abi(Path(include_paths()[0]))
+    assert {"torch_library_impl", "aoti_torch_get_dtype"} <= real
+    assert "torch_exception_get_what" not in real  # of 2.13
+
+
+@pytest.mark.parametrize(
+    ("name", "glibc"),
+    (
+        ("x-1-cp311-cp311-manylinux_2_34_x86_64.whl", (2, 34)),
+        ("x-1-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl", (2, 27)),
+        ("x-1-cp311-cp311-linux_x86_64.whl", None),
+        ("x-1-py3-none-any.whl", None),
+    ),
+)
+def test_the_oldest_glibc_of_the_tag_is_what_counts(name, glibc):
+    assert check_wheel.glibc_of_tag(name) == glibc
+    if glibc is None:
+        assert "expected a manylinux tag" in check_wheel.check(Path(name), set())[0]
 
 
 # ---- tools/tune.py

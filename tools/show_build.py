@@ -16,7 +16,7 @@ from pathlib import Path
 
 # What ninja prints when a file is compiled: how many are, of how many, and the compiler's command.
 _COMPILED = re.compile(r"\s*\[(\d+)/(\d+)\] .* -c (\S+)")
-_ANNOUNCED = re.compile(r"\s*torchdet: (.+)")  # by setup.py
+_ANNOUNCED = re.compile(r"\s*torchdet: (kernels for .+)")  # by setup.py
 _LINES_OF_AN_ERROR = 60
 
 

@@ -1,4 +1,4 @@
-"""Runs every kernel once; started with the sanitizers loaded (test_cuda_emulation.py).
+"""Runs every kernel once; started with the sanitizers loaded (test_cuda_sanitizers.py).
 
 The address sanitizer watches shared memory, workspace and the arrays of numpy, which all have
 exactly the size that the kernels were promised.
