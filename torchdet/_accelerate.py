@@ -1,0 +1,162 @@
+"""accelerate: torch's determinants run on torchdet, in code that does not know about it."""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Generator
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ._torch_internals import call_within, call_without, overrides
+from .linalg import det, logdet, slogdet
+
+P = ParamSpec("P")
+R = TypeVar("R")
+# What a mode does with a call: it is given itself and what torch gives to __torch_function__.
+Serve = Callable[["accelerate", Any, Any, Any, Any], Any]
+
+
+class accelerate(TorchFunctionMode):
+    r"""Context manager and decorator: torch's determinants run on torchdet.
+
+    Inside of it torch.det, torch.linalg.det, torch.slogdet, torch.linalg.slogdet, torch.logdet and
+    the methods det, slogdet and logdet of Tensors run on `det`, `slogdet` and `logdet` of torchdet,
+    also in code that does not know about torchdet.
+
+    Args:
+        enable: False switches an outer `accelerate` off.
+
+    Scope:
+        The thread that enters it, to any depth; one object may be entered often, and by several
+        threads. Other modes and subclasses of Tensor see the calls as torch has them see any. A
+        generator function or a coroutine function that is decorated runs inside of it step by step;
+        a `with` block should not hold a yield or an await, since other code runs meanwhile.
+
+    Returns:
+        What the function of torch returns: the same shapes, dtypes and named tuples.
+
+    Gradient:
+        That of torchdet, also where it is taken after the context was left: exact at every matrix.
+        torch.utils.checkpoint computes anew in the backward pass: either run that inside as well
+        (torch 2.13 or newer), or decorate the function which is given to it.
+
+    Errors:
+        What torchdet refuses is given to torch, which takes it or raises its own error.
+
+    Cost:
+        About 1.3 microseconds for each other function of torch that is called inside of it, and 4
+        where the function is written in Python, as most of torch.nn.functional.
+
+    Not served:
+        Programs that torch.export, torch.jit or make_fx have made outside of it, and
+        torch.ops.aten.
+
+    Example:
+        >>> A = torch.tensor([[1.0, 2.0], [2.0, 4.0]], requires_grad=True)  # singular
+        >>> with torchdet.accelerate():
+        ...     d = torch.linalg.det(A)
+        >>> d.backward()
+        >>> A.grad
+        tensor([[ 4., -2.],
+                [-2.,  1.]])
+    """
+
+    def __init__(self, *, enable: bool = True) -> None:
+        self._enable = enable
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        serve = _SERVED.get(func)
+        if serve is None:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        if not self._enable:
+            return call_without(accelerate, func, args, kwargs or {})
+        return serve(self, func, types, args, kwargs or {})
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function, a method, a generator function or a coroutine function."""
+        if inspect.isclass(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                "accelerate: expected a function, a generator function or a coroutine function, "
+                f"got {function!r}; decorate its methods, or use `with accelerate():` inside of it"
+            )
+        wrapper: Callable[..., Any]
+        if inspect.isgeneratorfunction(function):
+
+            def generate(*args: Any, **kwargs: Any) -> Any:
+                return (yield from self._step_by_step(function(*args, **kwargs)))
+
+            wrapper = generate
+        elif inspect.iscoroutinefunction(function):
+            step_by_step = types.coroutine(self._step_by_step)
+
+            async def run(*args: Any, **kwargs: Any) -> Any:
+                return await step_by_step(function(*args, **kwargs))
+
+            wrapper = run
+        else:
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                with self:
+                    return function(*args, **kwargs)
+
+            wrapper = call
+        return cast(Callable[P, R], functools.wraps(function)(wrapper))
+
+    def _step_by_step(self, inner: Any) -> Generator[Any, Any, Any]:
+        # Between two steps of a generator or a coroutine other code of this thread runs.
+        step, value = inner.send, None
+        while True:
+            try:
+                with self:
+                    request = step(value)
+            except StopIteration as end:
+                return end.value
+            try:
+                step, value = inner.send, (yield request)
+            except GeneratorExit:
+                with self:
+                    inner.close()
+                raise
+            except BaseException as error:
+                step, value = inner.throw, error
+
+
+def _on(function: Callable[..., Any], *results: type) -> Serve:
+    """Serve a determinant; `results` are its named tuples, without and with out."""
+
+    def serve(mode: accelerate, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        # A subclass with a __torch_function__ of its own knows torch's functions. What it calls is
+        # served in its turn.
+        if types and (own := next(filter(overrides, types), None)):
+            with mode:
+                return own.__torch_function__(func, types, args, kwargs)
+        try:
+            result = function(*args, **kwargs)
+        except (RuntimeError, TypeError):
+            pass  # torch takes it, or raises the error that its callers expect
+        else:
+            return results[kwargs.get("out") is not None](result) if results else result
+        return func(*args, **kwargs)
+
+    return serve
+
+
+_tuples: Any = torch.return_types  # torch's type stubs know only some of them
+_slogdet = _on(slogdet, _tuples.slogdet, _tuples.slogdet_out)
+# What torchdet serves; and the functions of torch that run code of the caller, such as hooks.
+_SERVED: dict[Callable[..., Any], Serve] = {
+    torch.det: _on(det),
+    torch.linalg.det: _on(det),
+    Tensor.det: _on(det),
+    torch.logdet: _on(logdet),
+    Tensor.logdet: _on(logdet),
+    torch.slogdet: _slogdet,
+    Tensor.slogdet: _slogdet,
+    torch.linalg.slogdet: _on(slogdet, _tuples.linalg_slogdet, _tuples.linalg_slogdet_out),
+    torch.autograd.grad: call_within,
+    torch.autograd.backward: call_within,
+    Tensor.backward: call_within,
+}
