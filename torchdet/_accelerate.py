@@ -3,15 +3,15 @@
 import functools
 import inspect
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ._torch_internals import call_within, call_without, overrides
-from .linalg import det, logdet, slogdet
+from ._torch_modes import call_within, call_without, overrides
+from .linalg import LinalgSlogdet, det, logdet, slogdet
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,16 +71,16 @@ class accelerate(TorchFunctionMode):
         serve = _SERVED.get(func)
         if serve is None:
             return func(*args, **kwargs) if kwargs else func(*args)
-        if not self._enable:
-            return call_without(accelerate, func, args, kwargs or {})
+        serve = serve if self._enable else call_without
         return serve(self, func, types, args, kwargs or {})
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function, a method, a generator function or a coroutine function."""
-        if inspect.isclass(function) or inspect.isasyncgenfunction(function):
+        refused = inspect.isclass(function) or inspect.isasyncgenfunction(function)
+        if refused or not callable(function):
             raise TypeError(
                 "accelerate: expected a function, a generator function or a coroutine function, "
-                f"got {function!r}; decorate its methods, or use `with accelerate():` inside of it"
+                f"got {function!r}; decorate its methods, or write `with accelerate():` inside"
             )
         wrapper: Callable[..., Any]
         if inspect.isgeneratorfunction(function):
@@ -128,20 +128,27 @@ def _on(function: Callable[..., Any], *results: type) -> Serve:
     """Serve a determinant; `results` are its named tuples, without and with out."""
 
     def serve(mode: accelerate, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        # A subclass with a __torch_function__ of its own knows torch's functions. What it calls is
-        # served in its turn.
-        if types and (own := next(filter(overrides, types), None)):
+        if types and overrides(A := _matrix(args, kwargs)):
+            # It knows torch's functions, not torchdet's. What it calls is served in its turn.
             with mode:
-                return own.__torch_function__(func, types, args, kwargs)
+                return A.__torch_function__(func, types, args, kwargs)
+        out = kwargs.get("out")
+        if out is not None and torch.compiler.is_compiling():
+            return func(*args, **kwargs)  # torchdet asks out what a compiler does not know
         try:
             result = function(*args, **kwargs)
         except (RuntimeError, TypeError):
             pass  # torch takes it, or raises the error that its callers expect
         else:
-            return results[kwargs.get("out") is not None](result) if results else result
+            named = results and isinstance(result, LinalgSlogdet)
+            return results[out is not None](result) if named else result
         return func(*args, **kwargs)
 
     return serve
+
+
+def _matrix(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return args[0] if args else kwargs["A" if "A" in kwargs else "input"]
 
 
 _tuples: Any = torch.return_types  # torch's type stubs know only some of them

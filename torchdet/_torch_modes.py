@@ -1,0 +1,72 @@
+"""As _torch_internals.py, for what torch asks before its own functions: modes and subclasses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_NOT_OWN = (Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl)  # type: ignore[attr-defined]
+# Documented, from torch 2.13 on.
+_redispatch = getattr(torch.overrides, "redispatch_function", None)
+
+try:
+    from torch._C import _get_function_stack_at as _mode_at
+    from torch._C import _is_torch_function_enabled as _asks_subclasses
+    from torch._C import _len_torch_function_stack as _count_modes
+    from torch._C import _pop_torch_function_stack as _pop_mode
+    from torch._C import _push_on_torch_function_stack as _push_mode
+except ImportError:
+
+    def overrides(A: Any) -> bool:
+        """Unknown: a subclass may be asked for what torch does not ask it."""
+        return False
+
+    def call_within(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Call func; the mode does not see what that calls."""
+        return func(*args, **kwargs)
+
+    def call_without(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Call func where no mode sees it, and no subclass."""
+        with torch._C.DisableTorchFunction():
+            return func(*args, **kwargs)
+
+else:
+
+    def overrides(A: Any) -> bool:
+        """Whether A has a __torch_function__ of its own, which torch asks at present."""
+        own = type(A).__torch_function__
+        return getattr(own, "__func__", own) not in _NOT_OWN and _asks_subclasses()
+
+    def call_within(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Call a function of torch that is written in Python; the mode sees what that calls.
+
+        All other modes see func itself first, as ever: the mode becomes the outermost one.
+        """
+        if _redispatch is None or torch.compiler.is_compiling():
+            return func(*args, **kwargs)
+        modes = _modes()
+        others = [x for x in modes if type(x) is not type(mode)]
+        _replace_modes([mode, *others])
+        try:
+            return func(*args, **kwargs) if others else _redispatch(func, types, args, kwargs)
+        finally:
+            _replace_modes(modes)
+
+    def call_without(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Call func where no mode of this type sees it; all others do."""
+        modes = _modes()
+        _replace_modes([x for x in modes if type(x) is not type(mode)])
+        try:
+            return func(*args, **kwargs)
+        finally:
+            _replace_modes(modes)
+
+    def _modes() -> list[Any]:
+        return [_mode_at(i) for i in range(_count_modes())]
+
+    def _replace_modes(modes: Sequence[Any]) -> None:
+        while _count_modes():
+            _pop_mode()
+        for mode in modes:
+            _push_mode(mode)
