@@ -3,14 +3,14 @@
 import functools
 import inspect
 import types
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ._torch_modes import call_within, call_without, overrides
+from ._torch_modes import asks, call_within, call_without, has_hooks
 from .linalg import LinalgSlogdet, det, logdet, slogdet
 
 P = ParamSpec("P")
@@ -128,15 +128,19 @@ def _on(function: Callable[..., Any], *results: type) -> Serve:
     """Serve a determinant; `results` are its named tuples, without and with out."""
 
     def serve(mode: accelerate, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if types and overrides(A := _matrix(args, kwargs)):
+        A = args[0] if args else kwargs["A" if "A" in kwargs else "input"]
+        out = kwargs.get("out")
+        if types and asks(type(A)):
             # It knows torch's functions, not torchdet's. What it calls is served in its turn.
             with mode:
                 return A.__torch_function__(func, types, args, kwargs)
-        out = kwargs.get("out")
         if out is not None and torch.compiler.is_compiling():
             return func(*args, **kwargs)  # torchdet asks out what a compiler does not know
         try:
-            result = function(*args, **kwargs)
+            if out is not None:
+                result = function(A, out=out)
+            else:
+                result = function(_marked(A) if has_hooks() else A)
         except (RuntimeError, TypeError):
             pass  # torch takes it, or raises the error that its callers expect
         else:
@@ -147,8 +151,11 @@ def _on(function: Callable[..., Any], *results: type) -> Serve:
     return serve
 
 
-def _matrix(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return args[0] if args else kwargs["A" if "A" in kwargs else "input"]
+def _marked(A: Tensor) -> Tensor:
+    # A, for a function in a checkpoint. Where this is computed anew outside of accelerate, torch
+    # would save other tensors, some of the same shapes, and torchdet's backward pass compute with
+    # these. A bool which is saved here is none of them: torch sees it, and raises.
+    return A.masked_fill(A.new_zeros((), dtype=torch.bool), 0)
 
 
 _tuples: Any = torch.return_types  # torch's type stubs know only some of them

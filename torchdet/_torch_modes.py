@@ -1,4 +1,4 @@
-"""As _torch_internals.py, for what torch asks before its own functions: modes and subclasses."""
+"""As _torch_internals.py, for whom torch asks before its own functions: modes and subclasses."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_NOT_OWN = (Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl)  # type: ignore[attr-defined]
 # Documented, from torch 2.13 on.
 _redispatch = getattr(torch.overrides, "redispatch_function", None)
 
@@ -16,11 +15,18 @@ try:
     from torch._C import _len_torch_function_stack as _count_modes
     from torch._C import _pop_torch_function_stack as _pop_mode
     from torch._C import _push_on_torch_function_stack as _push_mode
-except ImportError:
+    from torch._C._autograd import _top_saved_tensors_default_hooks as _hooks
 
-    def overrides(A: Any) -> bool:
-        """Unknown: a subclass may be asked for what torch does not ask it."""
+    _hooks(False)
+except (ImportError, TypeError):
+
+    def asks(kind: type) -> bool:
+        """Not known here."""
         return False
+
+    def has_hooks() -> bool:
+        """Not known here; there may be some."""
+        return True
 
     def call_within(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """Call func; the mode does not see what that calls."""
@@ -33,15 +39,22 @@ except ImportError:
 
 else:
 
-    def overrides(A: Any) -> bool:
-        """Whether A has a __torch_function__ of its own, which torch asks at present."""
-        own = type(A).__torch_function__
-        return getattr(own, "__func__", own) not in _NOT_OWN and _asks_subclasses()
+    def asks(kind: type) -> bool:
+        """Whether torch asks this class at present: it is a subclass of Tensor, or as good as."""
+        return (
+            kind is not Tensor
+            and kind.__torch_function__ is not torch._C._disabled_torch_function_impl  # type: ignore[attr-defined]
+            and _asks_subclasses()
+        )
+
+    def has_hooks() -> bool:
+        """Whether torch.autograd.graph.saved_tensors_hooks are at work, as in a checkpoint."""
+        return not torch.compiler.is_compiling() and _hooks(False) is not None
 
     def call_within(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """Call a function of torch that is written in Python; the mode sees what that calls.
 
-        All other modes see func itself first, as ever: the mode becomes the outermost one.
+        Other modes and subclasses see func itself first, as ever: the mode becomes the outermost.
         """
         if _redispatch is None or torch.compiler.is_compiling():
             return func(*args, **kwargs)
@@ -49,7 +62,11 @@ else:
         others = [x for x in modes if type(x) is not type(mode)]
         _replace_modes([mode, *others])
         try:
-            return func(*args, **kwargs) if others else _redispatch(func, types, args, kwargs)
+            if others:
+                return func(*args, **kwargs)
+            if kind := next(filter(asks, types), None):
+                return kind.__torch_function__(func, types, args, kwargs)
+            return _redispatch(func, types, args, kwargs)
         finally:
             _replace_modes(modes)
 
