@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch import _higher_order_ops as higher_order
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
 
 import torchdet
 from torchdet import accelerate
@@ -159,6 +161,29 @@ def test_transforms_and_gradients_in_a_program():
 
     with accelerate():
         assert torch.equal(torch.compile(step, backend="aot_eager")(leaf()), COFACTOR)
+
+
+CONTROL: dict[str, Callable[[Tensor], Tensor]] = {
+    "cond": lambda A: torch.cond(A.sum() > 0, lambda X: det(X), lambda X: X.det() * 2, (A,)),
+    "map": lambda A: higher_order.map(lambda X: det(X), A[None])[0],
+    "while_loop": lambda A: higher_order.while_loop(
+        lambda i, X: i < 1, lambda i, X: (i + 1, det(X) + 0 * X), (torch.tensor(0), A.clone())
+    )[1][0, 0],
+    "checkpoint": lambda A: checkpoint(lambda X: det(X), A.clone(), use_reentrant=False),
+}
+
+
+@pytest.mark.parametrize("name", CONTROL)
+def test_functions_that_torch_traces_as_a_whole_are_served(name):
+    f = CONTROL[name]
+    with accelerate():
+        assert torch.equal(gradient(compiled(f)), COFACTOR)
+        with accelerate(enable=False):
+            assert not torch.equal(gradient(compiled(f)), COFACTOR)
+    if name == "checkpoint":  # the others are traced in eager code, too
+        f = compiled(f)
+    assert torch.equal(gradient(accelerate()(f)), COFACTOR)
+    assert not torch.overrides._get_current_function_mode_stack()
 
 
 # ---- export and other tracers

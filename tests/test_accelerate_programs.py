@@ -114,6 +114,14 @@ def test_functional_call_and_parameters():
     assert torch.equal(got, COFACTOR)
 
 
+def test_a_distribution_that_knows_nothing_of_it():
+    log = Log()
+    with log, accelerate():
+        wishart = torch.distributions.Wishart(torch.tensor(5.0), torch.eye(3))
+        wishart.log_prob(torch.eye(3))
+    assert torchdet.slogdet in log.seen and torch.linalg.slogdet not in log.seen
+
+
 # ---- backward passes
 
 

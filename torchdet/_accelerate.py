@@ -97,13 +97,15 @@ class accelerate(TorchFunctionMode):
 
             wrapper = run
         else:
-
-            def call(*args: Any, **kwargs: Any) -> Any:
-                with self:
-                    return function(*args, **kwargs)
-
-            wrapper = call
+            wrapper = self._around(function)
         return cast(Callable[P, R], functools.wraps(function)(wrapper))
+
+    def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return wrapper
 
     def _step_by_step(self, inner: Any) -> Generator[Any, Any, Any]:
         # Between two steps of a generator or a coroutine other code of this thread runs.
@@ -151,6 +153,19 @@ def _on(function: Callable[..., Any], *results: type) -> Serve:
     return serve
 
 
+def _runs(*places: int) -> Serve:
+    """Serve one of torch's functions that runs those it is given at these places."""
+
+    def serve(mode: accelerate, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        # torch.compile lets them enter a mode if it has seen one being entered before.
+        with mode:
+            pass
+        args = [mode._around(x) if i in places else x for i, x in enumerate(args)]
+        return func(*args, **kwargs)
+
+    return serve
+
+
 def _marked(A: Tensor) -> Tensor:
     # A, for a function in a checkpoint. Where this is computed anew outside of accelerate, torch
     # would save other tensors, some of the same shapes, and torchdet's backward pass compute with
@@ -173,4 +188,9 @@ _SERVED: dict[Callable[..., Any], Serve] = {
     torch.autograd.grad: call_within,
     torch.autograd.backward: call_within,
     Tensor.backward: call_within,
+    # torch.compile asks for it; no one does in eager code, where no mode is left for it.
+    torch.utils.checkpoint.checkpoint: _runs(0),
+    torch.ops.higher_order.cond: _runs(1, 2),
+    torch.ops.higher_order.while_loop: _runs(0, 1),
+    torch.ops.higher_order.map_impl: _runs(0),
 }
