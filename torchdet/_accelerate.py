@@ -126,8 +126,8 @@ class accelerate(TorchFunctionMode):
                 step, value = inner.throw, error
 
 
-def _on(function: Callable[..., Any], *results: type) -> Serve:
-    """Serve a determinant; `results` are its named tuples, without and with out."""
+def _on(function: Callable[..., Any], named: Any = None, named_out: Any = None) -> Serve:
+    """Serve a determinant; torch has two named tuples, one of them for out."""
 
     def serve(mode: accelerate, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         A = args[0] if args else kwargs["A" if "A" in kwargs else "input"]
@@ -146,8 +146,9 @@ def _on(function: Callable[..., Any], *results: type) -> Serve:
         except (RuntimeError, TypeError):
             pass  # torch takes it, or raises the error that its callers expect
         else:
-            named = results and isinstance(result, LinalgSlogdet)
-            return results[out is not None](result) if named else result
+            if named is None or not isinstance(result, LinalgSlogdet):
+                return result
+            return named(result) if out is None else named_out(result)
         return func(*args, **kwargs)
 
     return serve
@@ -160,7 +161,10 @@ def _runs(*places: int) -> Serve:
         # torch.compile lets them enter a mode if it has seen one being entered before.
         with mode:
             pass
-        args = [mode._around(x) if i in places else x for i, x in enumerate(args)]
+        args = list(args)
+        for i in places:
+            if not isinstance(args[i], torch.fx.GraphModule):  # it has been traced already
+                args[i] = mode._around(args[i])
         return func(*args, **kwargs)
 
     return serve
@@ -188,8 +192,9 @@ _SERVED: dict[Callable[..., Any], Serve] = {
     torch.autograd.grad: call_within,
     torch.autograd.backward: call_within,
     Tensor.backward: call_within,
-    # torch.compile asks for it; no one does in eager code, where no mode is left for it.
+    # torch.compile asks for one of these two, by version; eager code for none of them.
     torch.utils.checkpoint.checkpoint: _runs(0),
+    torch.ops.higher_order.tag_activation_checkpoint: _runs(0),
     torch.ops.higher_order.cond: _runs(1, 2),
     torch.ops.higher_order.while_loop: _runs(0, 1),
     torch.ops.higher_order.map_impl: _runs(0),
