@@ -175,14 +175,14 @@ CONTROL: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", CONTROL)
 def test_functions_that_torch_traces_as_a_whole_are_served(name):
+    """All but the checkpoint are so in eager code, too."""
     f = CONTROL[name]
-    with accelerate():
-        assert torch.equal(gradient(compiled(f)), COFACTOR)
-        with accelerate(enable=False):
-            assert not torch.equal(gradient(compiled(f)), COFACTOR)
-    if name == "checkpoint":  # the others are traced in eager code, too
-        f = compiled(f)
-    assert torch.equal(gradient(accelerate()(f)), COFACTOR)
+    calls = {"checkpoint": [compiled(f)], "cond": [f, compiled(f)]}.get(name, [f])
+    for call in calls:
+        with accelerate():
+            assert torch.equal(gradient(call), COFACTOR)
+    with accelerate(), accelerate(enable=False):
+        assert not torch.equal(gradient(calls[0]), COFACTOR)
     assert not torch.overrides._get_current_function_mode_stack()
 
 

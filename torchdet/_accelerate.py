@@ -29,30 +29,35 @@ class accelerate(TorchFunctionMode):
     Args:
         enable: False switches an outer `accelerate` off.
 
+    Returns:
+        Of a call inside: what torch returns, of the same shape, dtype, device and named tuple.
+
     Scope:
         The thread that enters it, to any depth; one object may be entered often, and by several
-        threads. Other modes and subclasses of Tensor see the calls as torch has them see any. A
-        generator function or a coroutine function that is decorated runs inside of it step by step;
-        a `with` block should not hold a yield or an await, since other code runs meanwhile.
-
-    Returns:
-        What the function of torch returns: the same shapes, dtypes and named tuples.
+        threads. Other modes see each call in their turn. A generator function or a coroutine
+        function that is decorated runs inside step by step; a `with` block should not hold a yield
+        or an await, since other code runs meanwhile.
 
     Gradient:
-        That of torchdet, also where it is taken after the context was left: exact at every matrix.
-        torch.utils.checkpoint computes anew in the backward pass: either run that inside as well
-        (torch 2.13 or newer), or decorate the function which is given to it.
+        That of torchdet, exact at every matrix, also where it is taken after the context was left.
+        What torch.utils.checkpoint runs must be decorated, or both passes called inside (torch 2.13
+        or newer); a gradient that would mix the two raises torch's CheckpointError.
 
-    Errors:
-        What torchdet refuses is given to torch, which takes it or raises its own error.
-
-    Cost:
-        About 1.3 microseconds for each other function of torch that is called inside of it, and 4
-        where the function is written in Python, as most of torch.nn.functional.
+    Compilers:
+        torch.compile, torch.export, make_fx and torch.jit.trace see torchdet's operators. A
+        function that is compiled outside is compiled again inside.
 
     Not served:
-        Programs that torch.export, torch.jit or make_fx have made outside of it, and
-        torch.ops.aten.
+        torch.ops.aten, torch.jit.script, C++, and programs that were exported or traced outside; in
+        compiled code subclasses of Tensor, torch.compiler.nested_compile_region and scan.
+
+    Cost:
+        Other functions of torch take 1 to 2 microseconds more inside; those that are written in
+        Python, as most of torch.nn.functional, about 4.
+
+    Errors:
+        What torchdet refuses goes to torch, which takes it or raises its own error.
+        TypeError: What is decorated is a class, an async generator function or not callable.
 
     Example:
         >>> A = torch.tensor([[1.0, 2.0], [2.0, 4.0]], requires_grad=True)  # singular

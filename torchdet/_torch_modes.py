@@ -21,8 +21,8 @@ try:
 except (ImportError, TypeError):
 
     def asks(kind: type) -> bool:
-        """Not known here."""
-        return False
+        """Whether this is no Tensor, but as good as one; of subclasses it is not known here."""
+        return not issubclass(kind, Tensor)
 
     def has_hooks() -> bool:
         """Not known here; there may be some."""
