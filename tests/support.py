@@ -87,6 +87,21 @@ def draw(batch: int, n: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
     return A
 
 
+# Where torch's gradient of a determinant is 0, and torchdet's right.
+SINGULAR = torch.tensor([[1.0, 2.0], [2.0, 4.0]], dtype=torch.float64)
+COFACTOR = torch.tensor([[4.0, -2.0], [-2.0, 1.0]], dtype=torch.float64)
+
+
+def singular_leaf() -> Tensor:
+    return SINGULAR.clone().requires_grad_()
+
+
+def gradient_at_singular(f: Callable[[Tensor], Tensor]) -> Tensor:
+    A = singular_leaf()
+    f(A).backward()
+    return A.grad
+
+
 # ---- orders where one kernel hands over to the next
 
 # Exact arithmetic takes longer the larger they are.

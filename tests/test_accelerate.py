@@ -17,10 +17,9 @@ from torch import Tensor
 import cases
 import support
 import torchdet
+from support import COFACTOR, SINGULAR, gradient_at_singular, singular_leaf
 from torchdet import accelerate
 
-SINGULAR = torch.tensor([[1.0, 2.0], [2.0, 4.0]], dtype=torch.float64)
-COFACTOR = torch.tensor([[4.0, -2.0], [-2.0, 1.0]], dtype=torch.float64)
 # Of each function that is served: how it may be called, and torchdet's.
 SERVED: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "torch.det": (torch.det, torchdet.det),
@@ -42,19 +41,9 @@ det = torch.linalg.det
 HIDDEN = Path(__file__).resolve().parents[1] / "tools" / "torch_without_private_names"
 
 
-def leaf() -> Tensor:
-    return SINGULAR.clone().requires_grad_()
-
-
 def serves(f: Callable[[Tensor], Tensor] = det) -> bool:
     """Whether this determinant, called just now, is torchdet's."""
-    return "Linalg" not in f(leaf()).grad_fn.__class__.__name__
-
-
-def gradient(f: Callable[[Tensor], Tensor]) -> Tensor:
-    A = leaf()
-    (grad,) = torch.autograd.grad(f(A), A)
-    return grad
+    return "Linalg" not in f(singular_leaf()).grad_fn.__class__.__name__
 
 
 def as_list(result: Any) -> list[Tensor]:
@@ -80,9 +69,9 @@ def test_a_call_gives_the_numbers_of_torchdet_in_the_types_of_torch(name, dtype,
 def test_the_gradient_at_a_singular_matrix_is_right(name):
     function, _ = SERVED[name]
     with accelerate():
-        assert torch.equal(gradient(function), COFACTOR)
+        assert torch.equal(gradient_at_singular(function), COFACTOR)
         assert serves(function)
-        output = function(A := leaf())
+        output = function(A := singular_leaf())
     output.backward()  # the context was left
     assert torch.equal(A.grad, COFACTOR)
     assert not serves(function)

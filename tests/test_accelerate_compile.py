@@ -14,22 +14,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import torchdet
+from support import COFACTOR, SINGULAR, gradient_at_singular, singular_leaf
 from torchdet import accelerate
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 det = torch.linalg.det
-SINGULAR = torch.tensor([[1.0, 2.0], [2.0, 4.0]], dtype=torch.float64)
-COFACTOR = torch.tensor([[4.0, -2.0], [-2.0, 1.0]], dtype=torch.float64)
-
-
-def leaf() -> Tensor:
-    return SINGULAR.clone().requires_grad_()
-
-
-def gradient(f: Callable[[Tensor], Tensor]) -> Tensor:
-    A = leaf()
-    f(A).backward()
-    return A.grad
 
 
 class Programs:
@@ -77,7 +66,7 @@ def with_blocks(A: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("f", (decorated, with_block, with_blocks))
 def test_a_compiled_function_may_hold_the_context(f):
-    assert torch.equal(gradient(compiled(f)), COFACTOR)
+    assert torch.equal(gradient_at_singular(compiled(f)), COFACTOR)
     programs = Programs()
     torch.compile(f, fullgraph=True, backend=programs)(SINGULAR)
     assert programs.served == [True]
@@ -86,11 +75,11 @@ def test_a_compiled_function_may_hold_the_context(f):
 
 def test_a_compiled_function_may_be_called_inside_or_be_decorated():
     for f in (accelerate()(compiled(det)), compiled(accelerate()(lambda A: A.det()))):
-        assert torch.equal(gradient(f), COFACTOR)
+        assert torch.equal(gradient_at_singular(f), COFACTOR)
     f = compiled(lambda A: det(A))
     with accelerate():
-        assert torch.equal(gradient(f), COFACTOR)
-        A = leaf()
+        assert torch.equal(gradient_at_singular(f), COFACTOR)
+        A = singular_leaf()
         output = f(A)
     output.backward()
     assert torch.equal(A.grad, COFACTOR)
@@ -133,7 +122,7 @@ def test_a_graph_break_inside():
             torch._dynamo.graph_break()
             return first + A.det()
 
-    assert torch.equal(gradient(torch.compile(f, backend="aot_eager")), 2 * COFACTOR)
+    assert torch.equal(gradient_at_singular(torch.compile(f, backend="aot_eager")), 2 * COFACTOR)
 
 
 def test_names_tuples_parameters_and_out():
@@ -160,7 +149,7 @@ def test_transforms_and_gradients_in_a_program():
         return torch.autograd.grad(det(A), A)[0]
 
     with accelerate():
-        assert torch.equal(torch.compile(step, backend="aot_eager")(leaf()), COFACTOR)
+        assert torch.equal(torch.compile(step, backend="aot_eager")(singular_leaf()), COFACTOR)
 
 
 CONTROL: dict[str, Callable[[Tensor], Tensor]] = {
@@ -180,9 +169,9 @@ def test_functions_that_torch_traces_as_a_whole_are_served(name):
     calls = {"checkpoint": [compiled(f)], "cond": [f, compiled(f)]}.get(name, [f])
     for call in calls:
         with accelerate():
-            assert torch.equal(gradient(call), COFACTOR)
+            assert torch.equal(gradient_at_singular(call), COFACTOR)
     with accelerate(), accelerate(enable=False):
-        assert not torch.equal(gradient(calls[0]), COFACTOR)
+        assert not torch.equal(gradient_at_singular(calls[0]), COFACTOR)
     assert not torch.overrides._get_current_function_mode_stack()
 
 
@@ -210,9 +199,9 @@ def test_an_exported_program_has_what_was_served_when_it_was_made(strict):
     outside = export(Volume())
     for program, expected in (inside, True), (outside, False), (export(Decorated()), True):
         assert serves(program.graph_module) is expected
-    assert torch.equal(gradient(inside.module()), COFACTOR)
+    assert torch.equal(gradient_at_singular(inside.module()), COFACTOR)
     with accelerate():
-        assert "Linalg" in outside.module()(leaf()).grad_fn.__class__.__name__
+        assert "Linalg" in outside.module()(singular_leaf()).grad_fn.__class__.__name__
 
 
 def test_make_fx_and_jit_trace_record_what_is_served():
@@ -222,7 +211,7 @@ def test_make_fx_and_jit_trace_record_what_is_served():
     assert not serves(make_fx(det)(SINGULAR))
     assert serves(make_fx(accelerate()(det))(SINGULAR))
     assert "torchdet::det" in str(traced.graph)
-    assert torch.equal(gradient(traced), COFACTOR)
+    assert torch.equal(gradient_at_singular(traced), COFACTOR)
 
 
 def test_symbolic_trace_records_the_functions_of_torch():
@@ -231,4 +220,4 @@ def test_symbolic_trace_records_the_functions_of_torch():
         program = torch.fx.symbolic_trace(Volume())
     assert not serves(program)
     with accelerate():
-        assert torch.equal(gradient(program), COFACTOR)
+        assert torch.equal(gradient_at_singular(program), COFACTOR)

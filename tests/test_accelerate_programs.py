@@ -17,23 +17,12 @@ from torch.utils.checkpoint import CheckpointError, checkpoint
 
 import support
 import torchdet
+from support import COFACTOR, SINGULAR, gradient_at_singular, singular_leaf
 from torchdet import accelerate
 
 det = torch.linalg.det
-SINGULAR = torch.tensor([[1.0, 2.0], [2.0, 4.0]], dtype=torch.float64)
-COFACTOR = torch.tensor([[4.0, -2.0], [-2.0, 1.0]], dtype=torch.float64)
 # Whether a backward pass can be told of a mode (_torch_modes.py).
 TELLS_BACKWARD = hasattr(torch.overrides, "redispatch_function")
-
-
-def leaf() -> Tensor:
-    return SINGULAR.clone().requires_grad_()
-
-
-def gradient(f: Callable[[Tensor], Tensor]) -> Tensor:
-    A = leaf()
-    f(A).backward()
-    return A.grad
 
 
 def batch() -> Tensor:
@@ -93,7 +82,7 @@ def test_forward_mode_and_second_derivatives_of_autograd():
     bound = 64 * torch.finfo(A.dtype).eps  # some ten operations on numbers of modulus 1 to 5
     assert torch.allclose(tangent, torchdet.det(rows).sum(0), rtol=bound, atol=bound)
     with accelerate():
-        (g,) = torch.autograd.grad(det(X := leaf()), X, create_graph=True)
+        (g,) = torch.autograd.grad(det(X := singular_leaf()), X, create_graph=True)
     (h,) = torch.autograd.grad(g, X, torch.eye(2).double())
     assert torch.equal(h, torch.eye(2).double())  # C([[a, b], [c, d]]) = [[d, -c], [-b, a]]
 
@@ -144,14 +133,14 @@ class Squared(torch.autograd.Function):
 def test_code_that_a_backward_pass_runs_is_served():
     scale = 2 * torchdet.det(SINGULAR + 1)
     with accelerate():
-        assert torch.equal(gradient(Squared.apply), scale * COFACTOR)
-        A = leaf()
+        assert torch.equal(gradient_at_singular(Squared.apply), scale * COFACTOR)
+        A = singular_leaf()
         (g,) = torch.autograd.grad(Squared.apply(A), A)
         assert torch.equal(g, scale * COFACTOR)
         torch.autograd.backward([Squared.apply(A)], inputs=[A])
         assert torch.equal(A.grad, scale * COFACTOR)
         with accelerate(enable=False):
-            assert not torch.equal(gradient(Squared.apply), scale * COFACTOR)
+            assert not torch.equal(gradient_at_singular(Squared.apply), scale * COFACTOR)
     assert not torch.overrides._get_current_function_mode_stack()
 
 
@@ -161,14 +150,16 @@ def test_a_checkpoint_is_computed_anew_where_its_backward_pass_is(reentrant):
         return checkpoint(det, A * 1, use_reentrant=reentrant)
 
     decorated = accelerate()(det)
-    got = gradient(lambda A: checkpoint(decorated, A * 1, use_reentrant=reentrant))
+    got = gradient_at_singular(lambda A: checkpoint(decorated, A * 1, use_reentrant=reentrant))
     assert torch.equal(got, COFACTOR)
     if TELLS_BACKWARD:
         with accelerate():
-            assert torch.equal(gradient(again), COFACTOR)
+            assert torch.equal(gradient_at_singular(again), COFACTOR)
     if not reentrant:
         contexts = {"context_fn": lambda: (accelerate(), accelerate())}
-        got = gradient(lambda A: checkpoint(det, A * 1, use_reentrant=False, **contexts))
+        got = gradient_at_singular(
+            lambda A: checkpoint(det, A * 1, use_reentrant=False, **contexts)
+        )
         assert torch.equal(got, COFACTOR)
 
 
@@ -204,7 +195,7 @@ class Log(TorchFunctionMode):
 
 
 def test_other_modes_see_each_call_in_their_turn():
-    outer, inner, A = Log(), Log(), leaf()
+    outer, inner, A = Log(), Log(), singular_leaf()
     with outer, accelerate(), inner:
         det(A).backward()
     assert torch.equal(A.grad, COFACTOR)
@@ -213,7 +204,7 @@ def test_other_modes_see_each_call_in_their_turn():
 
 
 def test_other_modes_see_what_is_switched_off():
-    logs, A = [Log() for _ in range(3)], leaf()
+    logs, A = [Log() for _ in range(3)], singular_leaf()
     with logs[0], accelerate(), logs[1], accelerate(enable=False), logs[2]:
         det(A).backward()
         assert len(torch.overrides._get_current_function_mode_stack()) == 5
@@ -234,12 +225,12 @@ def test_a_device_context_and_a_default_device(first):
     contexts = [accelerate(), device] if first else [device, accelerate()]
     with contexts[0], contexts[1]:
         assert det(torch.empty(3, 2, 2)).device.type == "meta"
-        assert torch.equal(gradient(det), COFACTOR)
+        assert torch.equal(gradient_at_singular(det), COFACTOR)
     torch.set_default_device("meta")
     try:
         with accelerate():
             assert det(torch.empty(3, 2, 2)).device.type == "meta"
-            assert torch.equal(gradient(det), COFACTOR)
+            assert torch.equal(gradient_at_singular(det), COFACTOR)
     finally:
         torch.set_default_device(None)
 
@@ -273,7 +264,7 @@ def test_a_subclass_keeps_its_type(call):
 @pytest.mark.parametrize("function", (det, Tensor.det))
 def test_a_subclass_is_asked_for_the_functions_of_torch(function):
     Logged.seen = []
-    A = leaf()
+    A = singular_leaf()
     with accelerate():
         L = A.as_subclass(Logged)
         Logged.seen.clear()
