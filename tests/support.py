@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -83,6 +85,21 @@ def draw(batch: int, n: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
     A[4::7, 0] = A[4::7, -1]
     A[::11] *= 2.0**60
     return A
+
+
+# Where torch's gradient of a determinant is 0, and torchdet's right.
+SINGULAR = torch.tensor([[1.0, 2.0], [2.0, 4.0]], dtype=torch.float64)
+COFACTOR = torch.tensor([[4.0, -2.0], [-2.0, 1.0]], dtype=torch.float64)
+
+
+def singular_leaf() -> Tensor:
+    return SINGULAR.clone().requires_grad_()
+
+
+def gradient_at_singular(f: Callable[[Tensor], Tensor]) -> Tensor:
+    A = singular_leaf()
+    f(A).backward()
+    return A.grad
 
 
 # ---- orders where one kernel hands over to the next
@@ -188,6 +205,26 @@ def exact_hvps(family: str, n: int, dtype: torch.dtype, seed: int) -> list[oracl
     """In the directions of that seed."""
     A = cases.matrices(family, n, dtype)
     return [oracles.hvp(a, z) for a, z in zip(A, cases.directions(A, seed), strict=True)]
+
+
+# ---- calls
+
+
+def calls_of_python(f: Callable[[Tensor], object], A: Tensor) -> list[str]:
+    """The names of the functions written in Python that f(A) calls, itself included."""
+    names: list[str] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            names.append(frame.f_code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        f(A)
+    finally:
+        sys.setprofile(before)
+    return names
 
 
 # ---- processes

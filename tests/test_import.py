@@ -43,8 +43,8 @@ assert "extension" in str(mine[0].message)
 
 
 def test_the_public_names_are_those_documented():
-    names = ["adjugate", "cofactor", "det", "det_frexp", "logdet", "principal_minors"]
-    names += ["slogdet", "slogdet_solve", "slogsumdet", "slogsumdet_laplacian"]
+    names = ["accelerate", "adjugate", "cofactor", "det", "det_frexp", "logdet"]
+    names += ["principal_minors", "slogdet", "slogdet_solve", "slogsumdet", "slogsumdet_laplacian"]
     assert sorted(torchdet.__all__) == names
     assert torchdet.__version__ == "0.1.0"
     assert all(getattr(torchdet, name).__doc__ for name in torchdet.__all__)
