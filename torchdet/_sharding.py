@@ -9,9 +9,10 @@ the same part of all results, with no communication. Everything else is replicat
   pass is linear in its gradient; but that is a number where the result is a matrix, so the sum is
   taken more cheaply before than after.
 
-torch.distributed.tensor takes most of a second to import; who uses DTensors has imported it. So the
-fake kernel of an operator registers its rule when it first runs after that import: DTensor calls it
-for the shapes of the results, and then looks for a rule. Plain calls run no fake kernel.
+torch.distributed.tensor takes most of a second to import; who uses DTensors has imported it. If
+that was before torchdet, the rules are registered at once. Else the fake kernel of an operator
+registers its rule: DTensor calls it for the shapes of the results, and then looks for a rule. torch
+2.10 to 2.14 do so in this order, without documenting it. Calls of plain Tensors run no fake kernel.
 """
 
 import functools
@@ -19,27 +20,34 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 # How many dimensions are not batch: those of one matrix, or of the terms of one sum.
 _OWN_DIMENSIONS = {"A": 2, "terms": 1}
 
 
 def with_sharding_rule(op: Any, fake_kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """The fake kernel of an operator, which also registers its rule, once DTensor can be there."""
+    """The fake kernel of an operator, which also registers its rule, once DTensors can be there."""
     rule = sharding_rule(op)
     registered = False
 
+    def register() -> None:
+        nonlocal registered
+        if registered or "torch.distributed.tensor" not in sys.modules:
+            return
+        registered = True
+        try:
+            from torch.distributed.tensor.experimental import register_sharding
+        except (
+            ImportError
+        ):  # it may change, as its name says; DTensor then says that it has no rule
+            return
+        register_sharding(op)(rule)
+
     @functools.wraps(fake_kernel)
     def kernel(*args: Any) -> Any:
-        nonlocal registered
-        if not registered and "torch.distributed.tensor" in sys.modules:
-            registered = True
-            from torch.distributed.tensor.experimental import register_sharding
-
-            register_sharding(op)(rule)
+        register()
         return fake_kernel(*args)
 
+    register()
     return kernel
 
 
