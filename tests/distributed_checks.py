@@ -1,18 +1,8 @@
-"""What test_distributed.py checks: the same calls on two processes and on one, bit for bit.
-
-`main` is what each of the two processes runs. All of them run all checks, in the same order, since
-what is distributed is collective; so a check asks for full tensors before it compares anything.
-"""
+"""What test_distributed.py checks: calls on two processes are, bit for bit, those on one."""
 
 from __future__ import annotations
 
-import json
-import traceback
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,82 +19,13 @@ from torch.distributed.tensor import (
     Shard,
     distribute_tensor,
 )
-from torch.distributed.tensor.debug import CommDebugMode
 from torch.func import grad, hessian, jacfwd, jacrev, vmap
 
 import cases
 import torchdet
 from support import OPS, logabsdet, same_bits
 from torchdet import _ops
-
-PROCESSES = 2
-# So much longer than any check that only a process that waits in vain takes it.
-PATIENCE = timedelta(seconds=60)
-
-CHECKS: dict[str, Callable[[], None]] = {}
-BATCH = Shard(0)
-
-
-def check(name: str, f: Callable[..., None], *args: Any, **settings: Any) -> None:
-    assert name not in CHECKS
-    CHECKS[name] = partial(f, *args, **settings)
-
-
-def main(rank: int, folder: str) -> None:
-    """Run all checks as one of the processes and write what failed, and why, to a file."""
-    torch.set_num_threads(1)
-    meeting = f"file://{folder}/meeting"
-    dist.init_process_group("gloo", meeting, PATIENCE, PROCESSES, rank)
-    report = Path(folder) / f"{rank}.json"
-    failures: dict[str, str] = {}
-    for name, run in CHECKS.items():
-        torch.manual_seed(0)
-        try:
-            run()
-            failures[name] = ""
-        except Exception:
-            failures[name] = traceback.format_exc()
-        report.write_text(json.dumps(failures))
-    dist.destroy_process_group()
-
-
-def each(x: Any) -> tuple[Tensor, ...]:
-    return (x,) if isinstance(x, Tensor) else tuple(x)
-
-
-def compare(
-    f: Callable[..., Any],
-    *args: Tensor,
-    placements: Sequence[Placement] | Sequence[Sequence[Placement]] = (BATCH,),
-    results: Sequence[Placement] | Sequence[Sequence[Placement]] = (BATCH,),
-    collectives: int | None = 0,
-    shape: tuple[int, ...] = (PROCESSES,),
-) -> None:
-    """f of DTensors is f of Tensors, with these placements and so many collectives, if counted.
-
-    Placements are the same for all arguments, or for all results, or given for each.
-    """
-
-    def for_each(given: Sequence[Any], count: int) -> Sequence[Sequence[Placement]]:
-        return [given] * count if isinstance(given[0], Placement) else given
-
-    mesh = init_device_mesh("cpu", shape)
-    placed = for_each(placements, len(args))
-    distributed = [distribute_tensor(x, mesh, p) for x, p in zip(args, placed, strict=True)]
-    with nullcontext() if collectives is None else CommDebugMode() as communication:
-        got = each(f(*distributed))
-    assert all(isinstance(x, DTensor) for x in got)
-    full = [x.full_tensor() for x in got]
-    expected = each(f(*args))
-    places = [tuple(x.placements) for x in got]
-    assert places == [tuple(p) for p in for_each(results, len(expected))]
-    for i, (x, y) in enumerate(zip(full, expected, strict=True)):
-        assert x.dtype == y.dtype and x.shape == y.shape
-        assert same_bits(x.detach(), y.detach()), (i, x, y)
-    if communication is not None:
-        counts = communication.get_comm_counts()
-        assert communication.get_total_counts() == collectives, counts
-
+from two_processes import BATCH, PROCESSES, check, compare, each
 
 # ---- operators
 
@@ -126,8 +47,17 @@ def arguments(operator: str, batch: Sequence[int], n: int, dtype: torch.dtype) -
     return list(args.values())
 
 
+def batch(dtype: torch.dtype) -> int:
+    """How many matrices: 5, which processes share unevenly, but 32 complex ones.
+
+    torch's product of complex numbers rounds otherwise at the end of a vector, where it does not
+    fill SIMD registers. In 16 matrices there is no such end.
+    """
+    return 32 if dtype.is_complex else 5
+
+
 def operator(name: str, dtype: torch.dtype, n: int) -> None:
-    compare(_ops.operator(name), *arguments(name, (5,), n, dtype))
+    compare(_ops.operator(name), *arguments(name, (batch(dtype),), n, dtype))
 
 
 OPERATORS = tuple(schema.partition("(")[0] for schema in _ops._SCHEMAS)
@@ -151,13 +81,12 @@ FUNCTIONS = {
 
 
 def vector_jacobian(f: Callable[[Tensor], Any]) -> Callable[..., Any]:
-    """The gradient of f at A for the weights of its results, one Tensor for each."""
+    """The gradient of f at A for weights of its results."""
 
-    def gradient(A: Tensor, *weights: Tensor) -> Any:
-        A = A.detach().requires_grad_()
+    def gradient(A: Tensor, *weights: Tensor, **settings: Any) -> Any:
+        A = A if settings else A.detach().requires_grad_()
         results = [x for x in each(f(A)) if x.requires_grad]
-        weights = weights[: len(results)]
-        return torch.autograd.grad(results, A, weights)[0]
+        return torch.autograd.grad(results, A, weights[: len(results)], **settings)[0]
 
     return gradient
 
@@ -166,25 +95,22 @@ def second(f: Callable[[Tensor], Any]) -> Callable[..., Any]:
     """The gradient, by A and by the weights, of the gradient of f in a direction Z."""
 
     def gradient(A: Tensor, Z: Tensor, *weights: Tensor) -> Any:
-        A, *weights = (x.detach().requires_grad_() for x in (A, *weights))
-        results = [x for x in each(f(A)) if x.requires_grad]
-        weights = weights[: len(results)]
-        (first,) = torch.autograd.grad(results, A, weights, create_graph=True)
-        return torch.autograd.grad(first, (A, *weights), Z)
+        inputs = [x.detach().requires_grad_() for x in (A, *weights)]
+        first = vector_jacobian(f)(*inputs, create_graph=True)
+        return [
+            x for x in torch.autograd.grad(first, inputs, Z, allow_unused=True) if x is not None
+        ]
 
     return gradient
 
 
 def derivatives(name: str, dtype: torch.dtype, n: int) -> None:
-    f, real = FUNCTIONS[name], not dtype.is_complex
-    # Processes share a batch of 5 unevenly. torch's product of complex numbers rounds otherwise at
-    # the end of a vector that does not fill SIMD registers: there is no such end in 16 matrices.
-    A = torch.randn(5 if real else 32, n, n, dtype=dtype)
-    Z = torch.randn_like(A)
+    f = FUNCTIONS[name]
+    A, Z = torch.randn(2, batch(dtype), n, n, dtype=dtype)
     weights = [torch.randn_like(x) for x in each(f(A))]
     compare(f, A)
     # Parts of complex numbers are where torch gathers by itself: one number for each matrix.
-    collectives = None if not real and ("log" in name) else 0
+    collectives = None if dtype.is_complex and "log" in name else 0
     compare(vector_jacobian(f), A, *weights, collectives=collectives)
     compare(second(f), A, Z, *weights, collectives=collectives)
 
@@ -194,17 +120,14 @@ for _name in FUNCTIONS:
         check(f"derivatives-{_name}-{cases.name(_dtype)}-n{_n}", derivatives, _name, _dtype, _n)
 
 
-def other_dtypes(dtype: torch.dtype, autocast: bool) -> None:
-    context: AbstractContextManager[Any] = nullcontext()
-    if autocast:
-        context = torch.autocast("cpu", dtype=torch.bfloat16)
-    with context:
+def in_half_precision(dtype: torch.dtype, autocast: bool) -> None:
+    with torch.autocast("cpu", torch.bfloat16, autocast):
         compare(torchdet.det, torch.randn(5, 3, 3).to(dtype))
 
 
-for _dtype in (torch.float16, torch.bfloat16):
-    check(f"half-{cases.name(_dtype)}", other_dtypes, _dtype, False)
-check("autocast", other_dtypes, torch.bfloat16, True)
+check("float16", in_half_precision, torch.float16, False)
+check("bfloat16", in_half_precision, torch.bfloat16, False)
+check("autocast", in_half_precision, torch.bfloat16, True)
 
 
 def into_out() -> None:
@@ -218,43 +141,49 @@ check("out", into_out)
 NONE = Replicate()
 
 
-def placed(*shape: int, n: int = 3, f: Callable[..., Any] = torchdet.det, **settings: Any) -> None:
-    A = torch.randn(*shape, n, n, dtype=torch.float64)
-    w = torch.randn_like(f(A))
-    of_w = settings.pop("of_w", settings["placements"])
-    compare(f, A, **settings)
-    collectives = 2 * settings.pop("collectives", 0)  # A is saved as it came, and gathered again
-    settings["placements"] = [settings["placements"], of_w]
-    compare(vector_jacobian(f), A, w, collectives=collectives, **settings)
+def placed(
+    *shape: int,
+    placements: Sequence[Placement] = (BATCH,),
+    results: Sequence[Placement] | None = None,
+    collectives: int = 0,
+    mesh: tuple[int, ...] = (PROCESSES,),
+) -> None:
+    """det and its gradient, with results placed as the matrices are, or else as given."""
+    A = torch.randn(*shape, dtype=torch.float64)
+    results = placements if results is None else results
+    compare(torchdet.det, A, placements=placements, results=results,
+            collectives=collectives, shape=mesh)  # fmt: skip
+    # The matrices are saved as they came, and gathered again.
+    compare(vector_jacobian(torchdet.det), A, torch.randn(shape[:-2], dtype=A.dtype),
+            placements=[placements, results], results=results,
+            collectives=2 * collectives, shape=mesh)  # fmt: skip
 
 
-for _n in (3, KEPT):
-    check(f"second-batch-dimension-n{_n}", placed, 4, 5, n=_n,
-          placements=(Shard(1),), results=(Shard(1),))  # fmt: skip
-check("replicated", placed, 5, placements=(NONE,), results=(NONE,))
-for _dim in (2, 3):
-    check(f"matrix-dimension-{_dim}-is-gathered", placed, 4, 5, n=4,
-          placements=(Shard(_dim),), of_w=(NONE,), results=(NONE,), collectives=1)  # fmt: skip
-check("rows-of-a-single-matrix-are-gathered", placed, n=4,
-      placements=(BATCH,), of_w=(NONE,), results=(NONE,), collectives=1)  # fmt: skip
+def gathered(*shape: int, dim: int = 0) -> None:
+    placed(*shape, placements=(Shard(dim),), results=(NONE,), collectives=1)
+
+
+check("replicated", placed, 5, 3, 3, placements=(NONE,))
+check("second-batch-dimension", placed, 4, 5, 3, 3, placements=(Shard(1),))
+check("second-batch-dimension-kept", placed, 4, 5, KEPT, KEPT, placements=(Shard(1),))
+check("rows-are-gathered", gathered, 4, 5, 4, 4, dim=2)
+check("columns-are-gathered", gathered, 4, 5, 4, 4, dim=3)
+check("rows-of-one-matrix-are-gathered", gathered, 4, 4)
 # DTensor does not keep a dimension shorter than the mesh sharded.
-for _size in (0, 1):
-    check(f"batch-of-{_size}-is-gathered", placed, _size,
-          placements=(BATCH,), of_w=(NONE,), results=(NONE,), collectives=1)  # fmt: skip
-for _shape in ((1, 2), (2, 1)):
+check("a-batch-of-one-is-gathered", gathered, 1, 3, 3)
+check("a-batch-of-none-is-gathered", gathered, 0, 3, 3)
+for _mesh in ((1, 2), (2, 1)):
     for _p in ((Shard(0), Shard(1)), (Shard(1), Shard(0)), (NONE, Shard(1)), (Shard(0), NONE)):
-        check(f"mesh-{_shape}-{_p}", placed, 4, 5, shape=_shape, placements=_p, results=_p)
+        check(f"mesh-{_mesh}-{_p}", placed, 4, 5, 3, 3, mesh=_mesh, placements=_p)
 
 
-def mixed(of_A: Placement, of_Z: Placement, result: Placement, collectives: int) -> None:
-    A, Z = torch.randn(2, 4, 6, 3, 3)
-    compare(OPS.det_hvp, A, Z, placements=[(of_A,), (of_Z,)], results=(result,),
-            collectives=collectives)  # fmt: skip
+def mixed(of_A: Placement, of_Z: Placement) -> None:
+    """An argument that every process has is divided as the other one is."""
+    compare(OPS.det_hvp, *torch.randn(2, 5, 3, 3), placements=[(of_A,), (of_Z,)])
 
 
-# An argument that every process has takes no communication to be divided as the other one is.
-check("sharded-and-replicated", mixed, BATCH, NONE, BATCH, 0)
-check("replicated-and-sharded", mixed, NONE, BATCH, BATCH, 0)
+check("sharded-and-replicated", mixed, BATCH, NONE)
+check("replicated-and-sharded", mixed, NONE, BATCH)
 
 
 def sums_that_are_still_to_be_taken(f: Callable[..., Any], *parts: Sequence[int]) -> None:
@@ -326,7 +255,6 @@ for _rows in (False, True):
     check(f"slogsumdet_laplacian-rows-{_rows}", laplacians, _rows)
 
 # ---- transforms
-
 
 TRANSFORMS = {
     "vmap": vmap(torchdet.det),
@@ -403,8 +331,7 @@ class Volume(nn.Module):
 
 
 def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
-    loss = model(x)
-    loss.backward()
+    model(x).backward()
     return [p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
             for p in model.parameters()]  # fmt: skip
 

@@ -21,6 +21,7 @@ import distributed_checks
 from support import ENVIRONMENT, logabsdet, run_python, run_script, same_bits
 from torchdet import _ops
 from torchdet._sharding import sharding_rule, with_sharding_rule
+from two_processes import CHECKS, each
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "distributed.py"
 LIMIT = 200
@@ -30,7 +31,7 @@ IMPORTS = ("import torchdet, torch.distributed.tensor", "import torch.distribute
 
 def run_checks(folder: Path) -> dict[str, str]:
     """What failed in each check, by its name, on the two processes; nothing where all is well."""
-    run = "import sys, distributed_checks; distributed_checks.main(int(sys.argv[1]), sys.argv[2])"
+    run = "import sys, distributed_checks, two_processes; two_processes.main(*sys.argv[1:])"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", f"{imports}; {run}", str(rank), str(folder)],
@@ -50,7 +51,7 @@ def run_checks(folder: Path) -> dict[str, str]:
         report = folder / f"{rank}.json"
         found = json.loads(report.read_text()) if report.exists() else {}
         missing = f"process {rank} did not come to this check:\n{output}"
-        reports.append({name: found.get(name, missing) for name in distributed_checks.CHECKS})
+        reports.append({name: found.get(name, missing) for name in CHECKS})
     return {name: "\n".join(filter(None, (r[name] for r in reports))) for name in reports[0]}
 
 
@@ -69,7 +70,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return json.loads(result.read_text())
 
 
-@pytest.mark.parametrize("name", distributed_checks.CHECKS)
+@pytest.mark.parametrize("name", CHECKS)
 def test_two_processes_compute_what_one_does(failures, name):
     assert not failures[name], failures[name]
 
@@ -78,7 +79,7 @@ def test_two_processes_compute_what_one_does(failures, name):
 def test_the_rule_shards_batch_dimensions_and_no_others(name):
     args = distributed_checks.arguments(name, (5, 6), 3, torch.float64)
     op = _ops.operator(name)
-    results = distributed_checks.each(op(*args))
+    results = each(op(*args))
     assert sharding_rule(op)(*args) == [
         ([p] * len(results), [p] * len(args)) for p in (Replicate(), Shard(0), Shard(1))
     ]
