@@ -262,6 +262,8 @@ TRANSFORMS = {
     "vmap-grad": vmap(grad(torchdet.det)),
     "vmap-grad-logabsdet": vmap(grad(logabsdet)),
     "vmap-jacrev": vmap(jacrev(torchdet.cofactor)),
+    "jacrev": lambda A: jacrev(torchdet.det)(A).movedim(1, 0),
+    "jacfwd": jacfwd(torchdet.det),
     "vmap-jacfwd": vmap(jacfwd(torchdet.det)),
     "vmap-hessian": vmap(hessian(torchdet.det)),
 }
