@@ -72,6 +72,8 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_two_processes_compute_what_one_does(failures, name):
+    if torch.__version__ < "2.13" and "aten.complex.default does not have" in failures[name]:
+        pytest.xfail("DTensors of this torch know no aten.complex, which joins two parts")
     assert not failures[name], failures[name]
 
 
