@@ -36,9 +36,7 @@ def with_sharding_rule(op: Any, fake_kernel: Callable[..., Any]) -> Callable[...
         registered = True
         try:
             from torch.distributed.tensor.experimental import register_sharding
-        except (
-            ImportError
-        ):  # it may change, as its name says; DTensor then says that it has no rule
+        except ImportError:  # an experiment of torch's; without it DTensor says that it has no rule
             return
         register_sharding(op)(rule)
 
