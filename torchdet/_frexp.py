@@ -32,7 +32,7 @@ def scale_rows(X: Tensor, e: Tensor) -> Tensor:
     # rho_i = floor((e + i) / n): their sum is e (Hermite's identity). In two steps, as 2^-rho may
     # be out of range where the result is not.
     n = X.shape[-1]
-    i = torch.arange(n, dtype=e.dtype, device=e.device)
+    i = e.new_ones(n).cumsum(0) - 1  # a DTensor where e is one
     rho = torch.div(e.unsqueeze(-1) + i, n, rounding_mode="floor").unsqueeze(-1)
     largest = 250 if e.dtype == torch.float32 else 2000
     rho = rho.nan_to_num(0, largest, -largest).clamp(-largest, largest)

@@ -4,7 +4,8 @@ The compiled extension registers its kernels when it is imported. Here every ope
 - its schema;
 - its plain PyTorch implementation, for all devices without a kernel of their own, and for every
   device when the extension is missing or switched off by TORCHDET_EXTENSION=0 in the environment;
-- a fake kernel: shape and dtype of the result (torch.compile, torch.export, FakeTensor);
+- a fake kernel: shape and dtype of the result (torch.compile, torch.export, FakeTensor, DTensor);
+- a sharding rule (DTensor);
 - a batching rule (torch.vmap).
 Gradients are registered by the Functions (_function.py).
 """
@@ -24,6 +25,7 @@ from . import (
     _logsum,
     _reference,
     _reference_kept,
+    _sharding,
 )
 
 _SCHEMAS = (
@@ -326,7 +328,8 @@ def _register(name: str) -> None:
         return op(*batch_first(info.batch_size, in_dims, args)), out_dims(op)
 
     library.impl(name, _KERNELS[name], "CompositeExplicitAutograd")
-    torch.library.register_fake(f"torchdet::{name}", _FAKE_KERNELS[name], lib=library)
+    fake_kernel = _sharding.with_sharding_rule(op, _FAKE_KERNELS[name])
+    torch.library.register_fake(f"torchdet::{name}", fake_kernel, lib=library)
     torch.library.register_vmap(f"torchdet::{name}", vmap, lib=library)
 
 

@@ -178,7 +178,8 @@ class Derivative(Operator):
 
 def stack(Z: Sequence[Tensor]) -> Sequence[Tensor]:
     """The directions as an operator takes them: one as it is, several in one Tensor."""
-    return Z if len(Z) < 2 else (torch.stack(Z, -3),)  # type: ignore[arg-type]
+    # Not -3: of DTensors torch 2.10 then gives wrong placements, and wrong numbers.
+    return Z if len(Z) < 2 else (torch.stack(Z, Z[0].dim() - 2),)  # type: ignore[arg-type]
 
 
 def directions(A: Tensor, given: Sequence[Tensor]) -> Sequence[Tensor]:
