@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import torchdet
-from fuzz import answers, compare, composed, reference, search, sums, tensors
+from fuzz import answers, compare, composed, judge, reference, search, sums, tensors
 from fuzz.child import Child
 from fuzz.judge import Wrong
 
@@ -203,3 +203,13 @@ def test_the_death_of_the_child_is_a_finding(child: Child) -> None:
     assert finding is not None
     assert finding.case == deadly
     assert "SIGABRT" in finding.text
+
+
+@pytest.mark.parametrize("name", ("solve", "solve_adjoint"))
+def test_a_wrong_solution_is_found(name: str) -> None:
+    A, B = torch.randn(5, 5, dtype=torch.complex128), torch.randn(5, 5, dtype=torch.complex128)
+    X = torch.linalg.solve(A if name == "solve" else A.mH, B)
+    getattr(judge, name)(A, X, B)
+    for wrong in (X * (1 + 1e-9), X * torch.nan, torch.linalg.solve(A.mT, B)):
+        with pytest.raises(Wrong, match="solve"):
+            getattr(judge, name)(A, wrong, B)

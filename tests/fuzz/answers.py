@@ -17,7 +17,7 @@ from torch import Tensor
 import torchdet
 
 from . import judge, tensors
-from .calls import KEEPERS, PUBLIC, SPECIAL, STACKED, registered
+from .calls import FACTOR, KEEPERS, PUBLIC, SPECIAL, STACKED, registered
 from .judge import Wrong
 from .tensors import Built, Spec
 
@@ -30,6 +30,8 @@ STRICT = {
 }
 # Written in PyTorch: bits may depend on strides and place.
 WITHOUT_BITS = {name.removeprefix("ops.") for name in STACKED}
+# Many right-hand sides are left to torch's triangular solver.
+WITH_SOLVER = {"_solve_factored", "_solve_adjoint_factored"}
 COMPILED = "torchdet._C" in sys.modules
 
 
@@ -74,7 +76,7 @@ def run(case: dict[str, Any]) -> None:
     if A.is_meta or writes:
         return
     _judge_results(op, arguments, results, case)
-    if COMPILED and op not in WITHOUT_BITS and A.numel():
+    if COMPILED and op not in WITHOUT_BITS | WITH_SOLVER and A.numel():
         _judge_bits(function, target, arguments, results)
 
 
@@ -117,7 +119,8 @@ def _count(case: dict[str, Any]) -> int:
         return 1
     try:
         eye = torch.eye(spec["shape"][-1], dtype=getattr(torch, spec["dtype"]))
-        return torch.ops.torchdet._det_keep(eye)[-1].numel()
+        forward = FACTOR if "factors" in case["args"] else KEEPERS[0]
+        return getattr(torch.ops.torchdet, forward)(eye)[-1].numel()
     except (*ERRORS, AttributeError):
         return 1
 
@@ -204,7 +207,7 @@ def _judge_results(
 ) -> None:
     A = arguments["A"]
     batch, n = A.shape[:-2], A.shape[-1]
-    of_numbers = op in ("det", "slogdet", "logdet", "det_frexp", *KEEPERS)
+    of_numbers = op in ("det", "slogdet", "logdet", "det_frexp", FACTOR, *KEEPERS)
     main = results[: 2 if ("slogdet" in op and of_numbers) or op == "det_frexp" else 1]
     if op == "_det_frexp_jet":
         main, of_numbers, batch = results, True, arguments["J"].shape[:-2]
@@ -226,7 +229,7 @@ def _judge_results(
         return
     matrices = _flat(A, 2)
     flat = [_flat(x, 0 if of_numbers else 2) for x in main]
-    others = {k: x for k, x in arguments.items() if k in ("grad", "Z")}
+    others = {k: x for k, x in arguments.items() if k in ("grad", "Z", "B")}
     extra = {
         k: _flat(x, 0 if k == "grad" else 3 if op in WITHOUT_BITS else 2) for k, x in others.items()
     }
@@ -246,6 +249,10 @@ def _judge_one(
     finite = bool(A.isfinite().all())
     if op == "_slogdet_hvp_kept" or "exponent" in case["args"]:
         return  # what was given, carried on; judged as slogdet_hvp and det_frexp
+    if "factors" in case["args"] and not all(
+        "forward" in case["args"][key] for key in ("factors", "integers")
+    ):
+        return  # numbers that no factorisation has left: any answer
     if not finite:
         partner = all(bool(x.isfinite().all()) and bool((x != 0).any()) for x in other.values())
         numbers = results[:1] if op == "det_frexp" else results  # the exponent is 0
@@ -259,6 +266,7 @@ def _judge_one(
         if ("slogdet" in forward) != ("slogdet" in op) or "forward" not in case["args"]["integers"]:
             return
     name = op.removeprefix("_").removesuffix("_keep").removesuffix("_kept")
+    name = name.removesuffix("_factored").removesuffix("_factor")
     if name == "adjugate":
         judge.cofactor(A, results[0].mT)
     else:

@@ -14,6 +14,7 @@ from . import tensors
 
 PUBLIC = ("det", "slogdet", "logdet", "cofactor", "adjugate", "det_frexp")
 KEEPERS = ("_det_keep", "_slogdet_keep")
+FACTOR = "_slogdet_factor"
 # In plain PyTorch, with directions stacked in Z.
 STACKED = ("ops._cofactor_derivative", "ops._inverse_derivative")
 
@@ -62,6 +63,9 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
             forward = draw(st.sampled_from(KEEPERS))
             arguments["kept"] = {"forward": forward, "result": -2}
             arguments["integers"] = {"forward": forward, "result": -1}
+        if "factors" in arguments and draw(st.booleans()):
+            arguments["factors"] = {"forward": FACTOR, "result": -2}
+            arguments["integers"] = {"forward": FACTOR, "result": -1}
     if draw(st.integers(0, 4)) == 4:
         victim = draw(st.sampled_from(sorted(arguments)))
         arguments[victim] = draw(broken(arguments[victim]))

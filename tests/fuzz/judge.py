@@ -264,6 +264,36 @@ def slogdet_backward(A: Tensor, result: Tensor, grad: Tensor) -> None:
         raise Wrong(f"slogdet_backward: {ratio:.3g} units off, got {shown(result)}")
 
 
+def solve(A: Tensor, X: Tensor, B: Tensor) -> None:
+    """X = A^-1 B of finite matrices, by the residual in the frame of A, in long double."""
+    n, info = A.shape[-1], torch.finfo(A.dtype)
+    if n == 0 or n > 24 or not bool(B.isfinite().all()):
+        return
+    rows, columns, _ = _exponents(A)
+    r, c = (np.ldexp(np.longdouble(1), -e).reshape(-1, 1) for e in (rows, columns))
+    a, b, x = (y.detach().resolve_conj().numpy() for y in (A, B, X))
+    b = b.astype(np.clongdouble)
+    cond = condition(A)
+    if not bool(X.isfinite().all()):
+        largest = np.abs(b * r).max() * cond * c.max()
+        if n * info.eps * cond < 1e-3 and largest < info.max / 4:
+            raise Wrong(f"solve: not finite, for a condition of {cond:.3g}")
+        return
+    size = np.abs(a * r * c.T).max() * np.abs(x / c).max(0) + np.abs(b * r).max(0)
+    # What is lost where a number is subnormal, of X and of B in the frame.
+    granule = np.longdouble(info.smallest_normal) * info.eps
+    lost = granule * (n * np.abs(a * r).max() + r.max())
+    error = np.abs((b - a.astype(np.clongdouble) @ x) * r) - lost
+    if not (error <= BUDGET * n * info.eps * size).all():
+        units_off = float((error / (n * info.eps * size)).max())
+        raise Wrong(f"solve: a residual of {units_off:.3g} units, got {shown(X)}")
+
+
+def solve_adjoint(A: Tensor, X: Tensor, B: Tensor) -> None:
+    """X = A^-H B."""
+    solve(A.mH.contiguous(), X, B)
+
+
 def slogdet_hvp(A: Tensor, result: Tensor, Z: Tensor) -> None:
     """-X Z^T X with X = A^-T, of finite, well conditioned matrices."""
     inverse_derivative(A, result, Z.unsqueeze(0))
