@@ -33,13 +33,15 @@ from two_processes import BATCH, PROCESSES, check, compare, each
 def arguments(operator: str, batch: Sequence[int], n: int, dtype: torch.dtype) -> list[Tensor]:
     """Arguments of an operator, by their names."""
     own = {"grad": (), "grad_tangent": (), "A": (n, n), "Z": (n, n), "J": (4, n, n), "terms": (3,)}
-    own |= {"exponent": (3,) if "logsum" in operator else ()}
+    own |= {"B": (n, 2), "exponent": (3,) if "logsum" in operator else ()}
     own |= {"Z": (2, n, n)} if operator.endswith("_derivative") else {}
     args: dict[str, Tensor] = {}
     for name in (argument.name for argument in _ops.operator(operator)._schema.arguments):
         if name == "kept":
             keep = OPS._det_keep if operator.startswith("_det") else OPS._slogdet_keep
             *_, args["kept"], args["integers"] = keep(args["A"])
+        elif name == "factors":
+            *_, args["factors"], args["integers"] = OPS._slogdet_factor(args["A"])
         elif name == "exponent":
             args[name] = torch.randint(-5, 5, (*batch, *own[name])).to(dtype.to_real())
         elif name != "integers":
@@ -77,6 +79,7 @@ FUNCTIONS = {
     "cofactor": torchdet.cofactor,
     "adjugate": torchdet.adjugate,
     "mantissa": lambda A: torchdet.det_frexp(A).mantissa,
+    "solution": lambda A: torchdet.slogdet_solve(A, A[..., :1]).X,
 }
 
 
