@@ -19,6 +19,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 TUNE_ARGS ?=
+PACKAGES_ARGS ?=
 
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
@@ -28,7 +29,7 @@ PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
 .PHONY: help setup demo test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check instructions tune lint lint-python lint-cpp lint-types lint-length format \
-        bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check versions clean
+        bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel-check versions test-packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -227,6 +228,10 @@ versions: $(VENV)/.installed ## the wheel with the oldest, another and the newes
 	  $(RUN) -m build --no-isolation --wheel --outdir build/versions/dist . >build/versions-build.log \
 	  || { tail -n 50 build/versions-build.log; exit 1; }
 	$(RUN) tools/versions.py --wheel build/versions/dist/*.whl --versions $(VERSIONS)
+
+# Downloads half a GB. PACKAGES_ARGS="--only kornia" tries one of them again.
+test-packages: $(VENV)/.installed ## tests and models of packages from PyPI on torchdet; writes docs/packages.md
+	$(RUN) -m tools.packages --torch "$(TORCH)" $(PACKAGES_ARGS)
 
 clean: ## remove what is built, but not .venv
 	rm -rf build dist *.egg-info torchdet/*.so $(VENV)/.installed
