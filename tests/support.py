@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -188,6 +190,26 @@ def exact_hvps(family: str, n: int, dtype: torch.dtype, seed: int) -> list[oracl
     """In the directions of that seed."""
     A = cases.matrices(family, n, dtype)
     return [oracles.hvp(a, z) for a, z in zip(A, cases.directions(A, seed), strict=True)]
+
+
+# ---- calls
+
+
+def calls_of_python(f: Callable[[Tensor], object], A: Tensor) -> list[str]:
+    """The names of the functions written in Python that f(A) calls, itself included."""
+    names: list[str] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            names.append(frame.f_code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        f(A)
+    finally:
+        sys.setprofile(before)
+    return names
 
 
 # ---- processes

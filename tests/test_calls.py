@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from types import FrameType
-
 import pytest
 import torch
-from torch import Tensor
 
 import cases
 import torchdet
+from support import calls_of_python
 
 compiled = pytest.mark.skipif(not cases.EXTENSION, reason="the reference is Python throughout")
 
 # logdet and adjugate have no operator of their own, so they check their argument in Python.
 MOST_CALLS = {"det": 7, "slogdet": 7, "cofactor": 7, "logdet": 11, "adjugate": 11}
-
-
-def calls_of_python(f: Callable[[Tensor], object], A: Tensor) -> list[str]:
-    """The names of the functions written in Python that f(A) calls, itself included."""
-    names: list[str] = []
-
-    def note(frame: FrameType, event: str, _: object) -> None:
-        if event == "call":
-            names.append(frame.f_code.co_name)
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        f(A)
-    finally:
-        sys.setprofile(before)
-    return names
 
 
 @compiled

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ._torch_internals import call_within, call_without, overrides
-from .linalg import det, logdet, slogdet
+from ._torch_modes import asks, call_within, call_without, has_hooks
+from .linalg import LinalgSlogdet, det, logdet, slogdet
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,16 +71,16 @@ class accelerate(TorchFunctionMode):
         serve = _SERVED.get(func)
         if serve is None:
             return func(*args, **kwargs) if kwargs else func(*args)
-        if not self._enable:
-            return call_without(accelerate, func, args, kwargs or {})
+        serve = serve if self._enable else call_without
         return serve(self, func, types, args, kwargs or {})
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function, a method, a generator function or a coroutine function."""
-        if inspect.isclass(function) or inspect.isasyncgenfunction(function):
+        refused = inspect.isclass(function) or inspect.isasyncgenfunction(function)
+        if refused or not callable(function):
             raise TypeError(
                 "accelerate: expected a function, a generator function or a coroutine function, "
-                f"got {function!r}; decorate its methods, or use `with accelerate():` inside of it"
+                f"got {function!r}; decorate its methods, or write `with accelerate():` inside"
             )
         wrapper: Callable[..., Any]
         if inspect.isgeneratorfunction(function):
@@ -97,13 +97,15 @@ class accelerate(TorchFunctionMode):
 
             wrapper = run
         else:
-
-            def call(*args: Any, **kwargs: Any) -> Any:
-                with self:
-                    return function(*args, **kwargs)
-
-            wrapper = call
+            wrapper = self._around(function)
         return cast(Callable[P, R], functools.wraps(function)(wrapper))
+
+    def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return wrapper
 
     def _step_by_step(self, inner: Any) -> Generator[Any, Any, Any]:
         # Between two steps of a generator or a coroutine other code of this thread runs.
@@ -124,24 +126,55 @@ class accelerate(TorchFunctionMode):
                 step, value = inner.throw, error
 
 
-def _on(function: Callable[..., Any], *results: type) -> Serve:
-    """Serve a determinant; `results` are its named tuples, without and with out."""
+def _on(function: Callable[..., Any], named: Any = None, named_out: Any = None) -> Serve:
+    """Serve a determinant; torch has two named tuples, one of them for out."""
 
     def serve(mode: accelerate, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        # A subclass with a __torch_function__ of its own knows torch's functions. What it calls is
-        # served in its turn.
-        if types and (own := next(filter(overrides, types), None)):
+        A = args[0] if args else kwargs["A" if "A" in kwargs else "input"]
+        out = kwargs.get("out")
+        if types and asks(type(A)):
+            # It knows torch's functions, not torchdet's. What it calls is served in its turn.
             with mode:
-                return own.__torch_function__(func, types, args, kwargs)
+                return A.__torch_function__(func, types, args, kwargs)
+        if out is not None and torch.compiler.is_compiling():
+            return func(*args, **kwargs)  # torchdet asks out what a compiler does not know
         try:
-            result = function(*args, **kwargs)
+            if out is not None:
+                result = function(A, out=out)
+            else:
+                result = function(_marked(A) if has_hooks() else A)
         except (RuntimeError, TypeError):
             pass  # torch takes it, or raises the error that its callers expect
         else:
-            return results[kwargs.get("out") is not None](result) if results else result
+            if named is None or not isinstance(result, LinalgSlogdet):
+                return result
+            return named(result) if out is None else named_out(result)
         return func(*args, **kwargs)
 
     return serve
+
+
+def _runs(*places: int) -> Serve:
+    """Serve one of torch's functions that runs those it is given at these places."""
+
+    def serve(mode: accelerate, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        # torch.compile lets them enter a mode if it has seen one being entered before.
+        with mode:
+            pass
+        args = list(args)
+        for i in places:
+            if not isinstance(args[i], torch.fx.GraphModule):  # it has been traced already
+                args[i] = mode._around(args[i])
+        return func(*args, **kwargs)
+
+    return serve
+
+
+def _marked(A: Tensor) -> Tensor:
+    # A, for a function in a checkpoint. Where this is computed anew outside of accelerate, torch
+    # would save other tensors, some of the same shapes, and torchdet's backward pass compute with
+    # these. A bool which is saved here is none of them: torch sees it, and raises.
+    return A.masked_fill(A.new_zeros((), dtype=torch.bool), 0)
 
 
 _tuples: Any = torch.return_types  # torch's type stubs know only some of them
@@ -159,4 +192,10 @@ _SERVED: dict[Callable[..., Any], Serve] = {
     torch.autograd.grad: call_within,
     torch.autograd.backward: call_within,
     Tensor.backward: call_within,
+    # torch.compile asks for one of these two, by version; eager code for none of them.
+    torch.utils.checkpoint.checkpoint: _runs(0),
+    torch.ops.higher_order.tag_activation_checkpoint: _runs(0),
+    torch.ops.higher_order.cond: _runs(1, 2),
+    torch.ops.higher_order.while_loop: _runs(0, 1),
+    torch.ops.higher_order.map_impl: _runs(0),
 }

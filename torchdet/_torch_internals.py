@@ -20,8 +20,6 @@ __all__ = [
     "HAS_LEVELS",
     "Level",
     "below_autograd",
-    "call_within",
-    "call_without",
     "enable_forward_ad",
     "handle_torch_function",
     "has_batched_gradients",
@@ -30,7 +28,6 @@ __all__ = [
     "is_recorded",
     "level_recorder",
     "make_dual",
-    "overrides",
     "record_all",
     "recorder",
     "register_autograd",
@@ -341,58 +338,3 @@ else:
                 return apply(*args)
 
         library.impl(cls.operator, autograd_kernel, "Autograd")
-
-
-# ---- modes of __torch_function__
-
-_DEFAULT = Tensor.__torch_function__.__func__  # type: ignore[attr-defined]
-# Documented, from torch 2.13 on.
-_redispatch = getattr(torch.overrides, "redispatch_function", None)
-
-
-def overrides(kind: Any) -> bool:
-    """Whether this class has a __torch_function__ of its own, which torch asks at present."""
-    own = kind is not Tensor and getattr(kind.__torch_function__, "__func__", None)
-    return bool(own) and own is not _DEFAULT and _asks_subclasses()
-
-
-def call_within(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-    """Call a function of torch that is written in Python; the mode sees what that calls."""
-    if _redispatch is None or torch.compiler.is_compiling():
-        return func(*args, **kwargs)
-    with mode:
-        return _redispatch(func, types, args, kwargs)
-
-
-try:
-    from torch._C import _get_function_stack_at as _mode_at
-    from torch._C import _is_torch_function_enabled as _asks_subclasses
-    from torch._C import _len_torch_function_stack as _count_modes
-    from torch._C import _pop_torch_function_stack as _pop_mode
-    from torch._C import _push_on_torch_function_stack as _push_mode
-except ImportError:
-
-    def _asks_subclasses() -> bool:
-        return False
-
-    def call_without(kind: type, func: Any, args: Any, kwargs: Any) -> Any:
-        """Call func where no mode sees it, and no subclass."""
-        with torch._C.DisableTorchFunction():
-            return func(*args, **kwargs)
-
-else:
-
-    def call_without(kind: type, func: Any, args: Any, kwargs: Any) -> Any:
-        """Call func where no mode of this kind sees it; all others do."""
-        modes = [_mode_at(i) for i in range(_count_modes())]
-        _replace_modes([x for x in modes if not isinstance(x, kind)])
-        try:
-            return func(*args, **kwargs)
-        finally:
-            _replace_modes(modes)
-
-    def _replace_modes(modes: Sequence[Any]) -> None:
-        while _count_modes():
-            _pop_mode()
-        for mode in modes:
-            _push_mode(mode)
