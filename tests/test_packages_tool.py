@@ -148,7 +148,8 @@ def test_rounded_moves_a_matrix_by_its_rounding(determinants):
 
 def test_the_page_says_what_differs():
     result = {
-        "package": "p 1", "date": "2026-01-02", "cpu": "a processor", "torch": "2.13.0",
+        "package": "p 1", "date": "2026-01-02", "cpu": "a processor", "busy": False,
+        "torch": "2.13.0",
         "reached_by": "`f`", "files": ["tests/a.py"], "archive": True,
         "stock": suite({"tests/a.py::one": "passed"}),
         "rerouted": suite({"tests/a.py::one": "passed"}),

@@ -116,7 +116,7 @@ def set_up(folder: Path, packages: list[Package], torch: str) -> Path:
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     needs = sorted({need for package in packages for need in package.needs})
-    for wanted in (torch.split(), ["pytest", "setuptools", "wheel", *needs]):
+    for wanted in (torch.split(), ["pytest", *needs]):
         install = [str(python), "-m", "pip", "install", "--quiet", *wanted]
         done = run(install, folder)
         if done.returncode:
@@ -130,7 +130,7 @@ def unpacked(package: Package, python: Path, folder: Path) -> Path:
         if child.is_dir() and child.name.replace("_", "-") == f"{package.name}-{package.version}":
             return child
     download = [str(python), "-m", "pip", "download", "--quiet", "--no-deps",
-                "--no-binary", package.name, "--no-build-isolation", "--dest", str(folder),
+                "--no-binary", package.name, "--dest", str(folder),
                 f"{package.name}=={package.version}"]  # fmt: skip
     done = run(download, folder)
     archives = list(folder.glob("*.tar.gz"))
@@ -185,9 +185,10 @@ class Workplace:
 
 def try_package(package: Package, python: Path, folder: Path) -> dict:
     """Runs all of one package."""
-    workplace = Workplace(package, python, folder)
+    workplace, machine = Workplace(package, python, folder), facts()
     return {
-        "package": package.key, "date": datetime.date.today().isoformat(), "cpu": facts()["cpu"],
+        "package": package.key, "date": datetime.date.today().isoformat(),
+        "cpu": machine["cpu"], "busy": machine["load_average"] > machine["cores"],
         "reached_by": package.reached_by, "files": package.tests, "archive": package.has_tests,
         "stock": workplace.tests("stock"), "rerouted": workplace.tests("rerouted"),
         "jobs": {name: workplace.job(name) for name in package.jobs},

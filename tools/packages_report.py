@@ -17,6 +17,7 @@ from itertools import accumulate
 from tools.versions import table
 
 EPS = 2.0**-52
+BUSY = "Other programs kept the processor busy meanwhile: read the times as rough ones.\n"
 # A job shows nothing unless training moves its loss by far more than rounding may.
 LEAST_PROGRESS = 1000
 
@@ -216,6 +217,7 @@ def page(results: list[dict]) -> str:
     torches = ", ".join(sorted({result["torch"] for result in results}))
     processors = "; ".join(sorted({result["cpu"] for result in results}))
     dates = sorted({result["date"] for result in results})
+    busy = any(result["busy"] for result in results)
     suites = table(
         ["package", "tests", "rerouted calls", "pass with torch", "pass with torchdet"],
         suite_rows(results),
@@ -265,6 +267,7 @@ determinants, of matrices that are moved by the rounding error of Gaussian elimi
 a control run until that step; [tools/packages_report.py](../tools/packages_report.py) derives the
 factor. Times are CPU times of a whole training, medians of five runs that take turns; the last
 column is the median of the ratios, with its quartiles.
+{BUSY if busy else ""}
 
 {jobs}
 

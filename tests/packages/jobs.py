@@ -63,14 +63,14 @@ def normflows_glow(steps: int = 15) -> Losses:
     yield from by_adam(model.parameters(), lambda: model.forward_kld(images), steps, 1e-3)
 
 
-def nflows_naive_linear(steps: int = 40) -> Losses:
-    """nflows: 64 correlated numbers; 6 x (NaiveLinear, leaky ReLU)."""
+def nflows_naive_linear(steps: int = 12) -> Losses:
+    """nflows: 256 correlated numbers; 4 x (NaiveLinear, leaky ReLU)."""
     from nflows import distributions, flows, transforms
 
-    n = 64
-    data = torch.randn(128, n) @ (torch.eye(n) + torch.randn(n, n) / 16)
+    n = 256
+    data = torch.randn(64, n) @ (torch.eye(n) + torch.randn(n, n) / 32)
     layers = []
-    for _ in range(6):
+    for _ in range(4):
         layers += [transforms.NaiveLinear(n), transforms.LeakyReLU(0.5)]
     layers.append(transforms.NaiveLinear(n))
     base = distributions.StandardNormal([n])
