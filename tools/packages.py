@@ -90,9 +90,8 @@ PACKAGES = (
         ("numpy<3", "scipy", "matplotlib", "tqdm", "h5py", "pints", "pyscf==2.14.0", "mendeleev",
          "twiggy", "plams", "ase"),
         tuple(f"tests/wavefunction/{name}.py"
-              for name in ("pooling/test_slater", "pooling/test_trace_trick", "test_slaterjastrow",
-                           "test_slaterjastrow_cas", "test_slaterjastrow_generic",
-                           "test_slaterjastrow_backflow")),
+              for name in ("pooling/test_slater", "pooling/test_trace_trick",
+                           "test_slaterjastrow")),
         ("qmctorch-lih",),
     ),
     Package(

@@ -234,7 +234,8 @@ def page(results: list[dict]) -> str:
     return f"""# Other packages, with torchdet's determinants
 
 [`torchdet.accelerate()`](../torchdet/_accelerate.py) gives programs that call `torch.det`,
-`torch.slogdet` and `torch.logdet` the determinants of torchdet, without a change of these programs:
+`torch.slogdet` and `torch.logdet` the determinants of torchdet, without a change of these programs
+([what it serves, and what differs](migration.md)):
 
 ```python
 with torchdet.accelerate():

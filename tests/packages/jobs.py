@@ -36,14 +36,14 @@ def by_adam(parameters, loss: Callable[[], torch.Tensor], steps: int, rate: floa
         yield value.item()
 
 
-def normflows_affine(steps: int = 60) -> Losses:
-    """normflows: two moons; 8 x (coupling, InvertibleAffine without LU)."""
+def normflows_affine(steps: int = 40) -> Losses:
+    """normflows: two moons; 6 x (coupling, InvertibleAffine without LU)."""
     import normflows
 
     with torch.no_grad():
         data = normflows.distributions.TwoMoons().sample(512)
     flows = []
-    for _ in range(8):
+    for _ in range(6):
         network = normflows.nets.MLP([1, 32, 32, 2], init_zeros=True)
         flows += [normflows.flows.AffineCouplingBlock(network),
                   normflows.flows.InvertibleAffine(2, use_lu=False)]  # fmt: skip
@@ -51,7 +51,7 @@ def normflows_affine(steps: int = 60) -> Losses:
     yield from by_adam(model.parameters(), lambda: model.forward_kld(data), steps, 1e-2)
 
 
-def normflows_glow(steps: int = 15) -> Losses:
+def normflows_glow(steps: int = 10) -> Losses:
     """normflows: images 48 x 2 x 2; 8 GlowBlocks with 1 x 1 convolutions without LU."""
     import normflows
 
