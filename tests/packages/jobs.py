@@ -48,7 +48,7 @@ def normflows_affine(steps: int = 40) -> Losses:
         flows += [normflows.flows.AffineCouplingBlock(network),
                   normflows.flows.InvertibleAffine(2, use_lu=False)]  # fmt: skip
     model = normflows.NormalizingFlow(normflows.distributions.DiagGaussian(2), flows)
-    yield from by_adam(model.parameters(), lambda: model.forward_kld(data), steps, 1e-2)
+    yield from by_adam(model.parameters(), lambda: model.forward_kld(data), steps, 2e-3)
 
 
 def normflows_glow(steps: int = 10) -> Losses:
