@@ -19,6 +19,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 TUNE_ARGS ?=
+PACKAGES_ARGS ?=
 
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
@@ -28,7 +29,7 @@ PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
 .PHONY: help setup demo test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check instructions tune lint lint-python lint-cpp lint-types lint-length format \
-        bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel wheels versions clean
+        bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel wheels versions test-packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -238,6 +239,10 @@ wheels: ## wheels for every Python on this platform, by cibuildwheel (on Linux i
 VERSIONS ?= 2.10.0 2.12.0 newest
 versions: wheel ## the wheel with the oldest, another and the newest torch; writes docs/versions.md
 	$(RUN) tools/versions.py --wheel dist/*.whl --versions $(VERSIONS)
+
+# Downloads half a GB. PACKAGES_ARGS="--only kornia" tries one of them again.
+test-packages: $(VENV)/.installed ## tests and models of packages from PyPI on torchdet; writes docs/packages.md
+	$(RUN) -m tools.packages --torch "$(TORCH)" $(PACKAGES_ARGS)
 
 clean: ## remove what is built, but not .venv
 	rm -rf build dist *.egg-info torchdet/*.so $(VENV)/.installed
