@@ -218,7 +218,7 @@ wheel: $(VENV)/.installed ## build a wheel in dist, check what it needs of other
 	diff -r csrc build/wheel/sdist/csrc
 	diff -r -x '*.so' -x __pycache__ torchdet build/wheel/sdist/torchdet
 ifeq ($(shell uname), Linux)
-	PATH="$(abspath $(BIN)):$$PATH" auditwheel --quiet repair --plat auto --exclude 'libtorch*.so' --exclude 'libc10*.so' \
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --plat auto --exclude 'libtorch*.so' --exclude 'libc10*.so' \
 	  --wheel-dir dist build/wheel/built/*.whl
 	$(RUN) tools/check_wheel.py dist/*.whl
 else

@@ -221,7 +221,7 @@ def test_the_line_before_a_build_says_what_and_how_long(jobs, minutes, monkeypat
     line = setup.announcement(["avx2", "portable"], files, jobs, "no CUDA kernels (why)")
     assert line == (
         f"kernels for avx2, portable; no CUDA kernels (why): 3 files, {jobs} at a time, "
-        f"about {minutes} minutes"
+        f"about {minutes} minutes from scratch"
     )
 
 
