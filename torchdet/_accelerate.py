@@ -142,7 +142,7 @@ def _on(function: Callable[..., Any], named: Any = None, named_out: Any = None) 
             with mode:
                 return A.__torch_function__(func, types, args, kwargs)
         if out is not None and torch.compiler.is_compiling():
-            return func(*args, **kwargs)  # torchdet asks out what a compiler does not know
+            return func(*args, **kwargs)  # torchdet checks out in ways that are not traceable
         try:
             if out is not None:
                 result = function(A, out=out)
@@ -166,19 +166,21 @@ def _runs(*places: int) -> Serve:
         # torch.compile lets them enter a mode if it has seen one being entered before.
         with mode:
             pass
-        args = list(args)
-        for i in places:
-            if not isinstance(args[i], torch.fx.GraphModule):  # it has been traced already
-                args[i] = mode._around(args[i])
-        return func(*args, **kwargs)
+        given = [
+            # A GraphModule has been traced already.
+            mode._around(x) if i in places and not isinstance(x, torch.fx.GraphModule) else x
+            for i, x in enumerate(args)
+        ]
+        return func(*given, **kwargs)
 
     return serve
 
 
 def _marked(A: Tensor) -> Tensor:
-    # A, for a function in a checkpoint. Where this is computed anew outside of accelerate, torch
-    # would save other tensors, some of the same shapes, and torchdet's backward pass compute with
-    # these. A bool which is saved here is none of them: torch sees it, and raises.
+    # A by an operation that saves a bool. A checkpoint compares shapes and dtypes of what its two
+    # passes save. Where accelerate serves one of them only, torch finds a matrix in place of the
+    # bool, and raises. Else the shapes might agree, and torchdet's backward pass be given tensors
+    # that torch's determinant has saved.
     return A.masked_fill(A.new_zeros((), dtype=torch.bool), 0)
 
 
