@@ -38,8 +38,8 @@ class accelerate(TorchFunctionMode):
         function that is decorated runs inside step by step; a `with` block should not hold a yield
         or an await, since other code runs meanwhile.
 
-    Gradient:
-        That of torchdet, exact at every matrix, also where it is taken after the context was left.
+    Gradient, accuracy, singular matrices:
+        Those of torchdet's functions, also where a backward pass runs after the context was left.
         What torch.utils.checkpoint runs must be decorated, or both passes called inside (torch 2.13
         or newer); a gradient that would mix the two raises torch's CheckpointError.
 
@@ -55,8 +55,9 @@ class accelerate(TorchFunctionMode):
         Other functions of torch take 1 to 2 microseconds more inside; those that are written in
         Python, as most of torch.nn.functional, about 4; a backward pass about 40.
 
-    Errors:
-        What torchdet refuses goes to torch, which takes it or raises its own error.
+    Raises:
+        Calls inside: what torch raises. Arguments that torchdet refuses are given to torch, which
+        takes them or raises its own error.
         TypeError: What is decorated is a class, an async generator function or not callable.
 
     Example:
