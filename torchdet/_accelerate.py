@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ._reference import check_square
 from ._torch_modes import asks, call_within, call_without, has_hooks
 from .linalg import LinalgSlogdet, det, logdet, slogdet
 
@@ -149,8 +150,11 @@ def _on(function: Callable[..., Any], named: Any = None, named_out: Any = None) 
                 result = function(A, out=out)
             else:
                 result = function(_marked(A) if has_hooks() else A)
-        except (RuntimeError, TypeError):
-            pass  # torch takes it, or raises the error that its callers expect
+        except (NotImplementedError, TypeError):
+            pass  # a subclass, a mode or a device that does not know torchdet's operators
+        except RuntimeError:
+            if out is None and not _is_refused(A):
+                raise
         else:
             if named is None or not isinstance(result, LinalgSlogdet):
                 return result
@@ -158,6 +162,15 @@ def _on(function: Callable[..., Any], named: Any = None, named_out: Any = None) 
         return func(*args, **kwargs)
 
     return serve
+
+
+def _is_refused(A: Tensor) -> bool:
+    """Whether torchdet need not take A, so that torch has the last word."""
+    try:
+        check_square("accelerate", A)
+    except (RuntimeError, TypeError):
+        return True
+    return type(A).__torch_dispatch__ is not Tensor.__torch_dispatch__
 
 
 def _runs(*places: int) -> Serve:
