@@ -86,6 +86,7 @@ def calls() -> dict[str, Call]:
         "torch.linalg.det(A), A requires a gradient": lambda: torch.linalg.det(leaf),
         "backward of torchdet.det": _backward(torchdet.det(leaf), leaf, one),
         "backward of torch.linalg.det": _backward(torch.linalg.det(leaf), leaf, one),
+        "backward of torchdet.det" + INSIDE: _backward(torchdet.det(leaf), leaf, one),
         "torch.relu(A)": lambda: torch.relu(A),
         "torch.relu(A)" + INSIDE: lambda: torch.relu(A),
         "torch.nn.functional.relu(A)": lambda: torch.nn.functional.relu(A),

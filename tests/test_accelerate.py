@@ -179,6 +179,15 @@ def test_an_error_is_torchs_alone():
     assert info.value.__cause__ is None and info.value.__context__ is None
 
 
+def test_a_failure_of_torchdet_is_not_covered_up(monkeypatch):
+    def fail(*_: Tensor) -> Tensor:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(torchdet.linalg.Det, "call", fail)
+    with accelerate(), pytest.raises(RuntimeError, match="out of memory"):
+        det(SINGULAR)
+
+
 OUTS: dict[str, Callable[[], Tensor]] = {
     "fits": lambda: torch.empty(2, dtype=torch.float64),
     "empty": lambda: torch.empty(0, dtype=torch.float64),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ._reference import check_square
 from ._torch_modes import asks, call_within, call_without, has_hooks
 from .linalg import LinalgSlogdet, det, logdet, slogdet
 
@@ -38,8 +39,8 @@ class accelerate(TorchFunctionMode):
         function that is decorated runs inside step by step; a `with` block should not hold a yield
         or an await, since other code runs meanwhile.
 
-    Gradient:
-        That of torchdet, exact at every matrix, also where it is taken after the context was left.
+    Gradient, accuracy, singular matrices:
+        Those of torchdet's functions, also where a backward pass runs after the context was left.
         What torch.utils.checkpoint runs must be decorated, or both passes called inside (torch 2.13
         or newer); a gradient that would mix the two raises torch's CheckpointError.
 
@@ -53,10 +54,11 @@ class accelerate(TorchFunctionMode):
 
     Cost:
         Other functions of torch take 1 to 2 microseconds more inside; those that are written in
-        Python, as most of torch.nn.functional, about 4.
+        Python, as most of torch.nn.functional, about 4; a backward pass about 40.
 
-    Errors:
-        What torchdet refuses goes to torch, which takes it or raises its own error.
+    Raises:
+        Calls inside: what torch raises. Arguments that torchdet refuses are given to torch, which
+        takes them or raises its own error.
         TypeError: What is decorated is a class, an async generator function or not callable.
 
     Example:
@@ -142,14 +144,17 @@ def _on(function: Callable[..., Any], named: Any = None, named_out: Any = None) 
             with mode:
                 return A.__torch_function__(func, types, args, kwargs)
         if out is not None and torch.compiler.is_compiling():
-            return func(*args, **kwargs)  # torchdet asks out what a compiler does not know
+            return func(*args, **kwargs)  # torchdet checks out in ways that are not traceable
         try:
             if out is not None:
                 result = function(A, out=out)
             else:
                 result = function(_marked(A) if has_hooks() else A)
-        except (RuntimeError, TypeError):
-            pass  # torch takes it, or raises the error that its callers expect
+        except (NotImplementedError, TypeError):
+            pass  # a subclass, a mode or a device that does not know torchdet's operators
+        except RuntimeError:
+            if out is None and not _is_refused(A):
+                raise
         else:
             if named is None or not isinstance(result, LinalgSlogdet):
                 return result
@@ -159,6 +164,15 @@ def _on(function: Callable[..., Any], named: Any = None, named_out: Any = None) 
     return serve
 
 
+def _is_refused(A: Tensor) -> bool:
+    """Whether torchdet need not take A, so that torch has the last word."""
+    try:
+        check_square("accelerate", A)
+    except (RuntimeError, TypeError):
+        return True
+    return type(A).__torch_dispatch__ is not Tensor.__torch_dispatch__
+
+
 def _runs(*places: int) -> Serve:
     """Serve one of torch's functions that runs those it is given at these places."""
 
@@ -166,19 +180,21 @@ def _runs(*places: int) -> Serve:
         # torch.compile lets them enter a mode if it has seen one being entered before.
         with mode:
             pass
-        args = list(args)
-        for i in places:
-            if not isinstance(args[i], torch.fx.GraphModule):  # it has been traced already
-                args[i] = mode._around(args[i])
-        return func(*args, **kwargs)
+        given = [
+            # A GraphModule has been traced already.
+            mode._around(x) if i in places and not isinstance(x, torch.fx.GraphModule) else x
+            for i, x in enumerate(args)
+        ]
+        return func(*given, **kwargs)
 
     return serve
 
 
 def _marked(A: Tensor) -> Tensor:
-    # A, for a function in a checkpoint. Where this is computed anew outside of accelerate, torch
-    # would save other tensors, some of the same shapes, and torchdet's backward pass compute with
-    # these. A bool which is saved here is none of them: torch sees it, and raises.
+    # A by an operation that saves a bool. A checkpoint compares shapes and dtypes of what its two
+    # passes save. Where accelerate serves one of them only, torch finds a matrix in place of the
+    # bool, and raises. Else the shapes might agree, and torchdet's backward pass be given tensors
+    # that torch's determinant has saved.
     return A.masked_fill(A.new_zeros((), dtype=torch.bool), 0)
 
 
