@@ -80,6 +80,7 @@ FUNCTIONS = {
     "cofactor": torchdet.cofactor,
     "adjugate": torchdet.adjugate,
     "mantissa": lambda A: torchdet.det_frexp(A).mantissa,
+    "solution": lambda A: torchdet.slogdet_solve(A, A[..., :1]).X,
 }
 
 
