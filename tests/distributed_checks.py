@@ -32,16 +32,17 @@ from two_processes import BATCH, PROCESSES, check, compare, each
 
 def arguments(operator: str, batch: Sequence[int], n: int, dtype: torch.dtype) -> list[Tensor]:
     """Arguments of an operator, by their names."""
-    own = {"grad": (), "grad_tangent": (), "A": (n, n), "Z": (n, n), "J": (4, n, n), "terms": (3,)}
-    own |= {"B": (n, 2), "exponent": (3,) if "logsum" in operator else ()}
+    own = {"grad": (), "grad_tangent": (), "A": (n, n), "B": (n, 2), "Z": (n, n), "J": (4, n, n)}
+    own |= {"terms": (3,), "exponent": (3,) if "logsum" in operator else ()}
     own |= {"Z": (2, n, n)} if operator.endswith("_derivative") else {}
+    left = {  # by forward passes, numbers and integers
+        "kept": OPS._det_keep if operator.startswith("_det") else OPS._slogdet_keep,
+        "factors": OPS._slogdet_factor,
+    }
     args: dict[str, Tensor] = {}
     for name in (argument.name for argument in _ops.operator(operator)._schema.arguments):
-        if name == "kept":
-            keep = OPS._det_keep if operator.startswith("_det") else OPS._slogdet_keep
-            *_, args["kept"], args["integers"] = keep(args["A"])
-        elif name == "factors":
-            *_, args["factors"], args["integers"] = OPS._slogdet_factor(args["A"])
+        if name in left:
+            *_, args[name], args["integers"] = left[name](args["A"])
         elif name == "exponent":
             args[name] = torch.randint(-5, 5, (*batch, *own[name])).to(dtype.to_real())
         elif name != "integers":
@@ -121,6 +122,29 @@ def derivatives(name: str, dtype: torch.dtype, n: int) -> None:
 for _name in FUNCTIONS:
     for _dtype, _n in ORDERS:
         check(f"derivatives-{_name}-{cases.name(_dtype)}-n{_n}", derivatives, _name, _dtype, _n)
+
+
+def derivatives_of(f: Callable[..., Any]) -> Callable[..., Any]:
+    """First and second derivatives of the real results of f, weighted by ones."""
+
+    def all_of_them(*args: Tensor) -> Any:
+        args = tuple(x.detach().requires_grad_() for x in args)
+        results = [x for x in each(f(*args)) if x.requires_grad]
+        ones = [torch.ones_like(x) for x in results]
+        first = torch.autograd.grad(results, args, ones, create_graph=True)
+        return *first, *torch.autograd.grad(first[0], args, torch.ones_like(first[0]))
+
+    return all_of_them
+
+
+def systems(*shape: int) -> None:
+    A, B = torch.randn(5, 3, 3), torch.randn(shape)
+    compare(torchdet.slogdet_solve, A, B)
+    compare(derivatives_of(torchdet.slogdet_solve), A, B)
+
+
+check("slogdet_solve", systems, 5, 3, 2)
+check("slogdet_solve-vectors", systems, 5, 3)
 
 
 def in_half_precision(dtype: torch.dtype, autocast: bool) -> None:
@@ -211,23 +235,10 @@ def sum_of_determinants(up: Tensor, down: Tensor, weights: Tensor) -> Any:
     return torchdet.slogsumdet(up, down, weights=weights)
 
 
-def derivatives_of_sums(f: Callable[..., Any]) -> Callable[..., Any]:
-    """First and second derivatives of the real results of f, weighted by ones."""
-
-    def all_of_them(*args: Tensor) -> Any:
-        args = tuple(x.detach().requires_grad_() for x in args)
-        results = [x for x in each(f(*args)) if x.requires_grad]
-        ones = [torch.ones_like(x) for x in results]
-        first = torch.autograd.grad(results, args, ones, create_graph=True)
-        return *first, *torch.autograd.grad(first[0], args, torch.ones_like(first[0]))
-
-    return all_of_them
-
-
 def sums() -> None:
     args = torch.randn(6, 4, 3, 3), torch.randn(6, 4, 2, 2), torch.randn(6, 4)
     compare(sum_of_determinants, *args)
-    compare(derivatives_of_sums(sum_of_determinants), *args)
+    compare(derivatives_of(sum_of_determinants), *args)
 
 
 check("slogsumdet", sums)
@@ -251,7 +262,7 @@ def laplacians(rows: bool) -> None:
     A = [(6, 4, n, n) for n in (3, 2)]
     args = [torch.randn(*shape, dtype=torch.float64) for shape in (*A, *J, *A, (6, 4))]
     compare(f, *args)
-    compare(derivatives_of_sums(f), *args)
+    compare(derivatives_of(f), *args)
 
 
 for _rows in (False, True):

@@ -132,7 +132,8 @@ def backward_jvp(
     check_backward_jvp(grad, A, exponent, grad_tangent, Z)
     wide = torch.float32 if A.dtype in (torch.float16, torch.bfloat16) else A.dtype
     g, A_, dg, Z_ = (X.to(wide) for X in (grad, A, grad_tangent, Z))
-    H = hvp(A_, Z_, exponent).conj()
+    # Not conj, which torch 2.13 ignores in a kernel that runs for a DTensor.
+    H = torch.conj_physical(hvp(A_, Z_, exponent))
     return (backward(dg, A_, exponent) + g[..., None, None] * H).to(A.dtype)
 
 
@@ -143,10 +144,10 @@ def jet(A: Tensor, J: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
         return A.new_zeros(J.shape[:-2]), A.new_zeros(J.shape[:-2])
     wide = torch.float32 if A.dtype in (torch.float16, torch.bfloat16) else A.dtype
     A_, J_ = A.to(wide), J.to(wide)
-    C = backward(A_.new_ones(()).expand(A.shape[:-2]), A_, exponent).conj().unsqueeze(-3)
+    C = torch.conj_physical(backward(A_.new_ones(()).expand(A.shape[:-2]), A_, exponent))
     e = exponent.unsqueeze(-1).expand(J.shape[:-2])
     H = hvp(A_.unsqueeze(-3).expand(J.shape), J_, e)
-    first, second = ((X * J_).sum((-2, -1)).to(A.dtype) for X in (C, H))
+    first, second = ((X * J_).sum((-2, -1)).to(A.dtype) for X in (C.unsqueeze(-3), H))
     return first, second
 
 
