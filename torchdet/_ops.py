@@ -19,6 +19,7 @@ from . import (
     _extension,
     _frexp,
     _higher_order,
+    _inductor,
     _inverse,
     _logsum,
     _reference,
@@ -291,8 +292,12 @@ def _register(name: str) -> None:
     def vmap(info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
         return op(*batch_first(info.batch_size, in_dims, args)), out_dims(op)
 
+    def fake(*args: Tensor) -> Any:
+        _inductor.follow_inductor()
+        return _FAKE_KERNELS[name](*args)
+
     library.impl(name, _KERNELS[name], "CompositeExplicitAutograd")
-    torch.library.register_fake(f"torchdet::{name}", _FAKE_KERNELS[name], lib=library)
+    torch.library.register_fake(f"torchdet::{name}", fake, lib=library)
     torch.library.register_vmap(f"torchdet::{name}", vmap, lib=library)
 
 
