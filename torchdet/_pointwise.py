@@ -6,16 +6,17 @@ matrices too; `ops` has the operations on them. There are no branches: every for
 every matrix.
 
 Accuracy: cofactors are differences of two products, within 3/2 units in the last place whatever
-cancels in them (`difference`). The determinant is their sum with the entries of a row; its error is
-some units in the last place of the sum of |a_0j C_0j|, which is at most sqrt(6) s_1 s_1 s_2 with the
-singular values s_1 >= s_2 >= s_3. A change of A by n eps s_1 moves it by as much, at every rank.
+cancels in them (Frame.difference). The determinant is their sum with the entries of a row; its
+error is some units in the last place of the sum of |a_0j C_0j|, which is at most sqrt(2) s_1 s_1
+s_2 with the singular values s_1 >= s_2 >= s_3. A change of A by n eps s_1 moves it by as much, at
+every rank.
 
 Range: products of three float32 are far inside of the range of float64. A matrix that is float64
-itself is scaled by powers of two so that all of its rows and columns are of one size (`Frame`).
-Results are scaled back at the very end (`times_power_of_two`).
+itself is scaled by powers of two so that all of its rows and columns are of one size (Frame), and
+results are scaled back at the very end.
 
-Compilers that fuse a multiplication and an addition change nothing of this: the only product that
-must be rounded by itself is an addend of fma, never of an addition.
+Compilers that fuse multiplications and additions change nothing of this: the one product whose
+rounding error is computed is never added to anything but by fma.
 """
 
 import math
@@ -26,7 +27,7 @@ import torch
 from . import _torch_internals
 
 _inductor = _torch_internals.inductor()
-assert _inductor is not None  # _inductor.py imports this module where it is there
+assert _inductor is not None  # who imports this module has looked
 ops = _inductor.ops
 
 Number = Any
@@ -38,7 +39,6 @@ _BIAS = 1023
 _WITHOUT_SIGN = (1 << 63) - 1
 _WITHOUT_FRACTION = -1 << _BITS
 _INFINITY = (2 * _BIAS + 1) << _BITS
-_LARGEST_POWER = (2 * _BIAS) << _BITS
 
 
 def real(value: float) -> Number:
@@ -75,22 +75,15 @@ def power_of_two(e: Number) -> Number:
 
 
 def exponent(x: Number) -> Number:
-    """e in [-1023, 1022] with |x| < 2^(e + 1), or 2^(e + 2) at the upper end; |x| >= 2^e if normal.
-
-    So 2^-e is a number.
-    """
+    """e in [-1023, 1022], so that 2^-e is a number; |x| 2^-e is in [1, 4), less if subnormal."""
     return ops.minimum(shift_right(magnitude(x), _BITS) - whole(_BIAS), whole(_BIAS - 1))
 
 
-def times_power_of_two(x: Number, e: Number) -> Number:
-    """x 2^e for any e: it leaves the range only where the result does.
-
-    All factors lie on one side of 1. Beyond 2^+-4080 nothing remains of a number.
-    """
+def factors(e: Number) -> tuple[Number, Number]:
+    """Two numbers t and u with 2^e = t t t u. Beyond 2^+-4080 nothing remains of a number."""
     e = ops.maximum(ops.minimum(e, whole(4080)), whole(-4080))
     quarter = shift_right(e, 2)
-    factor = power_of_two(quarter)
-    return x * factor * factor * factor * power_of_two(e - quarter * whole(3))
+    return power_of_two(quarter), power_of_two(e - quarter * whole(3))
 
 
 def largest(*numbers: Number) -> Number:
@@ -114,171 +107,167 @@ def entries(a: Matrix) -> list[Number]:
     return [x for row in a for x in row]
 
 
-# ---- polynomials of the entries
-
-
-def difference(a: Number, b: Number, c: Number, d: Number) -> Number:
-    """a b - c d: the rounding error of c d is computed exactly, and added.
-
-    Kahan's method; Jeannerod, Louvet and Muller, Further analysis of Kahan's algorithm for the
-    accurate computation of 2 x 2 determinants, Mathematics of Computation 82 (2013).
-    """
-    product = c * d
-    return ops.fma(a, b, -product) + ops.fma(-c, d, product)
-
-
-def minor(a: Matrix, i: int, j: int) -> Number:
-    """The cofactor C(a)_ij."""
-    if len(a) == 1:
-        return real(1.0)
-    if len(a) == 2:
-        return a[1 - i][1 - j] if i == j else -a[1 - i][1 - j]
-    (p, q), (s, t) = others(i), others(j)
-    return difference(a[p][s], a[q][t], a[p][t], a[q][s])
-
-
 def others(i: int) -> tuple[int, int]:
-    """The other two rows of three, in cyclic order: they carry the sign (-1)^(i+j)."""
+    """The other two of three rows, or columns, in cyclic order: minors then have their sign."""
     return (i + 1) % 3, (i + 2) % 3
 
 
-def determinant(a: Matrix) -> Number:
-    """The determinant of a."""
-    if len(a) == 2:
-        return difference(a[0][0], a[1][1], a[0][1], a[1][0])
-    return total(*(a[0][j] * minor(a, 0, j) for j in range(len(a))))
-
-
-def minor_derivative(a: Matrix, z: Matrix, i: int, j: int) -> Number:
-    """The derivative of C_ij at a in direction z."""
-    if len(a) == 1:
-        return real(0.0)
-    if len(a) == 2:
-        return minor(z, i, j)
-    (p, q), (s, t) = others(i), others(j)
-    return difference(a[p][s], z[q][t], a[p][t], z[q][s]) + difference(
-        z[p][s], a[q][t], z[p][t], a[q][s]
-    )
-
-
-# ---- frames
-
-
 class Frame:
-    """B with A = 2^r B 2^c, and whether all entries of A are finite.
+    """A = 2^r B 2^c.
 
-    The largest entry of every row and column of B is about 1, or subnormal times 2^1023: products
-    of three such entries are far inside of the range. Nothing is lost by 2^-(r_i + c_j) a_ij, which
-    is at most 4 in modulus, but what is 2^-1022 beside its row and its column.
+    The largest entry of every row and column of B is about 1, or 2^1023 times a subnormal number,
+    so that products of three are far inside of the range. An entry loses nothing on the way, or it
+    is below 2^-1022 beside its row and its column. Where A is narrower than float64, B is A.
     """
 
-    def __init__(self, a: Matrix, scale: bool) -> None:
-        """Without `scale`, B is A."""
-        n = len(a)
-        self.B, self.scale = a, scale
-        if not scale:
-            self.finite = ops.abs(total(*entries(a))) < real(math.inf)  # no such sum overflows
+    def __init__(self, a: Matrix, narrow: bool) -> None:
+        self.A = self.B = a
+        self.n, self.narrow = len(a), narrow
+        self.finite = self.is_finite(a)
+        if narrow:
             return
         size = [[magnitude(x) for x in row] for row in a]
-        top = [largest(*row) for row in size]
-        self.finite = largest(*top) < whole(_INFINITY)
-        # Exponents r and c where they stand in a number, above the bits of the fraction. c_j <= 0.
-        # c_j >= e_ij - r_i, so that -(r_i + c_j) <= -e_ij <= 1023; and it is at least -1022.
-        r = [ops.minimum(x & whole(_WITHOUT_FRACTION), whole(_LARGEST_POWER - (1 << _BITS)))
-             for x in top]  # fmt: skip
-        c = [largest(*(size[i][j] - r[i] for i in range(n))) & whole(_WITHOUT_FRACTION)
-             for j in range(n)]  # fmt: skip
-        inverse = [whole(_LARGEST_POWER) - x for x in r]
-        self.B = [
-            [a[i][j] * from_bits(inverse[i] - c[j]) for j in range(n)] for i in range(n)
+        # Exponents r and c stand where they do in a number, above the bits of the fraction. As
+        # e_ij - r_i <= c_j <= 0, -(r_i + c_j) <= -e_ij <= 1023; and it is at least -1022.
+        limit = whole((2 * _BIAS - 1) << _BITS)
+        r = [ops.minimum(largest(*row) & whole(_WITHOUT_FRACTION), limit) for row in size]
+        c = [
+            largest(*(x - y for x, y in zip(column, r, strict=True))) & whole(_WITHOUT_FRACTION)
+            for column in zip(*size, strict=True)
         ]
-        self.rows = [shift_right(x, _BITS) - whole(_BIAS) for x in r]
-        self.columns = [shift_right(x, _BITS) for x in c]
+        inverse = [whole((2 * _BIAS) << _BITS) - x for x in r]
+        # 2^-(r_i + c_j)
+        self.factor = [[from_bits(x - y) for y in c] for x in inverse]
+        self.B = [
+            [x * factor for x, factor in zip(*rows, strict=True)]
+            for rows in zip(a, self.factor, strict=True)
+        ]
+        # e with det A = 2^e det B.
+        self.exponent = total(*(shift_right(x, _BITS) for x in r + c)) - whole(_BIAS * self.n)
 
-    def of_determinant(self) -> Number:
-        """e with det A = 2^e det B."""
-        return total(*self.rows, *self.columns)
-
-    def of_inverse(self, i: int, j: int) -> Number:
-        """e with (A^-T)_ij = 2^e (B^-T)_ij."""
-        return -(self.rows[i] + self.columns[j])
+    def is_finite(self, a: Matrix) -> Number:
+        """Whether all entries are. The sum of narrower numbers does not overflow."""
+        if self.narrow:
+            return ops.abs(total(*entries(a))) < real(math.inf)
+        return largest(*map(magnitude, entries(a))) < whole(_INFINITY)
 
     def checked(self, x: Number) -> Number:
         """x, or NaN where A is not finite."""
         return ops.where(self.finite, x, real(math.nan))
 
-    def direction(self, Z: Matrix) -> tuple[Matrix, Number, Number]:
-        """Z' and z with Z = 2^(r + c + z) Z', entries of Z' at most 4; whether Z is finite."""
-        finite = ops.abs(total(*(x * real(0.0) for x in entries(Z)))) < real(1.0)
-        if not self.scale:
-            return Z, whole(0), finite
-        n = len(Z)
-        e = [[exponent(Z[i][j]) + self.of_inverse(i, j) for j in range(n)] for i in range(n)]
-        z = largest(*entries(e))
-        scaled = [
-            [times_power_of_two(Z[i][j], self.of_inverse(i, j) - z) for j in range(n)]
-            for i in range(n)
-        ]
-        return scaled, z, finite
+    def difference(self, a: Number, b: Number, c: Number, d: Number) -> Number:
+        """a b - c d. Products of two narrower numbers are exact; else the error of one is added.
+
+        Jeannerod, Louvet and Muller, Further analysis of Kahan's algorithm for the accurate
+        computation of 2 x 2 determinants, Mathematics of Computation 82 (2013).
+        """
+        product = c * d
+        if self.narrow:
+            return a * b - product
+        return ops.fma(a, b, -product) + ops.fma(-c, d, product)
+
+    def minor(self, a: Matrix, i: int, j: int) -> Number:
+        """The cofactor C(a)_ij."""
+        if self.n == 1:
+            return real(1.0)
+        if self.n == 2:
+            return a[1 - i][1 - j] if i == j else -a[1 - i][1 - j]
+        (p, q), (s, t) = others(i), others(j)
+        return self.difference(a[p][s], a[q][t], a[p][t], a[q][s])
+
+    def determinant(self) -> Number:
+        """Det B."""
+        B = self.B
+        if self.n == 2:
+            return self.difference(B[0][0], B[1][1], B[0][1], B[1][0])
+        return total(*(B[0][j] * self.minor(B, 0, j) for j in range(self.n)))
 
 
-# ---- the operators: of a frame, other arguments, and the place of a result that is a matrix
+# ---- the operators: of a frame, the other arguments, and the place in a result that is a matrix
 
 
 def det(f: Frame) -> Number:
     """The determinant."""
-    d = f.checked(determinant(f.B))
-    return times_power_of_two(d, f.of_determinant()) if f.scale else d
+    d = f.checked(f.determinant())
+    if f.narrow:
+        return d
+    t, u = factors(f.exponent)
+    return d * t * t * t * u
 
 
 def sign(f: Frame) -> Number:
     """The sign of the determinant; 0 for 0."""
-    return f.checked(ops.sign(determinant(f.B)))
+    d = f.checked(f.determinant())
+    return ops.where(ops.ne(d, d), d, ops.sign(d))
 
 
 def logabsdet(f: Frame) -> Number:
     """The logarithm of its modulus; -inf for 0."""
-    log = ops.log(ops.abs(f.checked(determinant(f.B))))
-    if not f.scale:
+    log = ops.log(ops.abs(f.checked(f.determinant())))
+    if f.narrow:
         return log
-    return ops.fma(ops.to_dtype(f.of_determinant(), torch.float64), real(math.log(2)), log)
+    return ops.fma(ops.to_dtype(f.exponent, torch.float64), real(math.log(2)), log)
 
 
 def cofactor(f: Frame, i: int, j: int) -> Number:
     """C_ij."""
-    C = f.checked(minor(f.B, i, j))
-    return times_power_of_two(C, f.of_determinant() + f.of_inverse(i, j)) if f.scale else C
+    return _cofactor(f, f.checked(real(1.0)), whole(0), i, j)
 
 
 def det_backward(f: Frame, grad: Number, i: int, j: int) -> Number:
     """grad C_ij. Only the product need be in range."""
-    return _times(f, grad, minor(f.B, i, j), i, j, of_determinant=True)
+    grad = f.checked(grad)
+    if f.narrow:
+        return _cofactor(f, grad, whole(0), i, j)
+    e = exponent(grad)
+    return _cofactor(f, grad * power_of_two(-e), e, i, j)
+
+
+def _cofactor(f: Frame, grad: Number, e: Number, i: int, j: int) -> Number:
+    """grad 2^e C_ij.
+
+    C_ij = C(B)_ij 2^(R - r_i - c_j), R the exponent of the determinant. The two factors may lie on
+    both sides of 1; with one between the halves of the other, numbers leave the range on the way
+    only where the result does, or where an error of eps in B does as much.
+    """
+    C = grad * f.minor(f.B, i, j)
+    if f.narrow:
+        return C
+    t, u = factors(f.exponent + e)
+    return C * t * t * f.factor[i][j] * t * u
 
 
 def slogdet_backward(f: Frame, grad: Number, i: int, j: int) -> Number:
     """grad (A^-T)_ij; not finite where the determinant is 0."""
-    X = minor(f.B, i, j) / determinant(f.B)
-    return _times(f, grad, X, i, j, of_determinant=False)
-
-
-def _times(
-    f: Frame, grad: Number, X: Number, i: int, j: int, of_determinant: bool
-) -> Number:
-    grad = f.checked(grad)
-    if not f.scale:
-        return grad * X
+    grad, C, d = f.checked(grad), f.minor(f.B, i, j), f.determinant()
+    if f.narrow:
+        return grad / d * C
     e = exponent(grad)
-    grad = grad * power_of_two(-e)
-    e = e + f.of_inverse(i, j)
-    if of_determinant:
-        e = e + f.of_determinant()
-    return times_power_of_two(grad * X, e)
+    up, down = ops.maximum(e, whole(0)), ops.minimum(e, whole(0))
+    # A factor of the gradient that makes numbers smaller comes first, one that makes them larger
+    # last, for the same reason.
+    X = grad * power_of_two(-e) / d * C * power_of_two(down + whole(1)) * real(0.5)
+    return X * f.factor[i][j] * power_of_two(up)
 
 
 def det_hvp(f: Frame, Z: Matrix, i: int, j: int) -> Number:
     """The derivative of C_ij in direction Z."""
-    Z, z, finite = f.direction(Z)
-    H = f.checked(ops.where(finite, minor_derivative(f.B, Z, i, j), real(math.nan)))
-    if not f.scale:
-        return H
-    return times_power_of_two(H, f.of_determinant() + f.of_inverse(i, j) + z)
+    if f.n == 1:
+        H = real(0.0)
+    elif f.n == 2:
+        H = f.minor(Z, i, j)
+    else:
+        H = _sum_of_products(f.A, Z, i, j)
+        if not f.narrow:
+            # What underflows is nothing beside the smallest number. Where a product overflows, the
+            # sum is taken of smaller ones.
+            scale = math.ldexp(1, 520)
+            A, smaller = ([[x * real(1 / scale) for x in row] for row in a] for a in (f.A, Z))
+            again = _sum_of_products(A, smaller, i, j) * real(scale) * real(scale)
+            H = ops.where(ops.abs(H) < real(math.inf), H, again)
+    return f.checked(ops.where(f.is_finite(Z), H, real(math.nan)))
+
+
+def _sum_of_products(a: Matrix, z: Matrix, i: int, j: int) -> Number:
+    (p, q), (s, t) = others(i), others(j)
+    return (a[p][s] * z[q][t] - a[p][t] * z[q][s]) + (z[p][s] * a[q][t] - z[p][t] * a[q][s])
