@@ -40,7 +40,7 @@ def _compile_anew():
     torch._dynamo.reset()
 
 
-def compiled(f: Callable, *args: Tensor, **settings: bool) -> tuple[object, str]:
+def compiled(f: Callable, *args: object, **settings: bool) -> tuple[object, str]:
     """What inductor's code for f gives, and the code."""
     result, code = run_and_get_code(torch.compile(f, fullgraph=True, **settings), *args)
     return result, "\n".join(code)
@@ -89,11 +89,15 @@ def everything(grad: Tensor, A: Tensor, Z: Tensor) -> tuple[Tensor, ...]:
 
 
 @cache
-def results(n: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    b = batch(n, dtype)
-    values, code = compiled(everything, b.grad, b.A, b.Z)
+def of_all_orders(dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
+    args = [(b.grad, b.A, b.Z) for b in (batch(n, dtype) for n in ORDERS)]
+    values, code = compiled(lambda args: [everything(*x) for x in args], args)
     assert not calls_operators(code)
-    return dict(zip(RESULTS, values, strict=True))
+    return values
+
+
+def results(n: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    return dict(zip(RESULTS, of_all_orders(dtype)[ORDERS.index(n)], strict=True))
 
 
 each = pytest.mark.parametrize(
@@ -151,7 +155,7 @@ def test_slogdet_is_the_log_of_a_determinant_within_one_unit(n, dtype):
             assert sign == (0 if log == -math.inf else math.copysign(1, sign))
             if 0 < size >= 2 * unit:
                 true = float(oracles.slogdet(A)[1])
-                assert sign == math.copysign(1, int(exact.values[()]))
+                assert (sign > 0) == (exact.values[()] > 0)
                 assert abs(log - true) <= 12 * eps * max(1, abs(true)) + 2 * unit / size, A
             elif unit > 0:
                 highest = float(mpmath.log(size + unit) + frame * mpmath.log(2))
@@ -226,21 +230,20 @@ def test_only_the_result_need_be_in_range(dtype):
         C, (m, e) = oracles.cofactor(a), oracles.dyadic(tiny)
         product = oracles.Exact(m * C.values, C.exponents + e)
         for i in range(3):
-            true = product.tensor(dtype)[i, i]
-            assert torch.allclose(gradient[i, i], true, rtol=4 * torch.finfo(dtype).eps, atol=0)
+            true, info = product.tensor(dtype)[i, i], torch.finfo(dtype)
+            granule = info.smallest_normal * info.eps  # the smallest number
+            assert torch.allclose(gradient[i, i], true, rtol=4 * info.eps, atol=granule)
 
 
-@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=cases.name)
-def test_half_precision_rounds_once(dtype):
+def test_half_precision_rounds_once():
     """From float64, where an error of some 2^-53 may only turn a tie: at most one rounding."""
-    A = torch.randn(16, 3, 3).to(dtype)
-    (d, C), code = compiled(lambda A: (torchdet.det(A), torchdet.adjugate(A).mT), A)
+    halves = [torch.randn(16, 3, 3).to(t) for t in (torch.float16, torch.bfloat16)]
+    values, code = compiled(lambda *halves: [torchdet.det(A) for A in halves], *halves)
     assert not calls_operators(code)
-    assert d.dtype == C.dtype == dtype
-    eps = torch.finfo(dtype).eps
-    for k, a in enumerate(A):
-        for got, exact in ((d[k], oracles.det(a)), (C[k], oracles.cofactor(a))):
-            assert torch.allclose(got.double(), exact.tensor(torch.float64), rtol=eps, atol=0)
+    for A, d in zip(halves, values, strict=True):
+        assert d.dtype == A.dtype
+        true = torch.stack([oracles.det(a).tensor(torch.float64) for a in A])
+        assert torch.allclose(d.double(), true, rtol=torch.finfo(A.dtype).eps, atol=0)
 
 
 # ---- derivatives, and what is compiled
@@ -248,38 +251,32 @@ def test_half_precision_rounds_once(dtype):
 
 def energy(A: Tensor) -> Tensor:
     sign, log = torchdet.slogdet(A.cos())
-    return ((torchdet.det(A.sin()) - 1) ** 2 + sign * log + torchdet.logdet(A @ A.mT)).sum()
+    return ((torchdet.det(A) - 1) ** 2 + sign * log).sum()
 
 
-def test_forward_and_backward_of_an_energy_fuse(wide=torch.float64):
-    """Where n is known at compile time the batch need not be. A backward pass is code of its own."""
-    torch._dynamo.mark_dynamic(start := torch.randn(5, 2, 2, dtype=wide), 0)
-    code = []
+def value_and_gradient(f: Callable, A: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = A.clone().requires_grad_()
+    torch._dynamo.mark_dynamic(leaf, 0)
+    value = f(leaf)
+    return value.detach(), torch.autograd.grad(value, leaf)[0]
 
-    def value_and_gradient(f: Callable, A: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = A.detach().requires_grad_()
-        value = f(leaf)
-        return value.detach(), torch.autograd.grad(value, leaf)[0]
 
+def test_forward_and_backward_of_an_energy_fuse():
+    """The order is known at compile time; the batch need not be."""
     f = torch.compile(energy, fullgraph=True)
-
-    def first(A: Tensor) -> tuple[Tensor, Tensor]:
-        torch._dynamo.mark_dynamic(leaf := A.detach().requires_grad_(), 0)
-        value = f(leaf)
-        return value.detach(), torch.autograd.grad(value, leaf)[0]
-
-    got, code = run_and_get_code(first, start)
-    assert len(code) == 2
+    A = torch.randn(5, 2, 2, dtype=torch.float64)
+    got, code = run_and_get_code(value_and_gradient, f, A)
+    assert len(code) == 2  # forward and backward
     assert not any(map(calls_operators, code))
-    for A in (start, torch.randn(17, 2, 2, dtype=wide)):
-        got = value_and_gradient(f, A)
-        for g, e in zip(got, value_and_gradient(energy, A), strict=True):
-            assert torch.allclose(g, e, rtol=1e-11, atol=1e-11)
+    B = torch.randn(17, 2, 2, dtype=torch.float64)
+    for X, values in ((A, got), (B, value_and_gradient(f, B))):
+        for g, e in zip(values, value_and_gradient(energy, X), strict=True):
+            assert torch.allclose(g, e, rtol=1e-11, atol=1e-11)  # condition numbers up to 1e4
 
 
-def test_a_derivative_of_a_derivative_inside_of_compiled_code_is_exact():
-    """At singular matrices: D C[Z], by forward over reverse mode, and the gradient of a cofactor."""
-    A = cases.matrices("integer_rank_1", 3, torch.float64)
+def test_second_derivatives_in_compiled_code_are_exact_at_singular_matrices():
+    """D C[Z] by forward over reverse mode, and as the gradient of a function of cofactors."""
+    A = cases.matrices("integer_rank_1", 3, torch.float32)
     Z = cases.directions(A, SEED)
 
     def second(A: Tensor, Z: Tensor) -> tuple[Tensor, Tensor]:
@@ -289,9 +286,9 @@ def test_a_derivative_of_a_derivative_inside_of_compiled_code_is_exact():
 
     got, code = compiled(second, A, Z)
     assert not calls_operators(code)
-    exact = exact_hvps("integer_rank_1", 3, torch.float64, SEED)
     for H in got:
-        units.assert_within(H, exact, A, 2, directions=[Z])
+        units.assert_within(H, exact_hvps("integer_rank_1", 3, torch.float32, SEED), A, 2,
+                            directions=[Z])  # fmt: skip
 
 
 OPERATORS_STAY = {
