@@ -1,10 +1,11 @@
 """Compiled energies of tetrahedra: ``python -m bench.fusion``.
 
-A simulation of an elastic body takes, at every step, the gradient of a sum over tetrahedra. Each has
-a deformation gradient F = Ds inv(Dm), a 3 x 3 matrix, and an energy of F with its determinant. Here
-such energies and their gradients by Ds are compiled by torch.compile: with torchdet, with torchdet's
-operators in place of the pointwise code that inductor makes of them, with the determinant written
-out by hand, and with torch.linalg. All sides take turns; a ratio is taken round by round.
+A simulation of an elastic body takes, at every step, the gradient of a sum over tetrahedra. Each
+has a deformation gradient F = Ds inv(Dm), a 3 x 3 matrix, and an energy of F with its determinant.
+Here such energies and their gradients by Ds are compiled by torch.compile: with torchdet, with
+torchdet's operators in place of the pointwise code that inductor makes of them, with the
+determinant written out by hand, and with torch.linalg. All sides take turns; a ratio is taken round
+by round.
 
 Some tetrahedra are flat and some inverted. Their gradients, and those of others, are compared with
 rational arithmetic; sides that are off by more than their format explains are marked as wrong.
@@ -218,7 +219,8 @@ def main() -> None:
             for side, ratio in result["ratio"].items():  # type: ignore[attr-defined]
                 off = result["error"].get(side)  # type: ignore[attr-defined]
                 mark = "" if off is None else f", error {off:.2g} units"
-                print(f"  {side:20} {ratio['median']:.2f} ({ratio['q25']:.2f}-{ratio['q75']:.2f}){mark}")
+                spread = f"{ratio['median']:.2f} ({ratio['q25']:.2f}-{ratio['q75']:.2f})"
+                print(f"  {side:20} {spread}{mark}")
     facts = {"machine": machine.facts(), "threads": options.threads, "rounds": options.rounds}
     write_json(facts | {"results": results}, options.out)
 

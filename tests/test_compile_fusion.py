@@ -1,7 +1,7 @@
-"""inductor's pointwise code for n <= 3 against exact arithmetic, in the units of the kernels' tests.
+"""The pointwise code that inductor makes for n <= 3 against exact arithmetic, in units (units.py).
 
-One compiled function has the results of all operators for all named matrices; the tests look at
-them. Its values are not those of a kernel: it contains no call of an operator.
+One compiled function for each dtype has the results of all operators for all named matrices, and
+the tests look at them. Its values are not those of a kernel: it contains no call of an operator.
 """
 
 from __future__ import annotations
@@ -186,11 +186,16 @@ def test_gradients_of_log_det_are_cofactors_divided_by_the_determinant(n, dtype)
             exponent = rows[:, None] + cols[None, :]
             scale = np.vectorize(lambda x, e: mpmath.ldexp(mpmath.mpf(x), int(e)), otypes=[object])
             with mpmath.workdps(60):
-                got_B, true_B = scale(X.tolist(), exponent), scale(np.vectorize(mpmath.re)(true), exponent)
+                got_B, true_B = (
+                    scale(X.tolist(), exponent),
+                    scale(np.vectorize(mpmath.re)(true), exponent),
+                )
                 error = float(mpmath.sqrt(sum(x * x for x in (got_B - true_B).flat)))
                 norm = float(mpmath.sqrt(sum(x * x for x in true_B.flat)))
                 # A result below the normal range is off by the smallest number.
-                granule = float(mpmath.ldexp(torch.finfo(dtype).smallest_normal * eps, int(exponent.max())))
+                granule = float(
+                    mpmath.ldexp(torch.finfo(dtype).smallest_normal * eps, int(exponent.max()))
+                )
             allowed = 1.5 * units.unit(A, 1) / size + (relative + n * eps) * norm
             assert error <= allowed / (1 - relative) + n * granule, (A, error, allowed)
     assert seen >= 20

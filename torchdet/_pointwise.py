@@ -65,7 +65,7 @@ def from_bits(x: Number) -> Number:
 
 
 def shift_right(x: Number, bits: int) -> Number:
-    """x 2^-bits, rounded down."""
+    """Return x 2^-bits, rounded down."""
     return ops.bitwise_right_shift(x, whole(bits))
 
 
@@ -75,7 +75,7 @@ def power_of_two(e: Number) -> Number:
 
 
 def exponent(x: Number) -> Number:
-    """e in [-1023, 1022], so that 2^-e is a number; |x| 2^-e is in [1, 4), less if subnormal."""
+    """Return e in [-1023, 1022] with |x| 2^-e in [1, 4), or less if x is subnormal."""
     return ops.minimum(shift_right(magnitude(x), _BITS) - whole(_BIAS), whole(_BIAS - 1))
 
 
@@ -156,7 +156,7 @@ class Frame:
         return ops.where(self.finite, x, real(math.nan))
 
     def difference(self, a: Number, b: Number, c: Number, d: Number) -> Number:
-        """a b - c d. Products of two narrower numbers are exact; else the error of one is added.
+        """Return a b - c d. Products of narrow numbers are exact; else the error of one is added.
 
         Jeannerod, Louvet and Muller, Further analysis of Kahan's algorithm for the accurate
         computation of 2 x 2 determinants, Mathematics of Computation 82 (2013).
@@ -215,7 +215,7 @@ def cofactor(f: Frame, i: int, j: int) -> Number:
 
 
 def det_backward(f: Frame, grad: Number, i: int, j: int) -> Number:
-    """grad C_ij. Only the product need be in range."""
+    """Return grad C_ij. Only the product need be in range."""
     grad = f.checked(grad)
     if f.narrow:
         return _cofactor(f, grad, whole(0), i, j)
@@ -224,7 +224,7 @@ def det_backward(f: Frame, grad: Number, i: int, j: int) -> Number:
 
 
 def _cofactor(f: Frame, grad: Number, e: Number, i: int, j: int) -> Number:
-    """grad 2^e C_ij.
+    """Return grad 2^e C_ij.
 
     C_ij = C(B)_ij 2^(R - r_i - c_j), R the exponent of the determinant. The two factors may lie on
     both sides of 1; with one between the halves of the other, numbers leave the range on the way
@@ -238,14 +238,14 @@ def _cofactor(f: Frame, grad: Number, e: Number, i: int, j: int) -> Number:
 
 
 def slogdet_backward(f: Frame, grad: Number, i: int, j: int) -> Number:
-    """grad (A^-T)_ij; not finite where the determinant is 0."""
+    """Return grad (A^-T)_ij; not finite where the determinant is 0."""
     grad, C, d = f.checked(grad), f.minor(f.B, i, j), f.determinant()
     if f.narrow:
         return grad / d * C
     e = exponent(grad)
     up, down = ops.maximum(e, whole(0)), ops.minimum(e, whole(0))
-    # A factor of the gradient that makes numbers smaller comes first, one that makes them larger
-    # last, for the same reason.
+    # What makes numbers smaller comes first, what makes them larger last, for the same reason as in
+    # _cofactor. 2^-1023 takes two factors.
     X = grad * power_of_two(-e) / d * C * power_of_two(down + whole(1)) * real(0.5)
     return X * f.factor[i][j] * power_of_two(up)
 
