@@ -18,6 +18,7 @@ import torch
 from . import _torch_internals
 
 LARGEST_ORDER = 3
+DEVICES = ("cpu", "cuda")  # others may lack float64
 Box = Any  # inductor's Tensor
 
 
@@ -109,6 +110,6 @@ def _order(A: Box) -> int | None:
     """n, where there are formulas for A."""
     n = A.get_size()[-1]
     is_known = isinstance(n, int) or n.is_number
-    if not is_known or A.get_dtype().is_complex or A.get_device().type not in ("cpu", "cuda"):
+    if not is_known or A.get_dtype().is_complex or A.get_device().type not in DEVICES:
         return None
     return int(n) if 1 <= n <= LARGEST_ORDER else None
