@@ -114,13 +114,13 @@ def step(energy: Energy) -> Step:
 
 def compiled(side: str, energy: Energy, args: tuple[Tensor, ...]) -> Step:
     """The step with its code, which is made at the first call."""
-    largest = _inductor.LARGEST_ORDER
-    _inductor.LARGEST_ORDER = 0 if side == "torchdet, operators" else largest
+    devices = _inductor.DEVICES
+    _inductor.DEVICES = () if side == "torchdet, operators" else ("cpu",)
     try:
         gradient = step(torch.compile(energy, fullgraph=True))
         gradient(*args)
     finally:
-        _inductor.LARGEST_ORDER = largest
+        _inductor.DEVICES = devices
     return gradient
 
 

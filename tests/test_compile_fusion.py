@@ -25,6 +25,7 @@ import oracles
 import torchdet
 import units
 from support import OPS, exact_cofactors, exact_dets, exact_hvps, run_script
+from torchdet import _inductor
 
 ORDERS = (1, 2, 3)
 SEED = 7
@@ -35,7 +36,12 @@ RESULTS = ("det", "sign", "logabsdet", "cofactor", "det_backward", "slogdet_back
 def _compile_anew():
     """Code that an earlier version of torchdet has left in torch's caches is not tested."""
     torch._dynamo.reset()
-    with config.patch(fx_graph_cache=False), functorch_config.patch(enable_autograd_cache=False):
+    with (
+        config.patch(fx_graph_cache=False),
+        functorch_config.patch(enable_autograd_cache=False),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(_inductor, "DEVICES", ("cpu", "cuda"))  # whatever is chosen for users
         yield
     torch._dynamo.reset()
 

@@ -18,7 +18,7 @@ import torch
 from . import _torch_internals
 
 LARGEST_ORDER = 3
-DEVICES = ("cpu", "cuda")  # others may lack float64
+DEVICES: tuple[str, ...] = ("cpu", "cuda")  # others may lack float64
 Box = Any  # inductor's Tensor
 
 
