@@ -21,6 +21,7 @@ from . import (
     _factored,
     _frexp,
     _higher_order,
+    _inductor,
     _inverse,
     _logsum,
     _reference,
@@ -327,8 +328,12 @@ def _register(name: str) -> None:
     def vmap(info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
         return op(*batch_first(info.batch_size, in_dims, args)), out_dims(op)
 
+    def fake(*args: Tensor) -> Any:
+        _inductor.follow_inductor()
+        return _FAKE_KERNELS[name](*args)
+
     library.impl(name, _KERNELS[name], "CompositeExplicitAutograd")
-    fake_kernel = _sharding.with_sharding_rule(op, _FAKE_KERNELS[name])
+    fake_kernel = _sharding.with_sharding_rule(op, fake)
     torch.library.register_fake(f"torchdet::{name}", fake_kernel, lib=library)
     torch.library.register_vmap(f"torchdet::{name}", vmap, lib=library)
 

@@ -4,9 +4,10 @@ Where a name only buys speed, a torch without it gets a slower, documented way. 
 results depend on is imported without a net: a torch without it fails here, not by wrong numbers.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,12 +19,14 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 __all__ = [
     "HAS_LEVELS",
+    "Inductor",
     "Level",
     "below_autograd",
     "enable_forward_ad",
     "handle_torch_function",
     "has_batched_gradients",
     "has_torch_function_unary",
+    "inductor",
     "innermost_level",
     "is_recorded",
     "level_recorder",
@@ -49,6 +52,47 @@ def without_tangent(x: Tensor) -> Tensor:
 def make_dual(x: Tensor, tangent: Tensor) -> Tensor:
     """X with a tangent of the current forward-mode level."""
     return forward_ad.make_dual(x, tangent, level=0)
+
+
+class Inductor(NamedTuple):
+    """What an operator's code in torch.compile's inductor is made of."""
+
+    ops: Any  # operations on numbers
+    make_pointwise: Callable[..., Any]
+    lowerings: dict[Any, Callable[..., Any]]
+    register_lowering: Callable[..., Any]
+    fallback_handler: Callable[..., Any]
+    reassociates: Callable[[], bool]  # whether the C++ compiler may
+
+
+def inductor() -> Inductor | None:
+    """None where inductor is not loaded or lacks a name: then compiled code calls the operators."""
+    if "torch._inductor.lowering" not in sys.modules:
+        return None
+    try:
+        from torch._inductor import config
+        from torch._inductor.lowering import (
+            fallback_handler,
+            lowerings,
+            make_pointwise,
+            register_lowering,
+        )
+        from torch._inductor.ops_handler import OpsHandler
+        from torch._inductor.virtualized import ops
+
+        assert callable(OpsHandler.fma)
+        assert callable(OpsHandler.to_dtype_bitcast)
+        assert isinstance(config.cpp.enable_unsafe_math_opt_flag, bool)
+    except (ImportError, AttributeError, AssertionError):
+        return None
+    return Inductor(
+        ops,
+        make_pointwise,
+        lowerings,
+        register_lowering,
+        fallback_handler,
+        lambda: config.cpp.enable_unsafe_math_opt_flag,
+    )
 
 
 try:
