@@ -9,7 +9,7 @@ default because what is installed may run elsewhere, from an image or a shared f
 CUDA kernels are built for a torch with CUDA, where there is an nvcc of the same major version.
 TORCHDET_CUDA=0 leaves them out, TORCHDET_CUDA=1 makes it an error if they cannot be compiled.
 TORCH_CUDA_ARCH_LIST, e.g. "9.0", names the architectures.
-TORCHDET_LOCAL_VERSION=cu128 makes the version 0.1.0+cu128: a wheel that is kept apart from others.
+TORCHDET_LOCAL_VERSION=cu128 makes the version 0.2.0+cu128: a wheel that is kept apart from others.
 """
 
 import os

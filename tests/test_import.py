@@ -46,7 +46,7 @@ def test_the_public_names_are_those_documented():
     names = ["accelerate", "adjugate", "cofactor", "det", "det_frexp", "logdet"]
     names += ["principal_minors", "slogdet", "slogdet_solve", "slogsumdet", "slogsumdet_laplacian"]
     assert sorted(torchdet.__all__) == names
-    assert torchdet.__version__ == "0.1.0"
+    assert torchdet.__version__ == "0.2.0"
     assert all(getattr(torchdet, name).__doc__ for name in torchdet.__all__)
 
 

@@ -7,7 +7,7 @@ from .minors import principal_minors
 from .solve import slogdet_solve
 from .sums import slogsumdet
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "accelerate",
