@@ -129,6 +129,8 @@ try:
     from torch._functorch.utils import enable_single_level_autograd_function
     from torch.autograd.function import _SingleLevelFunction
 
+    # Of Function, which a Function of one level lacks, but compiled autograd asks of it.
+    _compiled_autograd_key: Any = torch.autograd.Function._compiled_autograd_key
     assert isinstance(eager_transforms.JVP_NESTING, int)
     assert isinstance(forward_ad._current_level, int)
 except (ImportError, AttributeError, AssertionError):
@@ -195,6 +197,7 @@ else:
         without the 30 microseconds that a Function's own apply spends in inspect.signature.
         """
         members |= {"forward": forward, "backward": cls.backward}
+        members["_compiled_autograd_key"] = _compiled_autograd_key
         statics = {key: staticmethod(member) for key, member in members.items()}
         function: Any = type(cls.__name__, (_SingleLevelFunction,), statics)
         return function.apply
