@@ -32,6 +32,7 @@ from torchdet import _inductor
 
 RESULT = Path(__file__).parents[1] / "out" / "bench" / "fusion.json"
 TETRAHEDRA = 200_000
+OPERATORS, BY_HAND = "torchdet, operators", "by hand"
 CHECKED = 60  # a third of them flat, a third inverted
 DTYPES = (torch.float32, torch.float64)
 Determinant = Callable[[Tensor], Tensor]
@@ -50,11 +51,16 @@ def by_operators(F: Tensor) -> Tensor:
     return torchdet.det(F)
 
 
+def gradient_of(Ds: Tensor, inverse: Tensor) -> Tensor:
+    """Ds @ inverse, as sums of products: torch.compile's code for them joins what comes after."""
+    return (Ds.unsqueeze(-1) * inverse.unsqueeze(-3)).sum(-2)
+
+
 def square(det: Determinant) -> Energy:
     """Volumes are to stay as they are: defined for every matrix."""
 
     def energy(Ds: Tensor, inverse: Tensor, volume: Tensor) -> Tensor:
-        return (volume * (det(Ds @ inverse) - 1) ** 2).sum()
+        return (volume * (det(gradient_of(Ds, inverse)) - 1) ** 2).sum()
 
     return energy
 
@@ -63,7 +69,7 @@ def neo_hookean(det: Determinant) -> Energy:
     """Compressible neo-Hookean, for regular elements: mu = lambda = 1, of log |J|."""
 
     def energy(Ds: Tensor, inverse: Tensor, volume: Tensor) -> Tensor:
-        F = Ds @ inverse
+        F = gradient_of(Ds, inverse)
         log = det(F).abs().log()
         density = 0.5 * ((F * F).sum((-2, -1)) - 3) - log + 0.5 * log * log
         return (volume * density).sum()
@@ -74,8 +80,8 @@ def neo_hookean(det: Determinant) -> Energy:
 ENERGIES = {"(det F - 1)^2": square, "neo-Hookean": neo_hookean}
 SIDES: dict[str, Determinant] = {
     "torchdet": torchdet.det,
-    "torchdet, operators": by_operators,
-    "by hand": by_hand,
+    OPERATORS: by_operators,
+    BY_HAND: by_hand,
     "torch.linalg": torch.linalg.det,
 }
 EAGER = "torchdet, eager"
@@ -115,7 +121,7 @@ def step(energy: Energy) -> Step:
 def compiled(side: str, energy: Energy, args: tuple[Tensor, ...]) -> Step:
     """The step with its code, which is made at the first call."""
     devices = _inductor.DEVICES
-    _inductor.DEVICES = () if side == "torchdet, operators" else ("cpu",)
+    _inductor.DEVICES = () if side == OPERATORS else devices
     try:
         gradient = step(torch.compile(energy, fullgraph=True))
         gradient(*args)
@@ -186,15 +192,16 @@ def measure(name: str, dtype: torch.dtype, number: int, rounds: int) -> dict[str
         for side in list(steps)[:: 1 if k % 2 == 0 else -1]:
             gradient = steps[side]
             times[side].append(seconds(lambda gradient=gradient: gradient(*args)))
-    ours = times["torchdet"]
+    hand = times[BY_HAND]
     return {
         "energy": name,
         "dtype": str(dtype).removeprefix("torch."),
         "tetrahedra": len(args[0]),
         "seconds": {side: asdict(Spread.of(values)) for side, values in times.items()},
         "ratio": {
-            side: asdict(Spread.of([y / x for x, y in zip(ours, values, strict=True)]))
+            side: asdict(Spread.of([x / y for x, y in zip(hand, values, strict=True)]))
             for side, values in times.items()
+            if side != BY_HAND
         },
         "error": errors,
     }
@@ -202,27 +209,32 @@ def measure(name: str, dtype: torch.dtype, number: int, rounds: int) -> dict[str
 
 def main() -> None:
     """Print a line for each energy and dtype, and write the file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.fusion", description=__doc__)
     parser.add_argument("--tetrahedra", type=int, default=TETRAHEDRA)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--rounds", type=int, default=21, help="of interleaved measurements")
+    parser.add_argument("--minutes", type=float, default=60.0, help="leave out what is later")
+    parser.add_argument("--json", type=Path, default=RESULT, help="the file of the result")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    end = time.monotonic() + 60 * options.minutes
+    torch.set_num_threads(1)
     torch._dynamo.config.recompile_limit = 64  # two energies, two dtypes, four sides share code
-    results = []
+    results, stopped = [], None
     for name in ENERGIES:
         for dtype in DTYPES:
+            if time.monotonic() > end:
+                stopped = "out of time"
+                break
             result = measure(name, dtype, options.tetrahedra, options.rounds)
             results.append(result)
-            print(f"{name}, {result['dtype']}: times of the others / torchdet's", flush=True)
+            print(f"{name}, {result['dtype']}: time by hand / times of the others", flush=True)
             for side, ratio in result["ratio"].items():  # type: ignore[attr-defined]
                 off = result["error"].get(side)  # type: ignore[attr-defined]
                 mark = "" if off is None else f", error {off:.2g} units"
                 spread = f"{ratio['median']:.2f} ({ratio['q25']:.2f}-{ratio['q75']:.2f})"
                 print(f"  {side:20} {spread}{mark}")
-    facts = {"machine": machine.facts(), "threads": options.threads, "rounds": options.rounds}
-    write_json(facts | {"results": results}, options.out)
+    facts = {"machine": machine.facts(), "threads": 1, "rounds": options.rounds}
+    write_json(facts | {"energies": results, "stopped": stopped}, options.json)
+    print(f"wrote {options.json}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from bench.sections import (
     avx2,
     cell,
     chosen,
+    energies,
     func,
     goals,
     latency,
@@ -127,6 +128,7 @@ _SECTIONS: tuple[tuple[str, str, Callable[[Result], list[str]]], ...] = (
     ("Memory", "cpu-memory", memory),
     ("Wave functions", "cpu-wavefunction", waves),
     ("Likelihoods", "cpu-likelihood", likelihoods),
+    ("Compiled energies", "cpu-fusion", energies),
     ("AVX2", "cpu-speed-avx2", avx2),
     ("AVX2, drawn at random: the slowest cases", "cpu-scan-avx2", slowest),
 )

@@ -70,6 +70,7 @@ PLAN = (
     Run("cpu-scan", "--suite scan --seconds 0.01 --rounds 9", 1.9),
     Run("cpu-wavefunction", "", 2.0, module="bench.wavefunction"),
     Run("cpu-likelihood", "", 1.5, module="bench.likelihood"),
+    Run("cpu-fusion", "", 1.0, module="bench.fusion"),
     Run("cpu-latency", "--rounds 15", 0.3, module="bench.latency"),
     Run(
         "cpu-threads",

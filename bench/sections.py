@@ -6,7 +6,7 @@ import statistics
 import textwrap
 from typing import Any
 
-from bench import likelihood
+from bench import fusion, likelihood
 from bench.cases import OPS
 from bench.report import WRONG_MARK, compact_table, duration, marked_ratio, table, tally
 from bench.run import MISSED, REACHED
@@ -267,6 +267,36 @@ def likelihoods(run: Result) -> list[str]:
             ["operation", f"time of {of_minors[0]}", *of_minors[1:]],
             rows(run["minors"], ("op",), of_minors),
         ),
+    ]
+
+
+def energies(run: Result) -> list[str]:
+    """Compiled energies of tetrahedra."""
+    others = ("torchdet", fusion.OPERATORS, "torch.linalg", fusion.EAGER)
+
+    def ratio(entry: dict[str, Any], side: str) -> str:
+        wrong = entry["error"].get(side, 0) > 1
+        return marked_ratio({**entry, "errors": {}}, side, True, 2) + f" {WRONG_MARK}" * wrong
+
+    rows = [
+        [
+            entry["energy"],
+            entry["dtype"],
+            duration(entry["seconds"][fusion.BY_HAND]["median"]),
+            *(ratio(entry, side) for side in others),
+        ]
+        for entry in run["energies"]
+    ]
+    return [
+        *prose(
+            f"The gradient of a sum over {fusion.TETRAHEDRA} tetrahedra of an energy of their "
+            "deformation gradients F, by torch.compile (and, in the last column, without). Ratios "
+            "to the same with the determinant of 3 x 3 matrices written out. Operators: torchdet "
+            "without the pointwise code that inductor makes. Gradients at flat, inverted and "
+            "regular elements are compared with rational arithmetic where the energy has one."
+        ),
+        "",
+        *table(["energy", "dtype", f"time {fusion.BY_HAND}", *others], rows),
     ]
 
 

@@ -41,7 +41,7 @@ def _compile_anew():
         functorch_config.patch(enable_autograd_cache=False),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(_inductor, "DEVICES", ("cpu", "cuda"))  # whatever is chosen for users
+        patch.setattr(_inductor, "STORED_ON", ("cpu", "cuda"))  # whatever is chosen for users
         yield
     torch._dynamo.reset()
 
@@ -283,6 +283,15 @@ def test_forward_and_backward_of_an_energy_fuse():
     for X, values in ((A, got), (B, value_and_gradient(f, B))):
         for g, e in zip(values, value_and_gradient(energy, X), strict=True):
             assert torch.allclose(g, e, rtol=1e-11, atol=1e-11)  # condition numbers up to 1e4
+
+
+def test_on_a_cpu_matrices_that_lie_in_memory_go_to_the_kernels(monkeypatch):
+    monkeypatch.setattr(_inductor, "STORED_ON", ("cuda",))
+    A = torch.randn(5, 3, 3)
+    for f, is_left in ((torchdet.det, True), (lambda A: torchdet.det(A * A.mT), False)):
+        got, code = compiled(f, A)
+        assert calls_operators(code) == is_left
+        assert torch.allclose(got, f(A), rtol=1e-5, atol=1e-5)
 
 
 def test_second_derivatives_in_compiled_code_are_exact_at_singular_matrices():

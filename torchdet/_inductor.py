@@ -19,6 +19,9 @@ from . import _torch_internals
 
 LARGEST_ORDER = 3
 DEVICES: tuple[str, ...] = ("cpu", "cuda")  # others may lack float64
+# Where that goes for matrices that lie in memory, too. On a CPU the operators' kernels, with one
+# matrix in each SIMD lane, then are up to three times as fast as inductor's loop over numbers.
+STORED_ON: tuple[str, ...] = ("cuda",)
 Box = Any  # inductor's Tensor
 
 
@@ -64,7 +67,8 @@ class Lowering:
         """The results; the last argument is a matrix, and all that are have its shape."""
         A = args[-1]
         n = _order(A)
-        if n is None or self.inductor.reassociates():
+        is_left = self.inductor.is_stored(A) and A.get_device().type not in STORED_ON
+        if n is None or is_left or self.inductor.reassociates():
             return self.call_operator(*args)
         if not self.gives_matrix:
             results = tuple(self.pointwise(n, formula, args) for formula in self.formulas)

@@ -63,6 +63,7 @@ class Inductor(NamedTuple):
     register_lowering: Callable[..., Any]
     fallback_handler: Callable[..., Any]
     reassociates: Callable[[], bool]  # whether the C++ compiler may
+    is_stored: Callable[[Any], bool]  # whether a Tensor of the program lies in memory anyhow
 
 
 def inductor() -> Inductor | None:
@@ -71,6 +72,7 @@ def inductor() -> Inductor | None:
         return None
     try:
         from torch._inductor import config
+        from torch._inductor.ir import is_storage_and_layout
         from torch._inductor.lowering import (
             fallback_handler,
             lowerings,
@@ -92,6 +94,7 @@ def inductor() -> Inductor | None:
         register_lowering,
         fallback_handler,
         lambda: config.cpp.enable_unsafe_math_opt_flag,
+        is_storage_and_layout,
     )
 
 
