@@ -281,9 +281,9 @@ column is the median of the ratios, with its quartiles.{BUSY if busy else ""}
 
 {jobs}
 
-{slower(results)} Rerouting adds one to four microseconds to each other function of torch, those
-of the optimizer included. It pays where determinants take most of the time, as in kornia's job;
-elsewhere it is for the derivatives, or only the determinants go inside of it.
+{slower(results)} Only the losses are computed inside of `accelerate()`; QMCTorch's solver runs in
+it as a whole. Rerouting adds one to four microseconds to each other function of torch that is
+called inside, so the optimizer is left outside.
 
 ## What calls determinants
 

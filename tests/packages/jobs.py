@@ -23,20 +23,24 @@ import torchdet
 CONTROLS = 6
 REPEATS = 5
 Losses = Iterator[float]
+Mode = AbstractContextManager  # one that can be entered often
 
 
-def by_adam(parameters, loss: Callable[[], torch.Tensor], steps: int, rate: float) -> Losses:
-    """Plain training on all data at once."""
+def by_adam(
+    mode: Mode, parameters, loss: Callable[[], torch.Tensor], steps: int, rate: float
+) -> Losses:
+    """Plain training on all data at once. Only the loss is computed in the mode."""
     optimizer = torch.optim.Adam(parameters, lr=rate)
     for _ in range(steps):
         optimizer.zero_grad()
-        value = loss()
+        with mode:
+            value = loss()
         value.backward()
         optimizer.step()
         yield value.item()
 
 
-def normflows_affine(steps: int = 40) -> Losses:
+def normflows_affine(mode: Mode, steps: int = 40) -> Losses:
     """normflows: two moons; 6 x (coupling, InvertibleAffine without LU)."""
     import normflows
 
@@ -48,10 +52,10 @@ def normflows_affine(steps: int = 40) -> Losses:
         flows += [normflows.flows.AffineCouplingBlock(network),
                   normflows.flows.InvertibleAffine(2, use_lu=False)]  # fmt: skip
     model = normflows.NormalizingFlow(normflows.distributions.DiagGaussian(2), flows)
-    yield from by_adam(model.parameters(), lambda: model.forward_kld(data), steps, 2e-3)
+    yield from by_adam(mode, model.parameters(), lambda: model.forward_kld(data), steps, 2e-3)
 
 
-def normflows_glow(steps: int = 10) -> Losses:
+def normflows_glow(mode: Mode, steps: int = 10) -> Losses:
     """normflows: images 48 x 2 x 2; 8 GlowBlocks with 1 x 1 convolutions without LU."""
     import normflows
 
@@ -60,10 +64,10 @@ def normflows_glow(steps: int = 10) -> Losses:
     flows = [normflows.flows.GlowBlock(48, 16, use_lu=False) for _ in range(8)]
     base = normflows.distributions.DiagGaussian((48, 2, 2))
     model = normflows.NormalizingFlow(base, flows)
-    yield from by_adam(model.parameters(), lambda: model.forward_kld(images), steps, 1e-3)
+    yield from by_adam(mode, model.parameters(), lambda: model.forward_kld(images), steps, 1e-3)
 
 
-def nflows_naive_linear(steps: int = 12) -> Losses:
+def nflows_naive_linear(mode: Mode, steps: int = 12) -> Losses:
     """nflows: 256 correlated numbers; 4 x (NaiveLinear, leaky ReLU)."""
     from nflows import distributions, flows, transforms
 
@@ -75,10 +79,10 @@ def nflows_naive_linear(steps: int = 12) -> Losses:
     layers.append(transforms.NaiveLinear(n))
     base = distributions.StandardNormal([n])
     model = flows.Flow(transforms.CompositeTransform(layers), base)
-    yield from by_adam(model.parameters(), lambda: -model.log_prob(data).mean(), steps, 1e-3)
+    yield from by_adam(mode, model.parameters(), lambda: -model.log_prob(data).mean(), steps, 1e-3)
 
 
-def kornia_cameras(steps: int = 25) -> Losses:
+def kornia_cameras(mode: Mode, steps: int = 25) -> Losses:
     """kornia: 1000 camera poses refined by Sampson's distance; nine 4 x 4 determinants for each."""
     from kornia.geometry import epipolar
 
@@ -96,10 +100,10 @@ def kornia_cameras(steps: int = 25) -> Losses:
         F = epipolar.fundamental_from_projections(first, guess)
         return epipolar.sampson_epipolar_distance(x1, x2, F).mean()
 
-    yield from by_adam([guess], loss, steps, 2e-3)
+    yield from by_adam(mode, [guess], loss, steps, 2e-3)
 
 
-def qmctorch_lih(steps: int = 8) -> Losses:
+def qmctorch_lih(mode: Mode, steps: int = 8) -> Losses:
     """QMCTorch: LiH by variational Monte Carlo; Jastrow factor, single(2,2)."""
     from qmctorch.sampler import Metropolis
     from qmctorch.scf import Molecule
@@ -124,10 +128,12 @@ def qmctorch_lih(steps: int = 8) -> Losses:
     optimizer = torch.optim.Adam(wave_function.parameters(), lr=0.01)
     solver = Solver(wf=wave_function, sampler=sampler, optimizer=optimizer)
     solver.configure(track=["local_energy"], loss="energy", grad="auto")
-    yield from map(float, solver.run(steps).energy)
+    with mode:
+        energies = solver.run(steps).energy
+    yield from map(float, energies)
 
 
-JOBS: dict[str, Callable[[], Losses]] = {
+JOBS: dict[str, Callable[[Mode], Losses]] = {
     "normflows-affine": normflows_affine,
     "normflows-glow": normflows_glow,
     "nflows-naive-linear": nflows_naive_linear,
@@ -136,18 +142,17 @@ JOBS: dict[str, Callable[[], Losses]] = {
 }
 
 
-def train(job: Callable[[], Losses], mode: AbstractContextManager) -> tuple[list[float], float]:
+def train(job: Callable[[Mode], Losses], mode: Mode) -> tuple[list[float], float]:
     """The losses of one training in float64, and its seconds."""
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
     numpy.random.seed(0)  # noqa: NPY002  QMCTorch draws from this generator
-    with mode:
-        started = time.process_time()
-        losses = list(job())
-        return losses, time.process_time() - started
+    started = time.process_time()
+    losses = list(job(mode))
+    return losses, time.process_time() - started
 
 
-def measure(job: Callable[[], Losses]) -> dict:
+def measure(job: Callable[[Mode], Losses]) -> dict:
     """All trainings of one model."""
     # The first training of a process fills caches: it is not timed.
     with counted(rerouted=True) as (made, reached_torch):
