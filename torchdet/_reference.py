@@ -105,6 +105,17 @@ def check_directions(op: str, name: str, X: Tensor, A: Tensor) -> None:
     check_same(op, name, X, A, X.shape)
 
 
+def broadcast_batches(op: str, A: Tensor, name: str, X: Tensor) -> torch.Size:
+    """Return what the dimensions of A and X before their last two broadcast to, or RuntimeError."""
+    try:
+        return torch.broadcast_shapes(A.shape[:-2], X.shape[:-2])
+    except RuntimeError:
+        raise RuntimeError(
+            f"{op}: expected batch dimensions of A and {name} that broadcast, got A of shape "
+            f"{tuple(A.shape)} and {name} of shape {tuple(X.shape)}"
+        ) from None
+
+
 def check_device(op: str, name: str, X: Tensor, A: Tensor) -> None:
     """Raise RuntimeError unless X is on the device of A."""
     if X.device != A.device:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ._function import is_plain
-from ._reference import check_dense, check_device, check_square
+from ._reference import broadcast_batches, check_dense, check_device, check_square
 from .linalg import argument, det, logdet
 
 _OP = "principal_minors"
@@ -105,13 +105,7 @@ def _row_numbers(A: Tensor, index: Tensor) -> Tensor:
 
 def _submatrices(A: Tensor, S: Tensor) -> Tensor:
     # A[S_i, S_j] as (*, m, k, k).
-    try:
-        batch = torch.broadcast_shapes(A.shape[:-2], S.shape[:-2])
-    except RuntimeError:
-        raise RuntimeError(
-            f"{_OP}: expected batch dimensions of A and index that broadcast, got A of shape "
-            f"{tuple(A.shape)} and index of shape {tuple(S.shape)}"
-        ) from None
+    batch = broadcast_batches(_OP, A, "index", S)
     N = A.shape[-1]
     i, j = S.unsqueeze(-1), S.unsqueeze(-2)
     # A row beyond A must not be a place in another one: torch's own check is to see it.

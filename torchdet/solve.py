@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ._autograd_solve import SlogdetFactor, Solve
-from ._reference import check_dense, check_same, check_square
+from ._reference import broadcast_batches, check_dense, check_same, check_square
 from .linalg import argument
 
 _OP = "slogdet_solve"
@@ -100,13 +100,7 @@ def _broadcast(A: Tensor, B: Tensor, factors: Tensor, integers: Tensor) -> tuple
         )
     if A.shape[:-2] == B.shape[:-2]:
         return A, B, factors, integers
-    try:
-        batch = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2])
-    except RuntimeError:
-        raise RuntimeError(
-            f"{_OP}: expected batch dimensions of A and B that broadcast, got A of shape "
-            f"{tuple(A.shape)} and B of shape {tuple(B.shape)}"
-        ) from None
+    batch = broadcast_batches(_OP, A, "B", B)
     return (
         A.expand(*batch, n, n),
         B.expand(*batch, *B.shape[-2:]),
