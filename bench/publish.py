@@ -1,6 +1,6 @@
 """Measures what README and docs quote, and writes their tables: ``python -m bench.publish``.
 
-One command, about 24 minutes on an idle machine (`make bench-results`): each run of PLAN is a
+One command, about 27 minutes on an idle machine (`make bench-results`): each run of PLAN is a
 process of its own and leaves one file in bench/results, over the one that was there. Then the table
 of the README and docs/measurements-cpu.md are written from these files. ``--render`` does only
 that; ``--quick`` tries it all with tiny inputs, and writes to out/ instead.
