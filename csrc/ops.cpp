@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "cpu/dispatch/kernel_table.h"
-#include "select.h"
+#include "cuda/select.h"
 
 namespace {
 
@@ -89,7 +89,7 @@ pybind11::dict select_kernel(const std::string& op, const std::string& dtype, in
   const Op of = by_name("operator", op, kOps);
   const Dtype numbers = by_name("dtype", dtype, kDtypes);
   const torchdet::Choice choice = vector_bytes == 0
-                                      ? torchdet::select_cuda(of, n)
+                                      ? torchdet::select_cuda(of, numbers, n)
                                       : torchdet::select_cpu(of, numbers, n, vector_bytes);
   pybind11::dict row;
   row["size_class"] = choice.size_class->name;

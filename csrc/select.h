@@ -1,6 +1,6 @@
-// Who serves which matrix. select_cpu and select_cuda are the only place where a size class is
-// chosen: kernels are entered in their tables by the orders below, and tests and
-// `python -m torchdet explain` ask torchdet._C.select.
+// Who serves which matrix. select_cpu here and select_cuda in cuda/select.h are the only places
+// where a size class is chosen: kernels are entered in their tables by the orders there, and tests
+// and `python -m torchdet explain` ask torchdet._C.select.
 //
 // A size class is a way to lay a matrix out in a processor. Crossovers are constants found by
 // measurement on an EPYC with AVX-512 and with AVX2; `make tune` measures them anew.
@@ -30,16 +30,6 @@ constexpr SizeClass kCpuSizeClasses[] = {
      "almost all work is products of tiles that stay in registers"},
 };
 
-// Shared memory bounds the class "block": the launch compares what a kernel needs with what the
-// device has. The order given is that of float32 second derivatives in 227 KB.
-constexpr SizeClass kCudaSizeClasses[] = {
-    {"thread", 4, "one matrix per thread, in registers", "memory is the limit, no thread waits"},
-    {"warp", 32, "one matrix per warp or part of a warp", "a column to a lane, in registers"},
-    {"block", 167, "one matrix per block, in shared memory", "fits in the shared memory"},
-    {"large", std::numeric_limits<int64_t>::max(), "torch's LU between two kernels",
-     "does not fit in the shared memory"},
-};
-
 // Above the class "lane", with two products or one LU for all directions.
 constexpr SizeClass kCpuWholeMatrix = {
     "blocked", std::numeric_limits<int64_t>::max(), "one matrix per thread, rows in SIMD packs",
@@ -47,8 +37,6 @@ constexpr SizeClass kCpuWholeMatrix = {
 
 constexpr int64_t kLargestLane = kCpuSizeClasses[0].largest_n;
 constexpr int64_t kLargestRows = kCpuSizeClasses[1].largest_n;
-constexpr int64_t kLargestThread = kCudaSizeClasses[0].largest_n;
-constexpr int64_t kLargestWarp = kCudaSizeClasses[1].largest_n;
 
 // --- The crossovers of the CPU ---
 
@@ -116,23 +104,6 @@ constexpr Choice select_cpu(Op op, Dtype dtype, int64_t n, int vector_bytes) {
   }
   return {&kCpuSizeClasses[2], kCpuSizeClasses[2].largest_n,
           is_hvp ? "csrc/cpu/blocked/det_hvp.h" : "csrc/cpu/blocked/kernels.h"};
-}
-
-// Where the matrix fits in shared memory; "large" serves where it does not.
-constexpr Choice select_cuda(Op op, int64_t n) {
-  int i = 0;
-  while (n > kCudaSizeClasses[i].largest_n) {
-    ++i;
-  }
-  constexpr const char* kFiles[] = {"csrc/cuda/thread_kernels.h", "csrc/cuda/warp_kernels.h",
-                                    "csrc/cuda/block_kernels.h", "csrc/cuda/large_kernels.h"};
-  const bool is_hvp = op == Op::kDetHvp || op == Op::kDetBackwardJvp;
-  const char* const file = op == Op::kSlogdetHvp
-                               ? i < 3 ? "csrc/cuda/slogdet_hvp.h" : "csrc/cuda/ops_cuda.cpp"
-                           : op == Op::kDetFrexp || op == Op::kDetJet ? "torchdet/_frexp.py"
-                           : is_hvp && i > 0                          ? "csrc/cuda/team_kernels.h"
-                                                                      : kFiles[i];
-  return {&kCudaSizeClasses[i], kCudaSizeClasses[i].largest_n, file};
 }
 
 // --- What a forward pass saves ---

@@ -52,7 +52,7 @@ def compile_kernels(source: Path, architecture: str, folder: Path) -> tuple[list
     target = f"arch=compute_{number},code=[{architecture}{ptx}]"
     run = subprocess.run(
         ["nvcc", *FLAGS, "-Xptxas", "-v", "-gencode", target,
-         "-c", str(source), "-o", str(folder / f"{source.stem}.{architecture}.o")],
+         "-c", str(source), "-o", str(folder / f"{source.parent.name}_{source.stem}.{architecture}.o")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if run.returncode:
@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     console = Console(width=120)
-    sources = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+    sources = sorted((ROOT / "csrc/cuda").rglob("*.cu"))
     kernels: list[Kernel] = []
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -91,6 +91,17 @@ TORCHDET_DEVICE T* shared_memory() {
   return reinterpret_cast<T*>(torchdet_shared);
 }
 
+// A word of shared memory, where the lanes of a warp access it side by side and its banks matter:
+// the emulation counts how often they conflict.
+template <typename W>
+TORCHDET_DEVICE W load_shared(const void* from) {
+  return *static_cast<const W*>(from);
+}
+template <typename W>
+TORCHDET_DEVICE void store_shared(void* to, const W& word) {
+  *static_cast<W*>(to) = word;
+}
+
 template <typename Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
     run_kernel(const __grid_constant__ Problem problem) {

@@ -4,7 +4,7 @@
 #include <cstddef>
 
 #include "../problem.h"
-#include "../select.h"
+#include "select.h"
 
 namespace torchdet {
 
@@ -32,10 +32,16 @@ struct CudaLargeKernels : CudaKernels {
   CudaKernel prepare;
 };
 
-// small[n] for the orders of the classes "thread" and "warp".
+// small[dtype][n] for the orders of the classes "thread" and "warp".
 struct CudaKernelTable {
-  CudaKernels small[kDtypes][kLargestWarp + 1], block[kDtypes];
+  CudaKernels small[kDtypes][kLargestSmall + 1], block[kDtypes];
   CudaLargeKernels large[kDtypes];
+
+  // The kernel in shared memory or registers, whether or not a block has so much.
+  const CudaKernel& select_native(Op op, Dtype dtype, int64_t n) const {
+    const int d = static_cast<int>(dtype);
+    return (n <= largest_warp(op, dtype) ? small[d][n] : block[d]).select(op);
+  }
 };
 
 // Shared memory that a block may have on every device, without asking.
@@ -48,18 +54,31 @@ struct CudaLimits {
 };
 CudaLimits cuda_limits(int device);
 
-void add_cuda_float(CudaKernelTable& table);
-void add_cuda_double(CudaKernelTable& table);
-void add_cuda_complex_float(CudaKernelTable& table);
-void add_cuda_complex_double(CudaKernelTable& table);
+// Defined in <class>/table.h, instantiated in <class>/<dtype>.cu.
+template <Dtype kDtype>
+void add_thread_kernels(CudaKernelTable& table);
+template <Dtype kDtype>
+void add_warp_kernels(CudaKernelTable& table);
+template <Dtype kDtype>
+void add_block_kernels(CudaKernelTable& table);
+template <Dtype kDtype>
+void add_large_kernels(CudaKernelTable& table);
+
+template <Dtype kDtype>
+void add_kernels(CudaKernelTable& table) {
+  add_thread_kernels<kDtype>(table);
+  add_warp_kernels<kDtype>(table);
+  add_block_kernels<kDtype>(table);
+  add_large_kernels<kDtype>(table);
+}
 
 inline const CudaKernelTable& cuda_kernels() {
   static const CudaKernelTable table = [] {
     CudaKernelTable filled;
-    add_cuda_float(filled);
-    add_cuda_double(filled);
-    add_cuda_complex_float(filled);
-    add_cuda_complex_double(filled);
+    add_kernels<Dtype::kFloat>(filled);
+    add_kernels<Dtype::kDouble>(filled);
+    add_kernels<Dtype::kComplexFloat>(filled);
+    add_kernels<Dtype::kComplexDouble>(filled);
     return filled;
   }();
   return table;

@@ -56,16 +56,13 @@ struct CudaBackend {
     const int32_t device = A.get_device_index();
     const torch::stable::accelerator::DeviceGuard guard(device);
     const CudaKernelTable& table = cuda_kernels();
-    const int d = static_cast<int>(dtype);
-    const CudaKernels& native =
-        problem.n <= kLargestWarp ? table.small[d][problem.n] : table.block[d];
-    const CudaKernel& kernel = native.select(problem.op);
+    const CudaKernel& kernel = table.select_native(problem.op, dtype, problem.n);
     const size_t bytes = kernel.block_bytes(problem.n);
     if (bytes > kSharedBytesEverywhere) {
       const CudaLimits limits = cuda_limits(device);
       check(limits.error == nullptr, name_of(problem.op), ": CUDA: ", limits.error);
       if (bytes > limits.shared_bytes_per_block) {
-        run_large(problem, table.large[d], limits, A);
+        run_large(problem, table.large[static_cast<int>(dtype)], limits, A);
         return;
       }
     }

@@ -7,7 +7,7 @@ namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
 // Pivots of balanced matrices are below 2^(E/2), E being the largest exponent of the format, and so
-// are those of all results that thread_algorithms.h trusts. Those below 2^-E/2 are lifted by
+// are those of all results that thread/algorithms.h trusts. Those below 2^-E/2 are lifted by
 // 2^(E/2), which makes every subnormal number normal and keeps all reciprocals within the format.
 template <typename V>
 class Pivot {

@@ -5,8 +5,8 @@
 // lanes of the CPU. So the bits depend on nothing but X and Z, and are the same in all classes.
 #pragma once
 
-#include "block_matrix.h"
-#include "thread_kernels.h"
+#include "block/matrix.h"
+#include "thread/kernels.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

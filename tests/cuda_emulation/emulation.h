@@ -117,6 +117,15 @@ T* shared_memory() {
   return static_cast<T*>(emulation::shared_memory());
 }
 
+template <typename W>
+W load_shared(const void* from) {
+  return *static_cast<const W*>(from);
+}
+template <typename W>
+void store_shared(void* to, const W& word) {
+  *static_cast<W*>(to) = word;
+}
+
 template <typename Kernel>
 const char* launch(const Problem& problem, unsigned blocks, size_t shared_bytes, void*) {
   return emulation::run(Kernel::run, problem, blocks, Kernel::kThreads, shared_bytes);

@@ -23,13 +23,9 @@ enum Stage { kNative, kPrepare, kFinish };
 
 static const CudaKernel& kernel_of(Op op, int dtype, int64_t n, Stage stage) {
   const CudaKernelTable& table = cuda_kernels();
-  if (stage == kPrepare) {
-    return table.large[dtype].prepare;
-  }
-  const CudaKernels& kernels = stage == kFinish    ? table.large[dtype]
-                               : n <= kLargestWarp ? table.small[dtype][n]
-                                                   : table.block[dtype];
-  return kernels.select(op);
+  return stage == kPrepare  ? table.large[dtype].prepare
+         : stage == kFinish ? table.large[dtype].select(op)
+                            : table.select_native(op, static_cast<Dtype>(dtype), n);
 }
 
 // Bytes that a block (in the class "large" a matrix) needs.

@@ -10,10 +10,10 @@
 // spent on them. Registers cannot be indexed, so every loop over m has constant bounds.
 #pragma once
 
-#include "results.h"
+#include "../results.h"
 
-#include "../math/equilibrate.h"
-#include "../math/scaled.h"
+#include "../../math/equilibrate.h"
+#include "../../math/scaled.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

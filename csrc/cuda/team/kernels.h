@@ -5,7 +5,7 @@
 // H[Z] = s G^T K F^T (math/hvp.h), exact at every rank.
 #pragma once
 
-#include "team_factor.h"
+#include "factor.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

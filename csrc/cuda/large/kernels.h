@@ -7,7 +7,7 @@
 // inverse take.
 #pragma once
 
-#include "team_kernels.h"
+#include "../team/kernels.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

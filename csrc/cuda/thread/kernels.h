@@ -1,15 +1,15 @@
 // Kernels of the class "thread": one matrix per thread, in registers, of an order known at compile
 // time. A warp owns 32 neighbouring matrices.
 //
-// Most matrices take the short way (thread_algorithms.h). Where one of a warp does not, the warp
+// Most matrices take the short way (thread/algorithms.h). Where one of a warp does not, the warp
 // reads its matrices again and takes the general way too, that of the CPU's lanes (math/) with one
 // number to a lane; each thread keeps the result that its own matrix asks for.
 #pragma once
 
-#include "thread_algorithms.h"
-#include "thread_matrices.h"
+#include "algorithms.h"
+#include "matrices.h"
 
-#include "../math/hvp_closed.h"
+#include "../../math/hvp_closed.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

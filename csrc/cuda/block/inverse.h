@@ -1,4 +1,4 @@
-// The cofactors of the class "block", from P B = L U of block_factor.h.
+// The cofactors of the class "block", from P B = L U of block/factor.h.
 //
 // With p(c) the place of row c of B in pivoted order, B^-1 e_c = U^-1 L^-1 e_p(c). So row c of
 // C(B) = det(B) B^-T is row p(c) of
@@ -8,7 +8,7 @@
 // rows in tiles of registers, as in the factorisation.
 #pragma once
 
-#include "block_factor.h"
+#include "factor.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

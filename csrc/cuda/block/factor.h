@@ -5,7 +5,7 @@
 // then all that is left loses a product of kPanel columns and kPanel rows, in tiles of registers.
 #pragma once
 
-#include "block_matrix.h"
+#include "matrix.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

@@ -6,8 +6,8 @@
 // eight rows, lie in different banks. No row ever moves: row_index lists the rows in pivoted order.
 #pragma once
 
-#include "team_kernels.h"
-#include "warp_matrix.h"
+#include "../team/kernels.h"
+#include "../warp/matrix.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

@@ -1,4 +1,4 @@
-// Elimination of a matrix in registers: LU with partial pivoting of M = A^T (warp_matrix.h).
+// Elimination of a matrix in registers: LU with partial pivoting of M = A^T (warp/matrix.h).
 //
 // Pivoting is implicit: no row moves. Each step shifts the rows to the left while it updates them:
 // the pivot's column is always register 0, and the steps can be a loop although registers cannot be
@@ -8,8 +8,8 @@
 // that for multiply-adds, and the latency of a step. Hence the care for single operations.
 #pragma once
 
-#include "pivot.h"
-#include "warp_matrix.h"
+#include "../pivot.h"
+#include "matrix.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

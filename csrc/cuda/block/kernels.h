@@ -1,11 +1,11 @@
 // Kernels of the class "block": one matrix per block, in shared memory.
 //
-// det and slogdet: P B = L U. Cofactors: det(B) B^-T from the same factors (block_inverse.h), which
+// det and slogdet: P B = L U. Cofactors: det(B) B^-T from the same factors (block/inverse.h), which
 // fails only where a pivot is exactly zero, the pivots grow, or the inverse leaves the range of the
 // format: such a matrix is done again by the rank-revealing LDU of its block, in the same memory.
 #pragma once
 
-#include "block_inverse.h"
+#include "inverse.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

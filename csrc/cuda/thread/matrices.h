@@ -6,7 +6,7 @@
 // stride, which spreads the threads over all banks.
 #pragma once
 
-#include "results.h"
+#include "../results.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

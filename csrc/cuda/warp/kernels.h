@@ -1,13 +1,13 @@
 // Kernels of the class "warp": several matrices per warp.
 //
-// det and slogdet: the elimination alone, in registers (warp_elimination.h). Cofactors: the sweep
-// (warp_sweep.h), whose result passes through shared memory to be written in whole lines. The few
+// det and slogdet: the elimination alone, in registers (warp/elimination.h). Cofactors: the sweep
+// (warp/sweep.h), whose result passes through shared memory to be written in whole lines. The few
 // matrices for which the sweep does not serve are done again by the rank-revealing LDU of the whole
 // warp, one after the other.
 #pragma once
 
-#include "team_kernels.h"
-#include "warp_sweep.h"
+#include "../team/kernels.h"
+#include "sweep.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

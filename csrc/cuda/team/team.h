@@ -6,9 +6,9 @@
 // rectangle of entries keeps all of them busy.
 #pragma once
 
-#include "results.h"
+#include "../results.h"
 
-#include "../math/hvp.h"
+#include "../../math/hvp.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

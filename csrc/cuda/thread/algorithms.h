@@ -5,9 +5,9 @@
 // whether that was right. They look at the thread's own matrix only.
 #pragma once
 
-#include "pivot.h"
+#include "../pivot.h"
 
-#include "../math/cofactor.h"
+#include "../../math/cofactor.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

@@ -1,4 +1,4 @@
-// Gauss-Jordan elimination of a matrix in registers: the cofactors of A = M^T (warp_matrix.h).
+// Gauss-Jordan elimination of a matrix in registers: the cofactors of A = M^T (warp/matrix.h).
 //
 // E M = D, with E a product of eliminations and D a permuted diagonal: step k adds multiples of the
 // pivot row p_k to all other rows, so that column k keeps u_k in row p_k alone, and
@@ -15,7 +15,7 @@
 // has to do something else.
 #pragma once
 
-#include "warp_elimination.h"
+#include "elimination.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {

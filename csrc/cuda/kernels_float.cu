@@ -1,8 +1,0 @@
-// The single precision kernels.
-#include "kernel_table.h"
-
-namespace torchdet {
-void add_cuda_float(CudaKernelTable& table) {
-  add_kernels<float>(table, Dtype::kFloat);
-}
-}  // namespace torchdet

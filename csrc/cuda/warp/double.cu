@@ -1,0 +1,3 @@
+#include "table.h"
+
+template void torchdet::add_warp_kernels<torchdet::Dtype::kDouble>(torchdet::CudaKernelTable&);
