@@ -24,7 +24,7 @@ PACKAGES_ARGS ?=
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' 2>/dev/null)
-OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) tests/sanitize/*.cpp bench/*.cpp tools/*.h)
+OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) $(addprefix tests/cuda_runtime/*., cpp h) tests/sanitize/*.cpp bench/*.cpp tools/*.h)
 PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
@@ -90,7 +90,7 @@ test: $(VENV)/.installed ## the test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(OWN_TARGETS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
 
 # Without the files that know nothing of which implementation serves.
-WITHOUT_IMPLEMENTATION := oracles support tools install bench bench_checks bench_results cuda_emulation $(OWN_TARGETS)
+WITHOUT_IMPLEMENTATION := oracles support tools install bench bench_checks bench_results cuda_emulation cuda_runtime $(OWN_TARGETS)
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
 	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(WITHOUT_IMPLEMENTATION:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)

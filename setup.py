@@ -61,6 +61,7 @@ NVCC_FLAGS = [
     "-fmad=false",  # fusing is written out, as for the CPU
     "--expt-relaxed-constexpr",  # std::numeric_limits, std::min
     "--compress-mode=size",  # a third of the library's size; needs OLDEST_NVCC
+    "--compiler-options=-fvisibility=hidden,-fno-gnu-unique",  # as for the CPU
 ]
 
 

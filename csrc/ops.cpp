@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "cpu/dispatch/kernel_table.h"
+#include "cuda/runtime.h"
 #include "cuda/select.h"
 
 namespace {
@@ -35,12 +36,15 @@ pybind11::dict build_info() {
   info["instruction_sets"] = instruction_sets;
   info["active_instruction_set"] = torchdet::active_kernels().name;
   py::list architectures, classes;
+  std::string driver_problem;
   add_classes(classes, "cpu", torchdet::kCpuSizeClasses);
 #ifdef TORCHDET_CUDA_ARCHITECTURES
   architectures.append(TORCHDET_CUDA_ARCHITECTURES);
   add_classes(classes, "cuda", torchdet::kCudaSizeClasses);
+  driver_problem = torchdet::cuda_driver_problem();
 #endif
   info["cuda_architectures"] = architectures;
+  info["cuda_driver_problem"] = driver_problem;
   info["torch_abi"] = "stable, torch >= 2.10";
   info["size_classes"] = classes;
   info["least_kept"] = torchdet::kLeastKept;

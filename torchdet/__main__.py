@@ -21,10 +21,11 @@ def _facts() -> list[tuple[str, str]]:
         build = _C.build_info()
         others = [x for x in build["instruction_sets"] if x != build["active_instruction_set"]]
         cuda = ", ".join(build["cuda_architectures"])
+        unused = ", not used: the driver is too old" if build["cuda_driver_problem"] else ""
         rows += [
             ("kernels", f"compiled by {build['compiler']}"),
             ("instruction set", f"{build['active_instruction_set']} (also: {_words(others)})"),
-            ("CUDA kernels", f"for compute capability {cuda}" if cuda else "not built"),
+            ("CUDA kernels", f"for compute capability {cuda}{unused}" if cuda else "not built"),
         ]
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return [*rows, ("CUDA devices", _words(devices))]

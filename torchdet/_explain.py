@@ -38,7 +38,8 @@ def targets() -> Sequence[str]:
     from . import _C
 
     build = _C.build_info()
-    has_cuda = build["cuda_architectures"] and torch.cuda.is_available()
+    has_kernels = build["cuda_architectures"] and not build["cuda_driver_problem"]
+    has_cuda = has_kernels and torch.cuda.is_available()
     return [build["active_instruction_set"], *(["cuda"] if has_cuda else [])]
 
 

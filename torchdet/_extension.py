@@ -13,10 +13,12 @@ def load() -> bool:
     if os.environ.get("TORCHDET_EXTENSION") == "0":
         return False
     try:
-        importlib.import_module("torchdet._C")
+        extension = importlib.import_module("torchdet._C")
     except ImportError as error:
         warnings.warn(_reason(error), RuntimeWarning, stacklevel=3)
         return False
+    if problem := extension.build_info()["cuda_driver_problem"]:
+        warnings.warn(f"torchdet: {problem}.", RuntimeWarning, stacklevel=3)
     return True
 
 

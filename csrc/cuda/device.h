@@ -26,6 +26,8 @@ constexpr uint32_t kAllLanes = 0xffffffffu;
 
 #include <cuda_runtime.h>
 
+#include "runtime.h"
+
 #define TORCHDET_CAPABILITY cuda
 #define TORCHDET_DEVICE __device__ __forceinline__
 
@@ -108,22 +110,24 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
   Kernel::run(problem);
 }
 
-// Starts Kernel on `blocks` blocks in stream order; null, or what went wrong. Shared memory
-// beyond what every block may have is asked for.
+// The percentage that Kernel::kCarveout gives, where a kernel has one.
+template <typename Kernel>
+constexpr int carveout_of() {
+  if constexpr (requires { Kernel::kCarveout; }) {
+    return Kernel::kCarveout;
+  } else {
+    return kNoCarveout;
+  }
+}
+
+// Starts Kernel on `blocks` blocks in stream order; null, or what went wrong.
 template <typename Kernel>
 const char* launch(const Problem& problem, unsigned blocks, size_t shared_bytes, void* stream) {
-  if (shared_bytes > kSharedBytesEverywhere) {
-    const cudaError_t status =
-        cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes));
-    if (status != cudaSuccess) {
-      return cudaGetErrorString(status);
-    }
-  }
-  run_kernel<Kernel>
-      <<<blocks, Kernel::kThreads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(problem);
-  const cudaError_t status = cudaGetLastError();
-  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+  static PreparedDevices prepared;
+  const void* const kernel = reinterpret_cast<const void*>(run_kernel<Kernel>);
+  return launch_kernel(
+      {kernel, prepared, carveout_of<Kernel>(), Kernel::kThreads, blocks, shared_bytes}, problem,
+      stream);
 }
 
 }  // namespace TORCHDET_CAPABILITY

@@ -3,11 +3,8 @@
 
 #include "../operators.h"
 #include "kernels.h"
-
-// The headers of a CPU-only torch do not declare it, and its library does not have it: weak, so
-// that a build with CUDA kernels can still be imported there.
-extern "C" __attribute__((weak)) AOTITorchError
-aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
+#include "runtime.h"
+#include "stream.h"
 
 namespace torchdet {
 namespace {
@@ -73,8 +70,9 @@ struct CudaBackend {
   static void launch(const CudaKernel& kernel, const Problem& problem, int32_t device) {
     const char* op = name_of(problem.op);
     void* stream = nullptr;
-    check(aoti_torch_get_current_cuda_stream != nullptr, op, ": this torch has no CUDA streams");
-    check_torch("get_current_cuda_stream", aoti_torch_get_current_cuda_stream(device, &stream));
+    static const CurrentStream current_stream = find_current_stream();
+    check(current_stream != nullptr, op, ": this torch has no CUDA streams");
+    check_torch("get_current_cuda_stream", current_stream(device, &stream));
     const char* error = kernel.launch(problem, stream);
     check(error == nullptr, op, ": CUDA: ", error == nullptr ? "" : error, ", at the launch for ",
           problem.batch, " matrices of order ", problem.n);
@@ -165,6 +163,9 @@ struct CudaBackend {
 }  // namespace
 }  // namespace torchdet
 
+// On a driver that cannot run them the kernels are left out, and plain PyTorch serves.
 STABLE_TORCH_LIBRARY_IMPL(torchdet, CUDA, m) {
-  TORCHDET_REGISTER_OPERATORS(m, torchdet::CudaBackend);
+  if (torchdet::cuda_driver_problem().empty()) {
+    TORCHDET_REGISTER_OPERATORS(m, torchdet::CudaBackend);
+  }
 }
