@@ -21,10 +21,10 @@ import torch
 from bench import machine, plots, report
 from bench.cases import Case
 from bench.clocks import Clock, CpuClock, CudaClock
-from bench.files import write_json
+from bench.files import append_line, write_json
 from bench.limits import measure_limits
 from bench.peers import peers
-from bench.run import INTERRUPTED, OUT_OF_TIME, WRONG, run_cases
+from bench.run import WRONG, run_cases
 from bench.suites import DEFAULT_SUITES, SUITES, cpu_cases, cuda_cases
 from bench.timing import Effort
 
@@ -85,6 +85,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--commit", help="of the sources, where there is no git to ask")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--json", type=Path, help="write this file only, no tables and plots")
+    parser.add_argument(
+        "--lines", type=Path, metavar="FILE", help="append each case to it as soon as it is timed"
+    )
     parser.add_argument("--report", type=Path, metavar="JSON", help="only show and plot this run")
     arguments = parser.parse_args()
     arguments.suite = arguments.suite or list(DEFAULT_SUITES[arguments.device])
@@ -109,7 +112,12 @@ def run(arguments: argparse.Namespace, clock: Clock, end: float) -> dict[str, An
     limits = measure_limits(clock, effort, arguments.quick)
     if arguments.device == "cuda":  # warm by now, and its clocks with it
         facts["device"] = machine.device_facts(clock.device)
-    cases, stopped = run_cases(_cases(arguments), compared, clock, effort, limits, end)
+
+    def record(entry: dict[str, Any]) -> None:
+        if arguments.lines:
+            append_line(entry, arguments.lines)
+
+    outcome = run_cases(_cases(arguments), compared, clock, effort, limits, end, record)
     facts["packages"] = machine.packages()
     return {
         "machine": facts,
@@ -119,13 +127,14 @@ def run(arguments: argparse.Namespace, clock: Clock, end: float) -> dict[str, An
         "quick": arguments.quick,
         "seconds_per_measurement": effort.seconds,
         **limits,
-        "stopped": stopped,
-        "cases": cases,
+        "stopped": outcome.stopped,
+        "failed": outcome.failed,
+        "cases": outcome.cases,
     }
 
 
 def main() -> int:
-    """Command line; not 0 if the run ended with an error, or an answer of torchdet is wrong."""
+    """Command line; not 0 if torchdet raised an error, or an answer of it is wrong."""
     started = time.monotonic()
     arguments = _arguments()
     if arguments.report:
@@ -158,8 +167,12 @@ def main() -> int:
         write(result, arguments.out / f"{name}.json")
     if result["stopped"]:
         print(f"not all cases were timed: {result['stopped']}")
+    for case in result["failed"]:
+        print(
+            f"failed: {case['suite']} {case['dtype']} n={case['n']} {case['op']}\n{case['error']}"
+        )
     wrong = any(case["verdict"] == WRONG for case in result["cases"])
-    return int(wrong or result["stopped"] not in (None, OUT_OF_TIME, INTERRUPTED))
+    return int(wrong or bool(result["failed"]))
 
 
 if __name__ == "__main__":

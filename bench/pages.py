@@ -108,7 +108,7 @@ def _overview(runs: dict[str, Result]) -> list[str]:
         cases = run.get("cases", [])
         counted = [tally(cases), least(cases)] if cases else ["", ""]
         rows.append([_link(name), _when(run) + _busy(run), threads(run), *counted])
-    stopped = [name for name, run in runs.items() if run.get("stopped")]
+    stopped = [name for name, run in runs.items() if run.get("stopped") or run.get("failed")]
     return [
         *table(["run", "of", "threads", "cases", "smallest ratio where torch is right"], rows),
         *(["", f"Not all cases were timed: {', '.join(stopped)}."] if stopped else []),

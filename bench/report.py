@@ -247,6 +247,9 @@ def _explanation(run: dict[str, Any]) -> list[str]:
     lines = on_gpu if has_gpu(run) else on_cpu
     if run["stopped"]:
         lines += ["", f"Not all cases were timed: {run['stopped'].strip().splitlines()[-1]}."]
+    if failed := run.get("failed"):
+        names = ", ".join(f"{case['op']} {case['dtype']} n = {case['n']}" for case in failed)
+        lines += ["", f"Not timed for an error of torchdet: {names}."]
     return lines
 
 

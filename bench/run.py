@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -95,6 +95,21 @@ def run_case(
     }
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of the cases of a run, in their order."""
+
+    cases: list[dict[str, Any]]  # the entries of `run_case`
+    failed: list[dict[str, Any]]  # those at which torchdet, or this program, raised an error
+    stopped: str | None  # why the run ended before all cases were timed, if it did
+
+
+def _failed_case(case: Case, error: Exception) -> dict[str, Any]:
+    names = {"n": case.n, "dtype": case.dtype_name, "batch": case.batch, "layout": case.layout}
+    text = "".join(traceback.format_exception(error))
+    return {"suite": case.suite, "op": case.op, **names, "error": text}
+
+
 def run_cases(
     cases: list[Case],
     compared: Sequence[Peer],
@@ -102,11 +117,13 @@ def run_cases(
     effort: Effort,
     limits: dict[str, Any],
     end: float,
-) -> tuple[list[dict[str, Any]], str | None]:
-    """The JSON's list of cases, in their order, and why it is not complete if it is not.
+    record: Callable[[dict[str, Any]], None],
+) -> Outcome:
+    """Runs the cases, and hands each entry to `record` as soon as it is there.
 
     With an end (of time.monotonic()), the most important come first, and each has its part of what
-    is left of the time: rather fewer rounds than fewer cases.
+    is left of the time: rather fewer rounds than fewer cases. An error costs its own case only: a
+    device that one has time for once must show the others.
     """
     columns = (
         TextColumn("{task.description:42}"),
@@ -117,6 +134,7 @@ def run_cases(
     hurry = math.isfinite(end)
     order = sorted(cases, key=importance) if hurry else cases
     done: dict[Case, dict[str, Any]] = {}
+    failed: dict[Case, dict[str, Any]] = {}
     stopped = None
     with Progress(*columns) as progress:
         task = progress.add_task("", total=len(cases))
@@ -126,14 +144,20 @@ def run_cases(
                     stopped = OUT_OF_TIME
                     break
                 # What one case takes beyond its part, or leaves of it, is the others'.
-                part = time_left / (len(cases) - len(done))
+                part = time_left / (len(cases) - len(done) - len(failed))
                 hurried = replace(effort, longest=min(effort.longest, part), whole=part)
                 description = f"{case.suite} {case.dtype_name} n={case.n} {case.op}"
                 progress.update(task, description=description)
-                done[case] = run_case(case, compared, clock, hurried, limits)
+                try:
+                    done[case] = run_case(case, compared, clock, hurried, limits)
+                except Exception as error:  # peers' errors are results: this one is not a peer's
+                    failed[case] = _failed_case(case, error)
+                record(done[case] if case in done else failed[case])
                 progress.advance(task)
         except KeyboardInterrupt:
             stopped = INTERRUPTED
-        except Exception:  # peers' errors are results: this one is torchdet's, or of this program
-            stopped = traceback.format_exc()
-    return [done[case] for case in cases if case in done], stopped
+    return Outcome(
+        [done[case] for case in cases if case in done],
+        [failed[case] for case in cases if case in failed],
+        stopped,
+    )

@@ -15,9 +15,18 @@ import torch
 from bench import compare, likelihood, pages, report, sections, wavefunction
 from bench.cases import OPS, Case
 from bench.clocks import CpuClock
+from bench.files import append_line
 from bench.network import Network
 from bench.peers import JaxPeer, TorchPeer, peers
-from bench.run import MISSED, REACHED, REFERENCE_FAILED, REFERENCE_WRONG, WRONG, run_case
+from bench.run import (
+    MISSED,
+    REACHED,
+    REFERENCE_FAILED,
+    REFERENCE_WRONG,
+    WRONG,
+    run_case,
+    run_cases,
+)
 from bench.suites import SUITES, cuda_cases
 from bench.timing import Effort, measure
 
@@ -162,6 +171,31 @@ def test_only_a_ratio_to_a_right_answer_is_a_success(ours, reference, verdict):
     assert entry["verdict"] == verdict
     assert ("torch.linalg" in entry["ratio"]) is (reference is not NEVER)
     assert report.tally([entry]) == f"1 {verdict}"
+
+
+def test_an_error_costs_its_own_case_and_every_entry_is_written_at_once(tmp_path):
+    def det(A: torch.Tensor) -> torch.Tensor:
+        if A.shape[-1] == 4:
+            raise RuntimeError("det: CUDA: no")
+        return torch.linalg.det(A)
+
+    reference = peers(torch.device("cpu"), only_torch=True)[1]
+    ours = TorchPeer("torchdet", det, lambda A: 1 / 0)
+    cases = [Case("small", OPS[0], n, torch.float32, 10) for n in (3, 4, 5)]
+    lines, seen = tmp_path / "lines.jsonl", []
+
+    def record(entry: dict[str, Any]) -> None:
+        append_line(entry, lines)
+        seen.append(len(lines.read_text().splitlines()))
+
+    effort = Effort(3, 0.01)
+    outcome = run_cases(cases, (ours, reference), Still(1), effort, LIMITS, math.inf, record)
+    assert [case["n"] for case in outcome.cases] == [3, 5]
+    assert [case["n"] for case in outcome.failed] == [4]
+    assert outcome.failed[0]["error"].endswith("RuntimeError: det: CUDA: no\n")
+    assert outcome.stopped is None
+    assert seen == [1, 2, 3]
+    assert [json.loads(line)["n"] for line in lines.read_text().splitlines()] == [3, 4, 5]
 
 
 @pytest.mark.parametrize(
