@@ -90,7 +90,7 @@ test: $(VENV)/.installed ## the test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(OWN_TARGETS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
 
 # Without the files that know nothing of which implementation serves.
-WITHOUT_IMPLEMENTATION := oracles support tools install bench bench_checks bench_results cuda_emulation cuda_runtime $(OWN_TARGETS)
+WITHOUT_IMPLEMENTATION := oracles support tools install bench bench_checks bench_results cuda_emulation cuda_banks cuda_runtime $(OWN_TARGETS)
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
 	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(WITHOUT_IMPLEMENTATION:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
@@ -177,7 +177,7 @@ instructions: $(VENV)/.installed ## count the instructions of CPU kernels and co
 # place for that GPU. Each part ends within minutes; `make gpu` is all of them.
 GPU_PYTHON ?= $(PYTHON)
 GPU_ARCHITECTURE ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
-GPU_TESTS := tests --ignore=tests/test_cuda_emulation.py $(OWN_TARGETS:%=--ignore=tests/test_%.py) -k cuda
+GPU_TESTS := tests --ignore=tests/test_cuda_emulation.py --ignore=tests/test_cuda_banks.py $(OWN_TARGETS:%=--ignore=tests/test_%.py) -k cuda
 GPU_BENCH_ARGS ?=
 TUNE_ARGS ?=
 

@@ -9,7 +9,9 @@ import ctypes
 import functools
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import building
 import numpy as np
@@ -22,6 +24,8 @@ FURTHER_OPERATORS = ("slogdet_hvp",)
 # As csrc/problem.h counts them.
 _OPS = {operator: k for k, operator in enumerate(OPERATORS)} | {"slogdet_hvp": 9}
 DTYPES = ("float32", "float64", "complex64", "complex128")
+# NaN as a GPU's arithmetic writes it in float32, all bits but the sign; the host's is 0x7FC00000.
+GPU_NAN = 0x7FFFFFFF
 ORDERS = ("forward", "reverse", "random")
 # What a block of an H200 may have; smaller ones send more orders to the class "large".
 SHARED_BYTES = 227 * 1024
@@ -51,7 +55,7 @@ def missing() -> str | None:
 
 def build(sanitize: str = "") -> Path:
     """The library, made where it is out of date. sanitize: as in -fsanitize."""
-    name = "cuda_emulation" + ("_sanitized" if sanitize else "")
+    name = "cuda_emulation" + (f"_{sanitize.replace(',', '_')}" if sanitize else "")
     return building.make(FOLDER, name, SANITIZE=sanitize) / "libemulation.so"
 
 
@@ -61,13 +65,15 @@ def library() -> ctypes.CDLL:
     lib = ctypes.CDLL(os.environ.get("TORCHDET_EMULATION") or str(build()))
     lib.emulated_run.restype = ctypes.c_char_p
     lib.emulated_fault.restype = ctypes.c_char_p
+    lib.emulated_access.restype = ctypes.c_char_p
     lib.emulated_block_bytes.restype = ctypes.c_size_t
     return lib
 
 
-def schedule(order: str = "forward", seed: int = 0, fill: int = 0xFF) -> None:
-    """How the next launches run: order of threads, its seed, what fills shared memory."""
-    library().emulated_schedule(ORDERS.index(order), ctypes.c_uint64(seed), fill)
+def schedule(order: str = "forward", seed: int = 0, fill: int = 0xFFFFFFFF) -> None:
+    """How the next launches run: order of threads, its seed, the words that fill shared memory."""
+    order_index = ORDERS.index(order)
+    library().emulated_schedule(order_index, ctypes.c_uint64(seed), ctypes.c_uint32(fill))
 
 
 def _block_bytes(operator: str, dtype: str, n: int, stage: int) -> int:
@@ -172,6 +178,41 @@ class _LargeBuffers(ctypes.Structure):
             identity = self.arrays["inverse"].view(dtype).reshape(-1, n, n)
             solved = zip(factors, identity, strict=True)
             self.hold(inverse=np.stack([getrs(*factor, I)[0].T for factor, I in solved]))
+
+
+class Accesses(NamedTuple):
+    """Of shared memory by load_shared and store_shared, as banks.h counts them."""
+
+    accesses: int  # instructions of warps
+    wavefronts: int  # that they take
+    least: int  # that they would take without conflicts
+    worst: int  # of the lanes that are served together, at the most
+
+
+def _accesses_of(work: Callable[[], object]) -> Accesses:
+    numbers = (ctypes.c_int64 * 4)()
+    library().emulated_count(1, numbers)
+    try:
+        work()
+    finally:
+        library().emulated_count(0, numbers)
+    return Accesses(*numbers)
+
+
+def shared_accesses(operator: str, *arguments: np.ndarray) -> Accesses:
+    """Those of an operator."""
+    return _accesses_of(lambda: run(operator, *arguments))
+
+
+def accesses_at(size: int, offsets: Sequence[int], shared_bytes: int = 1 << 14) -> Accesses:
+    """Those of a warp that loads and stores 4, 8 or 16 bytes a lane at 32 offsets; -1: none."""
+
+    def work() -> None:
+        message = library().emulated_access(size, (ctypes.c_int * 32)(*offsets), shared_bytes)
+        if message is not None:
+            raise RuntimeError(message.decode())
+
+    return _accesses_of(work)
 
 
 def fault(name: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-// Fibers and their scheduler; see emulation.h.
+// Threads and their scheduler; see emulation.h.
 #include <algorithm>
 #include <bit>
 #include <cstdio>
@@ -9,11 +9,10 @@
 #include <string>
 #include <vector>
 
+#include "banks.h"
+#include "context.h"
 #include "device.h"
-
-#if !defined(__x86_64__)
-#include <ucontext.h>
-#endif
+#include "races.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -21,67 +20,6 @@
 
 namespace torchdet::emulation {
 namespace {
-
-constexpr size_t kStackBytes = 256 * 1024;
-
-// ---- switching stacks ----
-
-#if defined(__x86_64__)
-// A system call free switch: the registers that a call preserves go on the old stack.
-extern "C" void torchdet_switch(void** save, void* resume);
-asm(R"(
-.text
-.hidden torchdet_switch
-.globl torchdet_switch
-torchdet_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-)");
-
-class Context {
- public:
-  void prepare(char* stack, void (*entry)()) {
-    void** top = reinterpret_cast<void**>(stack + kStackBytes) - 2;
-    *top = reinterpret_cast<void*>(entry);  // with it popped, the stack is aligned as after a call
-    stack_ = top - 6;
-    std::fill(static_cast<void**>(stack_), top, nullptr);
-  }
-  static void switch_to(Context& from, Context& to) { torchdet_switch(&from.stack_, to.stack_); }
-
- private:
-  void* stack_ = nullptr;
-};
-#else
-class Context {
- public:
-  void prepare(char* stack, void (*entry)()) {
-    getcontext(&context_);
-    context_.uc_stack.ss_sp = stack;
-    context_.uc_stack.ss_size = kStackBytes;
-    context_.uc_link = nullptr;
-    makecontext(&context_, entry, 0);
-  }
-  static void switch_to(Context& from, Context& to) { swapcontext(&from.context_, &to.context_); }
-
- private:
-  ucontext_t context_;
-};
-#endif
-
-// ---- a block ----
 
 const char* name_of(Collective collective) {
   switch (collective) {
@@ -121,6 +59,7 @@ struct Block {
   int threads = 0, current = 0;
   bool failed = false;  // a thread did what it must not
   void* shared = nullptr;
+  size_t shared_bytes = 0;
   Context scheduler;
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_bytes = 0;
@@ -138,6 +77,7 @@ void enter(Thread& thread) {
   Context::switch_to(block.scheduler, thread.context);
   __sanitizer_finish_switch_fiber(own, nullptr, nullptr);
 #else
+  races::enter(block.current);
   Context::switch_to(block.scheduler, thread.context);
 #endif
 }
@@ -149,6 +89,7 @@ void leave(Thread& thread) {
   __sanitizer_finish_switch_fiber(thread.sanitizer_stack, &block.scheduler_stack,
                                   &block.scheduler_stack_bytes);
 #else
+  races::leave();
   Context::switch_to(thread.context, block.scheduler);
 #endif
 }
@@ -157,7 +98,9 @@ void thread_main() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_stack, &block.scheduler_stack_bytes);
 #endif
+  races::begin_thread();
   block.body(*block.problem);
+  races::end_thread();
   Thread& thread = pool[block.current];
   thread.finished = true;
   leave(thread);
@@ -185,6 +128,9 @@ bool meet(int begin, int count, uint32_t lanes, Collective collective, std::mt19
       pool[begin + t].waits_at = Collective::kNone;
       ++pool[begin + t].generation;
     }
+  }
+  if (races::orders_memory(collective)) {
+    races::met({collective, begin, lanes});
   }
   return true;
 }
@@ -234,6 +180,13 @@ void describe_deadlock() {
   block.failed = true;
   leave(pool[block.current]);
   std::abort();  // it is never entered again
+}
+
+// Byte by byte: a call of memcpy would be an access of the kernel's to ThreadSanitizer.
+void copy(void* to, const void* from, size_t bytes) {
+  for (size_t i = 0; i < bytes; ++i) {
+    static_cast<volatile unsigned char*>(to)[i] = static_cast<const unsigned char*>(from)[i];
+  }
 }
 
 bool run_block(std::mt19937_64& random) {
@@ -288,21 +241,41 @@ void* shared_memory() {
   return block.shared;
 }
 
+void access(const void* address, size_t bytes) {
+  // Of the instruction that called: a name for it, since all accesses are inlined.
+  const void* const instruction = __builtin_return_address(0);
+  const size_t offset =
+      reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(block.shared);
+  if (offset >= block.shared_bytes || bytes > block.shared_bytes - offset || offset % bytes != 0) {
+    fail(" accesses " + std::to_string(bytes) + " bytes at place " +
+         std::to_string(static_cast<int64_t>(offset)) + " of " +
+         std::to_string(block.shared_bytes) + " bytes of shared memory");
+  }
+  banks::note({block.current / kWarp, pool[block.current].generation, instruction},
+              block.current % kWarp, offset, bytes);
+}
+
 void arrive(Collective collective, uint32_t lanes, const void* payload, size_t bytes) {
   Thread& thread = pool[block.current];
   if ((lanes >> block.current % kWarp & 1) == 0) {
     fail(std::string(" calls ") + name_of(collective) + " of " + name_of(lanes) +
          ", which does not name it");
   }
-  if (bytes > 0) {
-    std::memcpy(thread.payload[thread.generation % 2], payload, bytes);
-  }
+  copy(thread.payload[thread.generation % 2], payload, bytes);
   thread.waits_at = collective;
   thread.lanes = lanes;
-  leave(thread);
+  if (races::orders_memory(collective)) {
+    const bool is_block = collective == Collective::kSyncBlock;
+    const int begin = is_block ? 0 : block.current / kWarp * kWarp;
+    void* const arrived = races::arrive({collective, begin, lanes});
+    leave(thread);
+    races::go_on(arrived);
+  } else {
+    leave(thread);
+  }
 }
 
-const void* received(int lane) {
+void receive(int lane, void* to, size_t bytes) {
   const Thread& self = pool[block.current];
   if ((self.lanes >> lane & 1) == 0) {
     fail(" shuffles from lane " + std::to_string(lane) + ", which does not take part in " +
@@ -310,7 +283,7 @@ const void* received(int lane) {
   }
   // Its own generation: other lanes may have met more often. It has not been released since.
   const Thread& other = pool[block.current / kWarp * kWarp + lane];
-  return other.payload[(other.generation - 1) % 2];
+  copy(to, other.payload[(other.generation - 1) % 2], bytes);
 }
 
 const char* run(void (*body)(const Problem&), const Problem& problem, int64_t blocks, int threads,
@@ -319,22 +292,32 @@ const char* run(void (*body)(const Problem&), const Problem& problem, int64_t bl
     pool = std::vector<Thread>(threads);
   }
   std::mt19937_64 random(schedule.seed);
-  for (int64_t b = 0; b < blocks; ++b) {
+  std::vector<std::unique_ptr<unsigned char[]>> kept;
+  bool is_sound = true;
+  races::begin_launch(threads);
+  for (int64_t b = 0; b < blocks && is_sound; ++b) {
     // Memory of its own for every block, so that the sanitizers see its end.
-    const std::unique_ptr<unsigned char[]> shared(new unsigned char[shared_bytes]);
-    std::memset(shared.get(), schedule.fill, shared_bytes);
+    std::unique_ptr<unsigned char[]> shared(new unsigned char[shared_bytes]);
+    for (size_t i = 0; i < shared_bytes; ++i) {
+      shared[i] = static_cast<unsigned char>(schedule.fill >> i % 4 * 8);
+    }
     block.body = body;
     block.problem = &problem;
     block.index = b;
     block.count = blocks;
     block.threads = threads;
     block.shared = shared.get();
+    block.shared_bytes = shared_bytes;
     block.failed = false;
-    if (!run_block(random)) {
-      return message.c_str();
+    races::begin_block();
+    is_sound = run_block(random);
+    banks::end_block();
+    if (races::kAreWatched) {  // nothing orders the end of a block and the start of another
+      kept.push_back(std::move(shared));
     }
   }
-  return nullptr;
+  races::end_launch();
+  return is_sound ? nullptr : message.c_str();
 }
 
 }  // namespace torchdet::emulation

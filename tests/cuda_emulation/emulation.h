@@ -4,20 +4,22 @@
 // collective; blocks follow one another. The order is a choice of the caller (forward, reverse,
 // random, where warps also overtake each other): a result that changes with it means that a barrier
 // is missing. Shared memory is a heap block of exactly the launched size, filled with a pattern:
-// bytes 0xff are NaN and -1. These end the run with a message: a collective at which the lanes that
-// it names do not all meet, or do not name the same lanes; a thread that calls one without being
-// named; a shuffle from a lane that does not take part; a block barrier that some threads never
-// reach.
+// words 0xffffffff are NaN and -1, 0x7fffffff NaN and the largest integer. These end the run with a
+// message: a collective at which the lanes that it names do not all meet, or do not name the same
+// lanes; a thread that calls one without being named; a shuffle from a lane that does not take
+// part; a block barrier that some threads never reach.
 //
-// What it cannot see: a race between threads that a shuffle happens to order, rounding of
-// instructions without a host equivalent, bank conflicts, alignment beyond what the sanitizers
-// check.
+// With ThreadSanitizer it also sees races between threads that a shuffle happens to order
+// (races.h); it counts bank conflicts of accesses by load_shared and store_shared (banks.h), whose
+// place and alignment it checks. What it cannot see: rounding of instructions without a host
+// equivalent, alignment of other accesses beyond what the sanitizers check.
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <type_traits>
 
 #define TORCHDET_CAPABILITY emulated
 #define TORCHDET_DEVICE [[gnu::always_inline]] inline
@@ -30,8 +32,8 @@ enum class Collective { kNone, kSyncBlock, kSyncWarp, kShuffle, kShuffleXor, kAn
 
 struct Schedule {
   Order order = Order::kForward;
-  uint64_t seed = 0;  // of the random order
-  unsigned char fill = 0xff;
+  uint64_t seed = 0;           // of the random order
+  uint32_t fill = 0xffffffff;  // the words of shared memory before a block writes them
 };
 // How the next launches of this thread run, and what went wrong in the last one ("" if nothing).
 inline thread_local Schedule schedule;
@@ -45,9 +47,11 @@ int64_t block_count();
 int thread_index();
 void* shared_memory();
 // Waits until every thread that takes part has arrived, of a warp the lanes given; the payload of
-// each can be read with received() until the next collective.
+// each can be read with receive() until the next collective.
 void arrive(Collective collective, uint32_t lanes, const void* payload, size_t bytes);
-const void* received(int lane);
+void receive(int lane, void* to, size_t bytes);
+// The running thread accesses shared memory by load_shared or store_shared (banks.h).
+void access(const void* address, size_t bytes);
 
 // Runs body(problem) in all threads; null, or a message that stays valid until the next launch.
 const char* run(void (*body)(const Problem&), const Problem& problem, int64_t blocks, int threads,
@@ -75,7 +79,7 @@ inline void sync_warp(uint32_t lanes = kAllLanes) {
 template <typename T>
 T received_from(int lane) {
   T x;
-  std::memcpy(&x, emulation::received(lane), sizeof(T));
+  emulation::receive(lane, &x, sizeof(T));
   return x;
 }
 // Plain numbers only, as on the device.
@@ -99,10 +103,17 @@ inline bool any_in_warp(bool x, uint32_t lanes = kAllLanes) {
   }
   return any;
 }
-// As wrong as a GPU's may be, so that who needs more bits must work for them.
+// As wrong as a GPU's may be, so that who needs more bits must work for them. Subnormal numbers are
+// 0, before and after, and NaN comes as a GPU writes it: all bits but the sign (those of float64
+// are not documented).
 template <typename T>
 T approximate_reciprocal(T x) {
-  return (1 / x) * (1 + T(sizeof(T) == 4 ? 0x1p-22 : 0x1p-20));
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  const auto flushed = [](T y) {
+    return std::fpclassify(y) == FP_SUBNORMAL ? std::copysign(T(0), y) : y;
+  };
+  const T y = (1 / flushed(x)) * (1 + T(sizeof(T) == 4 ? 0x1p-22 : 0x1p-20));
+  return std::isnan(y) ? std::bit_cast<T>(~Bits(0) >> 1) : flushed(y);
 }
 inline int32_t reduce_maximum_in_warp(int32_t x, uint32_t lanes = kAllLanes) {
   emulation::arrive(emulation::Collective::kMaximum, lanes, &x, sizeof(x));
@@ -118,11 +129,13 @@ T* shared_memory() {
 }
 
 template <typename W>
-W load_shared(const void* from) {
+TORCHDET_DEVICE W load_shared(const void* from) {
+  emulation::access(from, sizeof(W));
   return *static_cast<const W*>(from);
 }
 template <typename W>
-void store_shared(void* to, const W& word) {
+TORCHDET_DEVICE void store_shared(void* to, const W& word) {
+  emulation::access(to, sizeof(W));
   *static_cast<W*>(to) = word;
 }
 

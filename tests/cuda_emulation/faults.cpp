@@ -56,6 +56,49 @@ struct HalfWarps : Faulty {
   }
 };
 
+// A shuffle lets no lane go on before all have written, in any order of threads, but it orders no
+// memory.
+template <bool kBarrier>
+struct ShuffledNeighbour : Faulty {
+  static void run(const Problem& p) {
+    float* shared = shared_memory<float>();
+    const int t = thread_index();
+    shared[t] = static_cast<float>(t);
+    const float zero = shuffle(0.f, 0);
+    if (kBarrier) {
+      sync_warp();
+    }
+    static_cast<float*>(p.out)[t] = shared[t ^ 1] + zero;
+  }
+};
+
+// The same the other way round: a number is overwritten after it is read.
+template <bool kBarrier>
+struct VotedNeighbour : Faulty {
+  static void run(const Problem& p) {
+    float* shared = shared_memory<float>();
+    const int t = thread_index();
+    shared[t] = static_cast<float>(t);
+    sync_warp();
+    const float x = shared[t ^ 1];
+    const bool any = any_in_warp(x > 0);
+    if (kBarrier) {
+      sync_warp();
+    }
+    shared[t] = any ? -1.f : 0.f;
+    static_cast<float*>(p.out)[t] = x;
+  }
+};
+
+// All blocks write to one place.
+struct SameForAllBlocks : Faulty {
+  static void run(const Problem& p) {
+    if (thread_index() == block_index()) {
+      *static_cast<float*>(p.out) = 1;
+    }
+  }
+};
+
 // Collectives of lanes that meet each other any number of times.
 struct LanesApart : Faulty {
   static void run(const Problem& p) {
@@ -151,24 +194,29 @@ extern "C" const char* emulated_fault(const char* name, float* out) {
   Problem p;
   p.out = out;
   const auto is = [&](const char* other) { return std::strcmp(name, other) == 0; };
-  const auto run = [&](auto kernel) {
-    return launch<decltype(kernel)>(p, 1, kThreads * sizeof(float), nullptr);
+  const auto run = [&](auto kernel, unsigned blocks = 1) {
+    return launch<decltype(kernel)>(p, blocks, kThreads * sizeof(float), nullptr);
   };
-  return is("barrier")           ? run(Neighbour<true>())
-         : is("no barrier")      ? run(Neighbour<false>())
-         : is("warp barrier")    ? run(WarpNeighbour<true>())
-         : is("no warp barrier") ? run(WarpNeighbour<false>())
-         : is("whole warp")      ? run(HalfWarps<true>())
-         : is("half warps")      ? run(HalfWarps<false>())
-         : is("lanes apart")     ? run(LanesApart())
-         : is("foreign lane")    ? run(ForeignLane())
-         : is("unnamed caller")  ? run(UnnamedCaller())
-         : is("other lanes")     ? run(OtherLanes())
-         : is("uninitialised")   ? run(Uninitialised())
-         : is("exited lane")     ? run(ExitedLane())
-         : is("diverged")        ? run(DivergedCollectives())
-         : is("skipped barrier") ? run(SkippedBarrier())
-         : is("outside shared")  ? run(OutsideShared())
-         : is("outside global")  ? run(OutsideGlobal())
-                                 : "no such fault";
+  return is("barrier")                    ? run(Neighbour<true>())
+         : is("no barrier")               ? run(Neighbour<false>())
+         : is("warp barrier")             ? run(WarpNeighbour<true>())
+         : is("no warp barrier")          ? run(WarpNeighbour<false>())
+         : is("whole warp")               ? run(HalfWarps<true>())
+         : is("half warps")               ? run(HalfWarps<false>())
+         : is("shuffle, barrier")         ? run(ShuffledNeighbour<true>())
+         : is("shuffle")                  ? run(ShuffledNeighbour<false>())
+         : is("vote, barrier")            ? run(VotedNeighbour<true>())
+         : is("vote")                     ? run(VotedNeighbour<false>())
+         : is("one place for all blocks") ? run(SameForAllBlocks(), 2)
+         : is("lanes apart")              ? run(LanesApart())
+         : is("foreign lane")             ? run(ForeignLane())
+         : is("unnamed caller")           ? run(UnnamedCaller())
+         : is("other lanes")              ? run(OtherLanes())
+         : is("uninitialised")            ? run(Uninitialised())
+         : is("exited lane")              ? run(ExitedLane())
+         : is("diverged")                 ? run(DivergedCollectives())
+         : is("skipped barrier")          ? run(SkippedBarrier())
+         : is("outside shared")           ? run(OutsideShared())
+         : is("outside global")           ? run(OutsideGlobal())
+                                          : "no such fault";
 }

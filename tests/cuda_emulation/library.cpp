@@ -13,9 +13,8 @@ struct EmulatedTensor {
   const int64_t *sizes, *strides;
 };
 
-void emulated_schedule(int order, uint64_t seed, int fill) {
-  emulation::schedule = {static_cast<emulation::Order>(order), seed,
-                         static_cast<unsigned char>(fill)};
+void emulated_schedule(int order, uint64_t seed, uint32_t fill) {
+  emulation::schedule = {static_cast<emulation::Order>(order), seed, fill};
 }
 
 // The kernels of the class "large", in the order in which they run.

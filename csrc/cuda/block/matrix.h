@@ -12,14 +12,18 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// As many numbers as one word holds.
+// As many numbers as one word holds; load() and store() are those of shared memory.
 template <typename V>
 struct alignas(sizeof(Wide)) Chunk {
   static constexpr int kCount = kWideRows<V>;
   V x[kCount];
 
-  TORCHDET_DEVICE static Chunk load(const V* from) { return *reinterpret_cast<const Chunk*>(from); }
-  TORCHDET_DEVICE void store(V* to) const { *reinterpret_cast<Chunk*>(to) = *this; }
+  TORCHDET_DEVICE static Chunk load(const V* from) { return load_shared<Chunk>(from); }
+  TORCHDET_DEVICE void store(V* to) const { store_shared(to, *this); }
+  TORCHDET_DEVICE static Chunk load_global(const V* from) {
+    return *reinterpret_cast<const Chunk*>(from);
+  }
+  TORCHDET_DEVICE void store_global(V* to) const { *reinterpret_cast<Chunk*>(to) = *this; }
 };
 
 template <typename V>
@@ -241,7 +245,8 @@ class BlockMatrix {
         TORCHDET_UNROLL
         for (int w = 0; w < kWords; ++w) {
           if (i < n_ && lane + w * kWarpSize < words) {
-            chunk[t][w] = Chunk<V>::load(from + i * stride + (lane + w * kWarpSize) * kCount);
+            const V* const word = from + i * stride + (lane + w * kWarpSize) * kCount;
+            chunk[t][w] = kCopy ? Chunk<V>::load_global(word) : Chunk<V>::load(word);
           }
         }
       }
