@@ -138,6 +138,12 @@ def test_a_race_or_uninitialised_memory_shows_in_the_result(fault):
     assert len(outcomes(fault)) > 1
 
 
+@pytest.mark.parametrize("fault", ("shuffle", "vote"))
+def test_a_race_that_a_collective_happens_to_order_does_not_show(fault):
+    # It does in test_cuda_sanitizers.py.
+    assert len(outcomes(fault)) == 1
+
+
 @pytest.mark.parametrize("sound", ("barrier", "warp barrier", "whole warp"))
 def test_with_its_barrier_the_same_kernel_always_gives_one_result(sound):
     assert len(outcomes(sound)) == 1

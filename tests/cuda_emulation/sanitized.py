@@ -1,7 +1,8 @@
 """Runs every kernel once; started with the sanitizers loaded (test_cuda_sanitizers.py).
 
 The address sanitizer watches shared memory, workspace and the arrays of numpy, which all have
-exactly the size that the kernels were promised.
+exactly the size that the kernels were promised. The thread sanitizer takes the threads of CUDA for
+threads (races.h).
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ import sys
 import emulated
 from problems import arguments
 
-ORDERS = (1, 2, 3, 4, 5, 7, 8, 12, 16, 27, 32, 33, 40, 67)
+ORDERS = {
+    "address,undefined": (1, 2, 3, 4, 5, 7, 8, 12, 16, 27, 32, 33, 40, 67),
+    "thread": (1, 3, 4, 5, 8, 12, 16, 27, 32, 33, 40),
+}
 BATCH = 9
 
 
 def main() -> int:
-    """Runs what the command line names: fault FAULT, or nothing for all kernels."""
-    if len(sys.argv) > 1:
-        emulated.fault(sys.argv[2])
+    """Runs what the command line names: SANITIZER fault FAULT, or SANITIZER for all kernels."""
+    sanitizer, *fault = sys.argv[1:]
+    if fault:
+        emulated.fault(fault[1])
         return 0
     for operator in emulated.OPERATORS + emulated.FURTHER_OPERATORS:
         for dtype in emulated.DTYPES:
-            for n in ORDERS:
+            for n in ORDERS[sanitizer]:
                 args = arguments(operator, n, dtype, BATCH)
                 emulated.run(operator, *args)
                 if n <= 5 and operator in emulated.OPERATORS:
