@@ -187,3 +187,11 @@ def test_lanes_of_a_warp_may_meet_on_their_own():
     for order in emulated.ORDERS:
         emulated.schedule(order, 1)
         assert emulated.fault("lanes apart").tolist() == warp(0) + warp(32)
+
+
+def test_numbers_that_are_not_normal_have_the_reciprocals_of_a_gpu():
+    # Of NaN, 2^-140, -2^-140, -2^127, whose reciprocal is subnormal, 0 and infinity.
+    got = emulated.fault("reciprocals")[:6]
+    assert got.view(np.uint32)[0] == emulated.GPU_NAN
+    expected = np.array([np.inf, -np.inf, -0.0, np.inf, 0.0], np.float32)
+    assert_same_bits((got[1:],), (expected,), "reciprocals")

@@ -1,4 +1,5 @@
 // Kernels that are wrong on purpose, one for each kind of fault that the emulation must show.
+#include <cmath>
 #include <cstring>
 
 #include "device.h"
@@ -87,6 +88,15 @@ struct VotedNeighbour : Faulty {
     }
     shared[t] = any ? -1.f : 0.f;
     static_cast<float*>(p.out)[t] = x;
+  }
+};
+
+// What a GPU's reciprocal makes of numbers that are not normal.
+struct Reciprocals : Faulty {
+  static void run(const Problem& p) {
+    const int t = thread_index();
+    const float x[] = {std::nanf(""), 0x1p-140f, -0x1p-140f, -0x1p127f, 0.f, INFINITY};
+    static_cast<float*>(p.out)[t] = approximate_reciprocal(x[t % 6]);
   }
 };
 
@@ -208,6 +218,7 @@ extern "C" const char* emulated_fault(const char* name, float* out) {
          : is("vote, barrier")            ? run(VotedNeighbour<true>())
          : is("vote")                     ? run(VotedNeighbour<false>())
          : is("one place for all blocks") ? run(SameForAllBlocks(), 2)
+         : is("reciprocals")              ? run(Reciprocals())
          : is("lanes apart")              ? run(LanesApart())
          : is("foreign lane")             ? run(ForeignLane())
          : is("unnamed caller")           ? run(UnnamedCaller())
