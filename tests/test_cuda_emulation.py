@@ -20,10 +20,11 @@ from problems import arguments
 MISSING = emulated.missing()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
-# A member of every class and every instantiation: orders at the ends of threads (1..4), of 8, 16
-# and 32 numbers per lane, and of blocks: with whole and broken words and panels, and with two and
-# three rows of a panel to a lane.
-ORDERS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 40, 67)
+# A member of every class and every instantiation: orders at the ends of threads (4, 5, 8 and 12), of
+# 8, 16 and 32 numbers per lane, and of blocks: with whole and broken words and panels, and with two
+# and three rows of a panel to a lane. In threads, matrices of an odd number of numbers (5), of an
+# odd number of words (6), and of an even one (8, 12).
+ORDERS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 13, 16, 17, 32, 33, 40, 67)
 
 
 def batch_of(n: int) -> int:
