@@ -12,6 +12,11 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
+// Blocks that an SM has room for: each of its four schedulers has 512 registers for every lane.
+constexpr int blocks_per_sm(int registers, int threads) {
+  return 4 * kWarpSize * std::min(512 / registers, 8) / threads;
+}
+
 // Kernel::run_fast(p, matrices): whether the thread's matrix is done. Kernel::run_slowly(team, p, b,
 // eq): a matrix that is not, by the warp.
 template <typename V, int N, typename Kernel>
@@ -67,7 +72,10 @@ template <typename V, int N>
 struct ThreadEliminationDeterminants
     : ThreadEliminationKernel<V, N, ThreadEliminationDeterminants<V, N>> {
   using Base = ThreadEliminationKernel<V, N, ThreadEliminationDeterminants<V, N>>;
-  static constexpr int kBlocksPerSm = 1;
+  // The matrix, and what else the compiler needs.
+  static constexpr int kBlocksPerSm = blocks_per_sm(
+      N * N * sizeof(V) / 4 + (sizeof(V) == 16 ? 72 : sizeof(RealOf<V>) == 8 ? 54 : 36),
+      Base::kThreads);
 
   TORCHDET_DEVICE static bool run_fast(const Problem& p, const StagedMatrices<V, N>& matrices) {
     V a[N * N];
@@ -102,7 +110,9 @@ template <typename V, int N>
 struct ThreadEliminationCofactors
     : ThreadEliminationKernel<V, N, ThreadEliminationCofactors<V, N>> {
   using Base = ThreadEliminationKernel<V, N, ThreadEliminationCofactors<V, N>>;
-  static constexpr int kBlocksPerSm = 1;
+  // The matrix, its pivots, and what else the compiler needs.
+  static constexpr int kBlocksPerSm =
+      blocks_per_sm((N * N + N) * sizeof(V) / 4 + (sizeof(V) == 16 ? 72 : 36), Base::kThreads);
 
   TORCHDET_DEVICE static bool run_fast(const Problem& p, const StagedMatrices<V, N>& matrices) {
     using R = RealOf<V>;
