@@ -3,26 +3,26 @@
 //
 // The pivot of a column is the entry that is largest beside z_i, the sum of the magnitudes of its
 // row of A, rounded down to a power of two. So elimination is that of the rows a_i / z_i, with
-// entries below 2 and multipliers of at most 1 (2 where complex, in pivot_size): step k finds rows
-// below 2 z_i 3^k, and a column j below 2 z_i w_j 3^k, where w_j = max_i |a_ij| / z_i is the size of
-// column j. The scale of a column changes nothing in elimination.
+// entries below 2 and multipliers of at most 1 (2 where complex, in pivot_size). With w_j = max_i
+// |a_ij| / z_i, the size of column j, step k finds entries below z_i w_j 3^k.
 //
-// When the result can be trusted. The error unit (tests/units.py) allows an error of n eps in a
-// number of the frame of math/equilibrate.h, in which a_ij is in units of 2^(r_i + c_j), with z_i <=
-// 8 n 2^r_i and w_j <= 2^(c_j + 1). Rounding is within that at any scaling of rows and columns. What
-// is left is underflow, which costs t, the smallest subnormal number. The rules are, with E the
-// largest exponent of the format,
-//     2^-kFar <= z_i,  S = sum z_i <= 2^kFar,  S <= 2^kNear min z_i,  w_j >= 2^-kNear 3^(1-n),
-//     kFar = 5 E / 16,  kNear = 3 E / 16.                                                     (1)
-// LU: an underflow in the update of a_ij is an error of t in it, 2^4 n t / (z_i w_j) in the frame.
-// An underflow of a multiplier l_ik is one of t u_k, t z_k 3^k / z_i in the frame. Gauss-Jordan:
-// numbers of E (below) are in units of z_i / z_k, which changes t as a multiplier's does; the
-// products of its last step are in units of z_i w_n z_n / z_k. With (1) all of these are less than
-// 2^9 n 3^n 2^(kFar + 2 kNear) t, which is eps 2^-3 for float at n = 12, and far less elsewhere:
-// 2^9 12 3^12 2^(39 + 46 - 149) = 2^-32.4.
-//     w_j need not be looked at: the pivot of column j is below 2 z_i w_j 3^j, so pivots of at least
-// 2^(1 - kNear) z_i prove (1) for their columns. The last one does not: it is 0, or what rounding
-// has left of 0, where the matrix is singular, so w_n is formed from A.
+// When the result can be trusted. In the frame of math/equilibrate.h entry a_ij is in units of
+// 2^(r_i + c_j) >= z_i w_j / (16 n), since z_i <= 2 n 2^r_i and w_j <= 2^(c_j + 3). Rounding
+// commutes with scaling by powers of two, so what is left to look at is underflow, which costs t,
+// the smallest subnormal number. The rules are, with E the largest exponent of the format,
+//     2^-kFar <= z_i,  S = sum z_i <= 2^kFar,  S <= 2^kNear min z_i,
+//     w_j >= 2^(1-kNear) 3^(1-n),  w_n >= 2^(1-kNear),                                          (1)
+//     kFar = 5 E / 16,  kNear = 3 E / 16.
+// LU: an underflow in one of the n updates of a_ij is an error of t in it, and all of them are 16
+// n^2 t / (z_i w_j) in the frame, below 2^-58 for float at n = 12. One of the multiplier l_ik is an
+// error of t u_k in a_ik, or t z_k 3^k / z_i beside z_i w_k, which is less. Gauss-Jordan: numbers
+// of E (below) are in units of z_i / z_k, and those of its last step in units of z_i w_n z_n / z_k,
+// so that t costs 16 n t 2^(kFar + 2 kNear), below 2^-56 for float at n = 12. Lower orders and
+// other formats have more room. The error unit (tests/units.py) is that of an error of n eps in the
+// frame; and of n^2 eps^2 > 2^-39 in the product of two factors of a cofactor that are both 0.
+//     w_j need not be looked at: the pivot of column j is below z_i w_j 3^j, so pivots of at least
+// 2^(1-kNear) z_i prove (1) for their columns. The last one does not: it is 0, or what rounding has
+// left of 0, where the matrix is singular, so w_n is formed from A.
 //
 // Overflow: pivots are below 2^(kFar + 1) 3^11 < 2^(E/2), as Pivot asks for. NaN and infinity in A
 // make S so.
@@ -50,8 +50,7 @@ class Sizes {
 
   TORCHDET_DEVICE bool are_trusted() const {
     return sum_ <= exact_pow2<R>(kFar) && least_row_ >= exact_pow2<R>(-kFar) &&
-           sum_ <= least_row_ * exact_pow2<R>(kNear) &&
-           least_column_ >= exact_pow2<R>(1 - kNear);
+           sum_ <= least_row_ * exact_pow2<R>(kNear) && least_column_ >= exact_pow2<R>(1 - kNear);
   }
 
  private:

@@ -17,8 +17,8 @@ constexpr int blocks_per_sm(int registers, int threads) {
   return 4 * kWarpSize * std::min(512 / registers, 8) / threads;
 }
 
-// Kernel::run_fast(p, matrices): whether the thread's matrix is done. Kernel::run_slowly(team, p, b,
-// eq): a matrix that is not, by the warp.
+// Kernel::run_fast(p, matrices): whether the thread's matrix is done. Kernel::run_slowly(team, p,
+// b, eq): a matrix that is not, by the warp.
 template <typename V, int N, typename Kernel>
 struct ThreadEliminationKernel {
   using Matrices = StagedMatrices<V, N>;
@@ -73,9 +73,11 @@ struct ThreadEliminationDeterminants
     : ThreadEliminationKernel<V, N, ThreadEliminationDeterminants<V, N>> {
   using Base = ThreadEliminationKernel<V, N, ThreadEliminationDeterminants<V, N>>;
   // The matrix, and what else the compiler needs.
-  static constexpr int kBlocksPerSm = blocks_per_sm(
-      N * N * sizeof(V) / 4 + (sizeof(V) == 16 ? 72 : sizeof(RealOf<V>) == 8 ? 54 : 36),
-      Base::kThreads);
+  static constexpr int kBlocksPerSm =
+      blocks_per_sm(N * N * sizeof(V) / 4 + (sizeof(V) == 16          ? 72
+                                             : sizeof(RealOf<V>) == 8 ? 54
+                                                                      : 36),
+                    Base::kThreads);
 
   TORCHDET_DEVICE static bool run_fast(const Problem& p, const StagedMatrices<V, N>& matrices) {
     V a[N * N];
@@ -98,8 +100,8 @@ struct ThreadEliminationDeterminants
     const RealOf<V> sign = matrix.factor();
     const Scaled<V> d = matrix.product();
     if (thread_index() % kWarpSize == 0) {
-      write_determinant(
-          p, b, Scaled<V>{add_poison(d.mantissa * sign, eq.poison), d.exponent + eq.total});
+      write_determinant(p, b,
+                        Scaled<V>{add_poison(d.mantissa * sign, eq.poison), d.exponent + eq.total});
     }
     sync_warp();
   }
@@ -132,8 +134,8 @@ struct ThreadEliminationCofactors
     Scaled<V> factor =
         gradient_factor(p.op, grad, product * elimination.last_pivot(), I(0)) * product;
     constexpr int kReach = F::kMaxExponent - 3;
-    bool is_trusted = elimination.is_trusted() && factor.exponent <= kReach &&
-                      factor.exponent >= -kReach;
+    bool is_trusted =
+        elimination.is_trusted() && factor.exponent <= kReach && factor.exponent >= -kReach;
     const I reach = is_trusted ? factor.exponent : I(0), half = reach >> 1;
     R check = 0, least = std::numeric_limits<R>::max();
     TORCHDET_UNROLL

@@ -1,10 +1,10 @@
 // Matrices of the class "thread" from order 5 on, in the shared memory of their warp.
 //
-// A warp owns 32 neighbouring matrices, a slice of shared memory, and in it a place for each matrix.
-// Global memory sees 16-byte words and whole lines. So do the threads, each of which reads its own
-// matrix: places are an odd number of words apart, which spreads any eight threads over all banks.
-// Where no whole words make a matrix, the number of its entries is odd, and so is the distance of
-// places in numbers.
+// A warp owns 32 neighbouring matrices, a slice of shared memory, and in it a place for each
+// matrix. Global memory sees 16-byte words and whole lines. So do the threads, each of which reads
+// its own matrix: places are an odd number of words apart, which spreads any eight threads over all
+// banks. Where no whole words make a matrix, the number of its entries is odd, and so is the
+// distance of places in numbers.
 #pragma once
 
 #include "../results.h"
@@ -96,9 +96,7 @@ class StagedMatrices {
  private:
   static constexpr int kWords = kWarpSize * kEntries / kPerWord;  // of the warp
 
-  TORCHDET_DEVICE int64_t index_of(int t) const {
-    return first_ + (t < active_ ? t : active_ - 1);
-  }
+  TORCHDET_DEVICE int64_t index_of(int t) const { return first_ + (t < active_ ? t : active_ - 1); }
   TORCHDET_DEVICE static int place_of_word(int w) {
     constexpr int kEach = kIsWide ? kEntries / kPerWord : 1;  // words of a matrix
     return kIsWide ? w / kEach * (kStride / kPerWord) + w % kEach : w;
