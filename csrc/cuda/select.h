@@ -18,6 +18,9 @@ constexpr SizeClass kCudaSizeClasses[] = {
 // The last order of the classes that have a kernel for each order.
 constexpr int64_t kLargestSmall = kCudaSizeClasses[1].largest_n;
 
+// The largest order of the class "thread" that has formulas of its own; above is elimination.
+constexpr int kLargestClosedThread = 4;
+
 // The largest orders of the class "thread": what a thread's registers hold. A second derivative has
 // three matrices.
 constexpr int largest_thread(Op op, Dtype dtype) {
@@ -26,7 +29,7 @@ constexpr int largest_thread(Op op, Dtype dtype) {
     case Op::kDetBackwardJvp:
     case Op::kSlogdetHvp:
     case Op::kDetJet:
-      return 4;
+      return kLargestClosedThread;
     default:
       return dtype == Dtype::kFloat ? 12 : dtype == Dtype::kComplexDouble ? 5 : 8;
   }
@@ -44,8 +47,10 @@ constexpr Choice select_cuda(Op op, Dtype dtype, int64_t n) {
   while (n > largest[i]) {
     ++i;
   }
-  constexpr const char* kFiles[] = {"csrc/cuda/thread/kernels.h", "csrc/cuda/warp/kernels.h",
-                                    "csrc/cuda/block/kernels.h", "csrc/cuda/large/kernels.h"};
+  const char* const kFiles[] = {
+      n <= kLargestClosedThread ? "csrc/cuda/thread/kernels.h"
+                                : "csrc/cuda/thread/elimination_kernels.h",
+      "csrc/cuda/warp/kernels.h", "csrc/cuda/block/kernels.h", "csrc/cuda/large/kernels.h"};
   const bool is_hvp = op == Op::kDetHvp || op == Op::kDetBackwardJvp;
   const char* const file = op == Op::kSlogdetHvp
                                ? i < 3 ? "csrc/cuda/slogdet_hvp.h" : "csrc/cuda/ops_cuda.cpp"

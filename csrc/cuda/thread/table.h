@@ -8,16 +8,13 @@
 
 namespace torchdet {
 
-// The largest order of the kernels of thread/kernels.h.
-constexpr int kLargestClosed = 4;
-
 template <Dtype kDtype>
 void add_thread_kernels(CudaKernelTable& table) {
   using V = NumberOf<kDtype>;
   CudaKernels* const kernels = table.small[static_cast<int>(kDtype)];
   for_orders<largest_thread(Op::kDet, kDtype)>([&](auto order) {
     constexpr int N = decltype(order)::value;
-    if constexpr (N <= kLargestClosed) {
+    if constexpr (N <= kLargestClosedThread) {
       kernels[N].determinants = make_kernel<ThreadDeterminants<V, N>>();
     } else {
       kernels[N].determinants = make_kernel<ThreadEliminationDeterminants<V, N>>();
@@ -25,7 +22,7 @@ void add_thread_kernels(CudaKernelTable& table) {
   });
   for_orders<largest_thread(Op::kCofactor, kDtype)>([&](auto order) {
     constexpr int N = decltype(order)::value;
-    if constexpr (N <= kLargestClosed) {
+    if constexpr (N <= kLargestClosedThread) {
       kernels[N].cofactors = make_kernel<ThreadCofactors<V, N>>();
     } else {
       kernels[N].cofactors = make_kernel<ThreadEliminationCofactors<V, N>>();
