@@ -20,10 +20,11 @@ from problems import NOT_FINITE, arguments
 MISSING = emulated.missing()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
-# A member of every class and every instantiation: orders at the ends of threads (1..4), of 8, 16
-# and 32 numbers per lane, and of blocks: with whole and broken words and panels, and with two and
-# three rows of a panel to a lane.
-ORDERS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 40, 67)
+# A member of every class and every instantiation: orders at the ends of threads (4, 5, 8, 12), of
+# 8, 16 and 32 numbers per lane, and of blocks: with whole and broken words and panels, and with two
+# and three rows of a panel to a lane. In threads, matrices of an odd number of numbers (5), of an
+# odd number of words (6), and of an even one (8, 12).
+ORDERS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 13, 16, 17, 32, 33, 40, 67)
 
 
 def batch_of(n: int) -> int:
@@ -88,6 +89,38 @@ def test_a_gradient_that_is_not_given_is_one(n):
     ones = np.ones(9, np.float32)
     expected = emulated.run("slogdet_backward", A, ones)
     assert_same_bits(emulated.run("slogdet_backward", A), expected, "no gradient")
+
+
+# Orders of matrices that one thread eliminates.
+ELIMINATED = {
+    "float32": (5, 6, 7, 8, 9, 10, 11, 12),
+    "float64": (5, 6, 7, 8),
+    "complex64": (5, 6, 7, 8),
+    "complex128": (5,),
+}
+
+
+@pytest.mark.parametrize("operator", ("det", "slogdet", "cofactor", "slogdet_backward"))
+@pytest.mark.parametrize(
+    ("dtype", "n"), [(d, n) for d, orders in ELIMINATED.items() for n in orders]
+)
+def test_powers_of_two_in_rows_change_no_bit_of_a_mantissa(operator, n, dtype):
+    # Rows are weighed by powers of two, so every pivot is the same, and every rounding.
+    args = arguments(operator, n, dtype, 8)
+    shift = np.random.default_rng(n).integers(-9, 10, (8, n))
+    A = np.ldexp(args[0].real, shift[:, :, None])
+    if dtype.startswith("c"):
+        A = A + 1j * np.ldexp(args[0].imag, shift[:, :, None])
+    got = emulated.run(operator, A.astype(dtype), *args[1:])[0]
+    expected = emulated.run(operator, *args)[0]
+    # det(DA) = det(D) det(A), C(DA) = det(D) D^-1 C(A), (DA)^-T = D^-1 A^-T; the sign stays.
+    total = shift.sum(1) * (operator in ("det", "cofactor"))
+    moved = (
+        np.float64(2) ** total
+        if got.ndim == 1
+        else np.exp2(total[:, None, None] - shift[:, :, None])
+    )
+    assert_same_bits((got,), ((expected * moved).astype(dtype),), "rows")
 
 
 @pytest.mark.parametrize("n", range(1, 37))

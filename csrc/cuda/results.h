@@ -65,17 +65,21 @@ TORCHDET_DEVICE V gradient(const Problem& p, int64_t b) {
 // kCofactor; conj(grad) 2^total for kDetBackward, since grad conj(C) = conj(conj(grad) C);
 // conj(grad) / d for kSlogdetBackward, since A^-T = C(A) / det(A).
 template <typename V>
-TORCHDET_DEVICE Scaled<V> gradient_factor(const Problem& p, int64_t b, Scaled<V> d,
-                                          IntegerOf<V> total) {
-  if (p.op == Op::kCofactor) {
+TORCHDET_DEVICE Scaled<V> gradient_factor(Op op, V grad, Scaled<V> d, IntegerOf<V> total) {
+  if (op == Op::kCofactor) {
     return {one<V>(), total};
   }
-  Scaled<V> factor = normalise(conj(gradient<V>(p, b)), total);
-  if (p.op == Op::kSlogdetBackward) {
+  Scaled<V> factor = normalise(conj(grad), total);
+  if (op == Op::kSlogdetBackward) {
     factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
     factor.exponent = factor.exponent - d.exponent - total;
   }
   return factor;
+}
+template <typename V>
+TORCHDET_DEVICE Scaled<V> gradient_factor(const Problem& p, int64_t b, Scaled<V> d,
+                                          IntegerOf<V> total) {
+  return gradient_factor(p.op, p.op == Op::kCofactor ? one<V>() : gradient<V>(p, b), d, total);
 }
 
 }  // namespace TORCHDET_CAPABILITY

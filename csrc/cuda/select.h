@@ -8,7 +8,7 @@ namespace torchdet {
 // Shared memory bounds the class "block": the launch compares what a kernel needs with what the
 // device has. The order given is that of float32 second derivatives in 227 KB.
 constexpr SizeClass kCudaSizeClasses[] = {
-    {"thread", 4, "one matrix per thread, in registers", "memory is the limit, no thread waits"},
+    {"thread", 12, "one matrix per thread, in registers", "memory is the limit, no thread waits"},
     {"warp", 32, "one matrix per warp or part of a warp", "a column to a lane, in registers"},
     {"block", 167, "one matrix per block, in shared memory", "fits in the shared memory"},
     {"large", std::numeric_limits<int64_t>::max(), "torch's LU between two kernels",
@@ -18,9 +18,21 @@ constexpr SizeClass kCudaSizeClasses[] = {
 // The last order of the classes that have a kernel for each order.
 constexpr int64_t kLargestSmall = kCudaSizeClasses[1].largest_n;
 
-// The largest orders of the class "thread": what a thread's registers hold.
-constexpr int largest_thread(Op, Dtype) {
-  return 4;
+// The largest order of the class "thread" that has formulas of its own; above is elimination.
+constexpr int kLargestClosedThread = 4;
+
+// The largest orders of the class "thread": what a thread's registers hold. A second derivative has
+// three matrices.
+constexpr int largest_thread(Op op, Dtype dtype) {
+  switch (op) {
+    case Op::kDetHvp:
+    case Op::kDetBackwardJvp:
+    case Op::kSlogdetHvp:
+    case Op::kDetJet:
+      return kLargestClosedThread;
+    default:
+      return dtype == Dtype::kFloat ? 12 : dtype == Dtype::kComplexDouble ? 5 : 8;
+  }
 }
 // The largest orders of the class "warp": what a warp's registers hold.
 constexpr int largest_warp(Op, Dtype) {
@@ -35,8 +47,10 @@ constexpr Choice select_cuda(Op op, Dtype dtype, int64_t n) {
   while (n > largest[i]) {
     ++i;
   }
-  constexpr const char* kFiles[] = {"csrc/cuda/thread/kernels.h", "csrc/cuda/warp/kernels.h",
-                                    "csrc/cuda/block/kernels.h", "csrc/cuda/large/kernels.h"};
+  const char* const kFiles[] = {
+      n <= kLargestClosedThread ? "csrc/cuda/thread/kernels.h"
+                                : "csrc/cuda/thread/elimination_kernels.h",
+      "csrc/cuda/warp/kernels.h", "csrc/cuda/block/kernels.h", "csrc/cuda/large/kernels.h"};
   const bool is_hvp = op == Op::kDetHvp || op == Op::kDetBackwardJvp;
   const char* const file = op == Op::kSlogdetHvp
                                ? i < 3 ? "csrc/cuda/slogdet_hvp.h" : "csrc/cuda/ops_cuda.cpp"

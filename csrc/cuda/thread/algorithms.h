@@ -82,11 +82,9 @@ TORCHDET_DEVICE bool bring_up_pivot(V* a, int k, int first, int* label, RealOf<V
   return odd;
 }
 
-// One step of elimination below row k, the multipliers left in place; the pivot.
+// One step of elimination below row k, by the pivot there; the multipliers are left in place.
 template <int N, typename V>
-TORCHDET_DEVICE V eliminate_below(V* a, int k) {
-  const V u = a[k * N + k];
-  const Pivot<V> pivot(u);
+TORCHDET_DEVICE void eliminate_below(V* a, int k, const Pivot<V>& pivot) {
   TORCHDET_UNROLL
   for (int i = k + 1; i < N; ++i) {
     const V l = a[i * N + k] = pivot.quotient(a[i * N + k]);
@@ -95,7 +93,6 @@ TORCHDET_DEVICE V eliminate_below(V* a, int k) {
       a[i * N + j] = fnma(l, a[k * N + j], a[i * N + j]);
     }
   }
-  return u;
 }
 
 // det of a, which is overwritten, and whether it can be trusted, in any scaling of rows and
@@ -148,7 +145,9 @@ TORCHDET_DEVICE bool plain_determinant(V* a, V& value) {
       TORCHDET_UNROLL
       for (int k = 0; k < N - 2; ++k) {
         odd = odd != bring_up_pivot<N>(a, k, k, nullptr, row_size);
-        product = product * eliminate_below<N>(a, k);
+        const V u = a[k * N + k];
+        eliminate_below<N>(a, k, Pivot<V>(u));
+        product = product * u;
       }
       value = expand(term) * (odd ? -product : product);
       term = term * product;
@@ -256,7 +255,8 @@ TORCHDET_DEVICE bool plain_cofactors(V* a, bool wants_inverse, V& factor, V* y, 
     TORCHDET_UNROLL
     for (int k = 0; k < N - 1; ++k) {
       odd = odd != bring_up_pivot<N>(a, k, 0, row_index, nullptr);
-      const V u = eliminate_below<N>(a, k);
+      const V u = a[k * N + k];
+      eliminate_below<N>(a, k, Pivot<V>(u));
       smallest = minimum(smallest, component_size(u));
       d = d * u;
     }

@@ -3,6 +3,7 @@
 
 #include "../make_kernel.h"
 #include "../slogdet_hvp.h"
+#include "elimination_kernels.h"
 #include "kernels.h"
 
 namespace torchdet {
@@ -13,11 +14,19 @@ void add_thread_kernels(CudaKernelTable& table) {
   CudaKernels* const kernels = table.small[static_cast<int>(kDtype)];
   for_orders<largest_thread(Op::kDet, kDtype)>([&](auto order) {
     constexpr int N = decltype(order)::value;
-    kernels[N].determinants = make_kernel<ThreadDeterminants<V, N>>();
+    if constexpr (N <= kLargestClosedThread) {
+      kernels[N].determinants = make_kernel<ThreadDeterminants<V, N>>();
+    } else {
+      kernels[N].determinants = make_kernel<ThreadEliminationDeterminants<V, N>>();
+    }
   });
   for_orders<largest_thread(Op::kCofactor, kDtype)>([&](auto order) {
     constexpr int N = decltype(order)::value;
-    kernels[N].cofactors = make_kernel<ThreadCofactors<V, N>>();
+    if constexpr (N <= kLargestClosedThread) {
+      kernels[N].cofactors = make_kernel<ThreadCofactors<V, N>>();
+    } else {
+      kernels[N].cofactors = make_kernel<ThreadEliminationCofactors<V, N>>();
+    }
   });
   for_orders<largest_thread(Op::kDetHvp, kDtype)>([&](auto order) {
     constexpr int N = decltype(order)::value;
