@@ -1,0 +1,21 @@
+"""A model of one SM that predicts how fast the CUDA kernels are, from their machine code.
+
+It has three steps. launches.py asks the sources which kernel serves an operator and with what
+parameters. execution.py runs the SASS of one warp on usual matrices, instruction by instruction
+(warp.py, operations.py, floating_point.py, memory.py), and checks the results: so the path through
+the code, the addresses, bank conflicts and bytes are those of the kernel, whatever it is. No table
+says which branches are taken or how often a loop runs. simulator.py replays what was executed in
+all warps of an SM.
+
+What it prints are predictions. On an H200 fifteen kernels of an earlier commit were measured; the
+model has free parameters that were chosen by their times, and leaves a factor (CALIBRATION in
+predictions.py). It ranks variants of a kernel, and is right within 15 to 20 %; LIMITS says what it
+leaves out. Each run on a GPU is a reason to calibrate anew.
+"""
+
+LIMITS = (
+    "The model knows nothing of: fetching instructions (code beyond 20 to 40 KB is slower), warps "
+    "of a block that do\ndifferent things (the classes block and large), the last blocks of a "
+    "launch, clocks other than 1.98 GHz,\nand shared memory that the driver does not give to "
+    "blocks. Data that lies in a cache counts as read from memory."
+)
