@@ -97,7 +97,7 @@ def check(update: bool, only: str, jobs: int | None) -> int:
     comparisons = compare(records.get(toolchain(), {}), predictions)
     report_pipes(comparisons, console)
     wrong = report(comparisons, console)
-    factors = ", ".join(f"{dtype} {factor}" for dtype, factor in CALIBRATION.items())
+    factors = ", ".join(f"{op} {dtype} {factor}" for (op, dtype), factor in CALIBRATION.items())
     print(f"{len(comparisons)} predictions, {wrong} slower by more than {TOLERANCE:.0%} or not "
           f"recorded.\nTimes are the model's clocks on an H200, times a factor: {factors}.\n"
           f"{LIMITS}")  # fmt: skip

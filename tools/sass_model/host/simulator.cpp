@@ -42,8 +42,11 @@ constexpr double kGlobalBytesPerClock = 16.2;  // an SM's part of what a copy re
 constexpr double kBranchClocks = 8;
 constexpr double kBlockStart = 300;  // from the end of a block to the first instruction of the next
 constexpr double kFirstBlocksApart = 37;
-// Of as many blocks as the SM has at a time: those that pass before and in the measurement.
-constexpr int64_t kWavesBefore = 2, kWavesMeasured = 5;
+// In waves of as many blocks as the SM has at a time: those that pass before the measurement, and
+// after it. It has the more waves the shorter they are: blocks end in bursts, and a wave more or
+// less must not count.
+constexpr int64_t kWavesBefore = 3, kWavesAfter = 2, kLeastWaves = 8, kMostWaves = 40;
+constexpr int64_t kInstructionsMeasured = 40000;  // of a warp, at least
 
 }  // namespace
 
@@ -109,7 +112,8 @@ double clocks_per_block(const Step* trace, int64_t length, int blocks_at_once,
     std::array<double, kPipes> free{};
   };
   const int warps = blocks_at_once * warps_per_block;
-  const int64_t total = blocks_at_once * (kWavesBefore + kWavesMeasured + 1);
+  const int64_t waves = std::clamp(kInstructionsMeasured / length, kLeastWaves, kMostWaves);
+  const int64_t total = blocks_at_once * (kWavesBefore + waves + kWavesAfter);
   std::vector<Warp> warp(warps);
   std::vector<int> warps_left(blocks_at_once);
   std::array<Scheduler, kSchedulers> schedulers{};
@@ -248,7 +252,7 @@ double clocks_per_block(const Step* trace, int64_t length, int blocks_at_once,
     clock = issued || next == std::numeric_limits<double>::max() ? clock + 1
                                                                  : std::max(clock + 1, next);
   }
-  const int64_t first = blocks_at_once * kWavesBefore, measured = blocks_at_once * kWavesMeasured;
+  const int64_t first = blocks_at_once * kWavesBefore, measured = blocks_at_once * waves;
   return (ends[first + measured - 1] - ends[first - 1]) / static_cast<double>(measured);
 }
 }
