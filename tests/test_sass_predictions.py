@@ -126,9 +126,13 @@ def prediction(n: int = 8, clocks: float = 100.0) -> predictions.Prediction:
 
 
 def test_time_and_share_of_a_copy():
-    one = prediction(8, 26.14)  # clocks of one SM of 132 at 1.98 GHz, times 1.11
-    assert one.picoseconds == pytest.approx(111.0, rel=1e-3)
-    assert one.share_of_copy == pytest.approx(65 * 4 / 4.244 / 111.0, rel=1e-3)
+    one = prediction(8, 26.136)  # clocks of one SM of 132 at 1.98 GHz
+    factor = predictions.CALIBRATION["det", "float32"]
+    assert one.picoseconds == pytest.approx(100 * factor, rel=1e-12)
+    assert one.share_of_copy == pytest.approx(65 * 4 / 4.244 / (100 * factor), rel=1e-12)
+    complex_one = one._replace(case=Case("det", "complex64", 8))
+    assert complex_one.picoseconds == one.picoseconds
+    assert complex_one.share_of_copy == pytest.approx(2 * one.share_of_copy, rel=1e-12)
 
 
 @pytest.mark.parametrize(

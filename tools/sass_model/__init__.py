@@ -8,11 +8,12 @@ says which branches are taken or how often a loop runs. simulator.py replays wha
 all warps of an SM.
 
 What it prints are predictions. On an H200 kernels of an earlier commit were measured
-(docs/measurements-cuda.md). From their machine code the model gets what multiplied by one factor for
-each operator and dtype (CALIBRATION in predictions.py) is within 10 % of all 24 times of the class
-warp but one: gradients of order 6 took 1.5 times as long. Its constants were chosen by half of these
-times. So it ranks variants of a kernel, and is right within 15 to 20 %; LIMITS says what it leaves
-out. Each run on a GPU is a reason to calibrate anew.
+(docs/measurements-cuda.md). The model's clocks for their machine code, times a factor for each
+operator and dtype (CALIBRATION in predictions.py), are within 10 % of the 24 times of the class
+warp except one: gradients of order 6 took 1.5 times as long. The model's constants were chosen by
+half of these times. Kernels of the class thread, which the memory bounds, took 1.0 to 1.4 times the
+model's clocks: its memory is ideal. So the model ranks variants of a kernel, and is right within 15
+to 20 %; LIMITS says what it leaves out. Each run on a GPU is a reason to calibrate anew.
 """
 
 LIMITS = (

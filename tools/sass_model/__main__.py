@@ -37,8 +37,9 @@ RECORD = ROOT / "tools/cuda_model.json"
 
 def report(comparisons: Sequence[Comparison], console: Console) -> int:
     """Prints them; how many are slower, or not recorded."""
-    table = Table("case", title="predictions per matrix; nothing here is measured")
-    table.add_column("kernel", no_wrap=True)
+    table = Table(title="predictions per matrix; nothing here is measured")
+    for heading in ("case", "kernel"):
+        table.add_column(heading, no_wrap=True)
     for heading in ("registers", "instructions", "recorded clocks", "clocks", "change", "busiest",
                     "use", "predicted ps", "of copy"):  # fmt: skip
         table.add_column(heading, justify="right")

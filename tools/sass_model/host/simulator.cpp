@@ -3,8 +3,8 @@
 //
 // Four schedulers issue an instruction per clock each, of the oldest warp that can go on: whose
 // stall count has passed, whose barriers are clear, and whose pipe is free. The numbers of this
-// file are public figures of the architecture, or such that the times of fifteen kernels on an H200
-// were met (tools/sass_model/__init__.py says how closely).
+// file are public figures of the architecture, or such that times on an H200 were met
+// (tools/sass_model/__init__.py says how closely).
 #include <algorithm>
 #include <array>
 #include <cstdint>
