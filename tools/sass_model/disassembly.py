@@ -39,8 +39,13 @@ class Instruction:
     address: int
     guard: str | None  # the predicate in front of it: !P0
     opcode: str
-    operands: tuple[str, ...]
+    text: str  # of its operands
     encoding: int
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """One by one."""
+        return split_operands(self.text)
 
     @property
     def base(self) -> str:
@@ -79,7 +84,7 @@ class Instruction:
 
     def __str__(self) -> str:
         guard = f"@{self.guard} " if self.guard else ""
-        return f"/*{self.address:04x}*/ {guard}{self.opcode} {', '.join(self.operands)}"
+        return f"/*{self.address:04x}*/ {guard}{self.opcode} {self.text}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +131,7 @@ def parse(text: str) -> dict[str, Code]:
             encoding = int(upper[1], 16) << 64 | int(found["low"], 16)
             instructions.append(
                 Instruction(int(found["address"], 16), found["guard"], found["opcode"],
-                            split_operands(found["operands"]), encoding)
+                            found["operands"], encoding)
             )  # fmt: skip
         elif re.match(r"^\s+/\*[0-9a-f]{4,}\*/", line):
             raise SassError(f"not understood: {line}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -90,14 +89,24 @@ def cases() -> list[Case]:
     return found
 
 
-def predict(case: Case, unit: Unit, kernel: Kernel) -> Prediction:
-    """Of a kernel in a unit that is compiled.
+def predict_kernel(wanted: Sequence[Case], unit: Unit, kernel: Kernel) -> list[Prediction]:
+    """Of a kernel in a unit that is compiled, at the orders that it serves.
 
     Raises:
         SassError: The model does not know its code.
     """
+    code = disassemble(unit.path("cubin"), [kernel.name])[kernel.name]
+    predictions = []
+    for case in wanted:
+        try:
+            predictions.append(_predict(case, unit, kernel, code))
+        except SassError as error:
+            raise SassError(f"{case.name} ({case.launch().kernel}): {error}") from error
+    return predictions
+
+
+def _predict(case: Case, unit: Unit, kernel: Kernel, code: Code) -> Prediction:
     how = case.launch()
-    code = _code(unit, kernel.name)
     execution = execute(case, how, unit.path("cubin"), code, kernel.shared)
     trace = trace_of(code, execution.steps)
     blocks = blocks_at_once(how.threads, kernel.registers, how.shared_bytes + kernel.shared)
@@ -117,11 +126,6 @@ def predict(case: Case, unit: Unit, kernel: Kernel) -> Prediction:
     )
 
 
-@functools.cache
-def _code(unit: Unit, name: str) -> Code:
-    return disassemble(unit.path("cubin"), [name])[name]
-
-
 def compile_kernels(jobs: int | None = None) -> dict[str, tuple[Unit, Kernel]]:
     """Every kernel of the classes, by its name in the source."""
     wanted = units([ARCHITECTURE], CLASSES)
@@ -139,20 +143,21 @@ def predict_all(wanted: Sequence[Case], jobs: int | None = None) -> Iterator[Pre
         SassError: The model does not know a kernel's code; says which.
     """
     kernels = compile_kernels(jobs)
+    by_kernel: dict[str, list[Case]] = {}
+    for case in wanted:
+        by_kernel.setdefault(case.launch().kernel, []).append(case)
+    for name, served in by_kernel.items():
+        if name not in kernels:
+            raise SassError(f"{served[0].name} is served by {name}, which no unit of the classes "
+                            f"{' and '.join(CLASSES)} has")  # fmt: skip
     with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
-        tasks = {}
-        for case in wanted:
-            name = case.launch().kernel
-            if name not in kernels:
-                raise SassError(f"{case.name} is served by {name}, which no unit of "
-                                f"csrc/cuda/{{{','.join(CLASSES)}}} has")  # fmt: skip
-            tasks[pool.submit(predict, case, *kernels[name])] = case
+        tasks = [
+            pool.submit(predict_kernel, served, *kernels[name])
+            for name, served in by_kernel.items()
+        ]
         try:
             for task in concurrent.futures.as_completed(tasks):
-                try:
-                    yield task.result()
-                except SassError as error:
-                    raise SassError(f"{tasks[task].name}: {error}") from error
+                yield from task.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
