@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import stat
 import sys
 
@@ -22,6 +24,11 @@ from tools.sass_model.operations import OPERATIONS
 from tools.sass_model.warp import CONTROL
 
 # ---- the simulated SM
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(shlex.split(os.environ.get("CXX", "c++"))[0]) is None,
+    reason="the simulator is a C++ program",
+)
 
 
 def trace(pipe: str, length: int, **fields) -> np.ndarray:
@@ -49,6 +56,7 @@ def trace(pipe: str, length: int, **fields) -> np.ndarray:
         ("shared", {"wavefronts": 4}, 16000),
     ),
 )
+@needs_compiler
 def test_a_pipe_bounds_what_uses_only_it(pipe, fields, clocks):
     timing = simulator.simulate(trace(pipe, 1000, **fields), 4, 4)
     assert timing.clocks == pytest.approx(clocks, rel=0.02)
@@ -57,6 +65,7 @@ def test_a_pipe_bounds_what_uses_only_it(pipe, fields, clocks):
     assert timing.instructions == {pipe: 1000}
 
 
+@needs_compiler
 def test_memory_bounds_warps_that_wait_for_it():
     loads = trace("global", 200, wavefronts=4, global_bytes=512, write_barrier=0, waits_for=1)
     timing = simulator.simulate(loads, 16, 4)
@@ -66,6 +75,7 @@ def test_memory_bounds_warps_that_wait_for_it():
     assert simulator.simulate(loads, 4, 4).clocks == pytest.approx(200 * 800 / 4, rel=0.02)
 
 
+@needs_compiler
 def test_two_pipes_work_side_by_side():
     both = np.concatenate([trace("ALU", 500), trace("FMA", 500)])
     both = both[np.arange(1000) // 2 + np.arange(1000) % 2 * 500]  # in turns
@@ -84,6 +94,7 @@ def test_two_pipes_work_side_by_side():
         ("global", {"wavefronts": 1, "write_barrier": 1, "waits_for": 2}, 800 * 1000),
     ),
 )  # fmt: skip
+@needs_compiler
 def test_latency_bounds_a_warp_that_waits(pipe, fields, clocks):
     timing = simulator.simulate(trace(pipe, 1000, **fields), 1, 1)
     assert timing.clocks == pytest.approx(clocks + 300, rel=0.01)
@@ -108,6 +119,7 @@ def test_blocks_of_an_sm(threads, registers, shared_bytes, blocks):
     assert simulator.blocks_at_once(threads, registers, shared_bytes) == blocks
 
 
+@needs_compiler
 def test_every_operation_has_a_pipe():
     for name in (*OPERATIONS, *CONTROL):
         assert simulator.pipe_of(name) in simulator.pipe_names()

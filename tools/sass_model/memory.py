@@ -1,9 +1,9 @@
 """Memory as a warp sees it: contents, and what an access costs.
 
 Shared memory has 32 banks of four bytes. What an access costs there is counted in wavefronts: one
-is what the banks deliver in a clock. A warp's access to words of 8 bytes takes half the lanes at a
-time, to words of 16 bytes a quarter, unless each lane shares its word with the next one or the next
-but one, or that one takes no part: then twice as many.
+is what the banks deliver in a clock. Words of 8 bytes are served to half the lanes at a time, words
+of 16 bytes to a quarter, or to twice as many where each of these lanes shares its word with the
+next one, or each with the next but one, lanes that take no part left out.
 """
 
 from __future__ import annotations
@@ -101,21 +101,26 @@ class Memory:
 
 def wavefronts(addresses: np.ndarray, lanes: np.ndarray, size: int) -> int:
     """Of an access to shared memory by these lanes, `size` bytes each."""
-    at_once = min(LANES, 128 // size)
-    if at_once < LANES:
-        everywhere = np.full(LANES, -1, np.int64)
-        everywhere[lanes] = addresses
-        for partner in (1, 2):
-            other = everywhere[np.arange(LANES) ^ partner]
-            if ((everywhere == other) | (everywhere < 0) | (other < 0)).all():
-                at_once *= 2
-                break
-    count = 0
-    for first in range(0, LANES, at_once):
-        words = addresses[(lanes >= first) & (lanes < first + at_once)] // 4
-        if size > 4:
-            words = words + np.arange(size // 4)[:, None]
+    part = min(LANES, 128 // size)  # lanes that are served together
+    everywhere = np.full(LANES, -1, np.int64)
+    everywhere[lanes] = addresses
+    count = first = 0
+    while first < LANES:
+        both = everywhere[first : first + 2 * part]
+        joins = size > 4 and first % (2 * part) == 0 and _share_words(both)
+        served = both if joins else both[:part]
+        words = served[served >= 0] // 4 + np.arange(max(size // 4, 1))[:, None]
         different = np.unique(words)
         if len(different):
             count += int(np.bincount(different % BANKS).max())
+        first += len(served)
     return count
+
+
+def _share_words(addresses: np.ndarray) -> bool:
+    """Whether each lane that takes part has the address of the next one, or the next but one."""
+    for partner in (1, 2):
+        other = addresses[np.arange(len(addresses)) ^ partner]
+        if ((addresses == other) | (addresses < 0) | (other < 0)).all():
+            return True
+    return False
