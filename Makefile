@@ -24,11 +24,11 @@ PACKAGES_ARGS ?=
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' 2>/dev/null)
-OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) $(addprefix tests/cuda_runtime/*., cpp h) tests/sanitize/*.cpp bench/*.cpp tools/*.h)
+OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) $(addprefix tests/cuda_runtime/*., cpp h) tests/sanitize/*.cpp bench/*.cpp tools/*.h tools/sass_model/host/*)
 PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
-.PHONY: help setup demo test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check instructions tune lint lint-python lint-cpp lint-types lint-length format \
+.PHONY: help setup demo test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check cuda-model instructions tune lint lint-python lint-cpp lint-types lint-length format \
         bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel wheels versions test-packages clean
 
 help: ## list the targets
@@ -90,7 +90,7 @@ test: $(VENV)/.installed ## the test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(OWN_TARGETS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
 
 # Without the files that know nothing of which implementation serves.
-WITHOUT_IMPLEMENTATION := oracles support tools install bench bench_checks bench_results cuda_emulation cuda_banks cuda_runtime $(OWN_TARGETS)
+WITHOUT_IMPLEMENTATION := oracles support tools sass_model sass_predictions install bench bench_checks bench_results cuda_emulation cuda_banks cuda_runtime $(OWN_TARGETS)
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
 	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(WITHOUT_IMPLEMENTATION:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
@@ -163,7 +163,12 @@ format: $(VENV)/.installed ## apply ruff and clang-format
 	$(BIN)/clang-format -i $(CXX_SOURCES) $(OTHER_CXX_SOURCES)
 
 cuda-check: $(VENV)/.installed ## compile every CUDA kernel with nvcc; registers per kernel; needs no GPU
-	$(RUN) tools/cuda_check.py --jobs $(JOBS) $(CUDA_CHECK_ARGS)
+	$(RUN) -m tools.cuda_check --jobs $(JOBS) $(CUDA_CHECK_ARGS)
+
+# From the machine code that cuda-check has compiled, which is compiled where it has not. CUDA_MODEL_ARGS=--update writes
+# the record after a change that is meant.
+cuda-model: $(VENV)/.installed ## predict the speed of CUDA kernels by a model, compare with the record; needs no GPU
+	$(RUN) -m tools.sass_model --jobs $(JOBS) $(CUDA_MODEL_ARGS)
 
 # On one thread of an idle machine, in a quarter of an hour; TUNE_ARGS="--only row_group" for one constant, --busy where
 # other programs run meanwhile.

@@ -1,0 +1,131 @@
+"""The first warp of a kernel, run on usual matrices; its results are checked.
+
+Its matrices are permutations plus noise: pivots differ from matrix to matrix, and nothing is near
+what a kernel treats in a slow way. So the path of the warp is the usual one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from elftools.elf.elffile import ELFFile
+
+from . import comparisons, floating_point, integers, lanes  # noqa: F401 (fill the table)
+from .disassembly import Code, SassError
+from .launches import Launch, launch
+from .memory import LANES, SHARED_WINDOW, Memory
+from .operations import bind
+from .warp import Step, Warp
+
+# Where the parameters of a kernel begin in constant bank 0, by architecture.
+PARAMETERS = {"sm_90": 0x210}
+MATRICES, GRADIENTS, RESULTS = 0x10_0000_0000, 0x20_0000_0000, 0x30_0000_0000
+EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52, "complex64": 2.0**-23, "complex128": 2.0**-52}
+
+
+class Case(NamedTuple):
+    """An operator on matrices of one kind."""
+
+    op: str
+    dtype: str
+    n: int
+
+    @property
+    def name(self) -> str:
+        """The key in the record."""
+        return f"{self.op} {self.dtype} n={self.n}"
+
+    def launch(self) -> Launch:
+        """Of the kernel that serves it."""
+        gradients = GRADIENTS if self.op == "det_backward" else 0
+        return launch(self.op, self.dtype, self.n, MATRICES, gradients, RESULTS)
+
+
+class Execution(NamedTuple):
+    """What a warp did."""
+
+    steps: list[Step]
+    matrices: float  # that it treated
+
+
+def usual_matrices(case: Case, count: int) -> np.ndarray:
+    """2 P + noise, P a permutation: determinants near 2^n, a pivot of 2 in every column."""
+    generator = np.random.default_rng(case.n)
+    noise = generator.uniform(-0.5, 0.5, (count, case.n, case.n)) / case.n**0.5
+    if case.dtype.startswith("complex"):
+        noise = noise * (1 + 0.5j)
+    rows = np.array([generator.permutation(case.n) for _ in range(count)])
+    matrices = noise + 2 * (rows[:, :, None] == np.arange(case.n))
+    return matrices.astype(case.dtype)
+
+
+def constant_banks(cubin: Path, code: Code, parameters: bytes, offset: int,
+                   how: Launch) -> dict[int, bytes]:  # fmt: skip
+    """Bank 0: sizes of the launch and its parameters; others as in the file."""
+    sizes = np.array([how.threads, 1, 1, how.blocks, 1, 1], np.uint32).tobytes()
+    banks = {0: sizes.ljust(offset, b"\0") + parameters}
+    with cubin.open("rb") as file:
+        for section in ELFFile(file).iter_sections():
+            kind, _, kernel = section.name.removeprefix(".nv.constant").partition(".")
+            if (
+                section.name.startswith(".nv.constant")
+                and kernel in ("", code.name)
+                and kind != "0"
+            ):
+                banks[int(kind)] = section.data()
+    return banks
+
+
+def check(case: Case, matrices: np.ndarray, gradients: np.ndarray, found: np.ndarray) -> None:
+    """Against LAPACK in double precision.
+
+    A norm of the inverse is below 2 here and that of a matrix below 3, so no kernel can err by more
+    than some n^2 units in the last place; what the model rounds twice is less.
+
+    Raises:
+        SassError: The instructions do not compute what they should: the model errs.
+    """
+    exact = matrices.astype(np.complex128 if np.iscomplexobj(matrices) else np.float64)
+    expected = np.linalg.det(exact)
+    if case.op == "det_backward":
+        conjugate = np.linalg.inv(exact).conj().swapaxes(-1, -2) * expected.conj()[:, None, None]
+        expected = gradients[:, None, None] * conjugate
+    scale = abs(expected).max(axis=tuple(range(1, expected.ndim)), keepdims=True)
+    error = (abs(found - expected) / scale).max()
+    if not error <= 64 * case.n**2 * EPSILON[case.dtype]:
+        raise SassError(f"{case.name}: run by the model, the kernel's results err by {error:.1e}")
+
+
+def execute(case: Case, how: Launch, cubin: Path, code: Code, static_shared: int = 0,
+            architecture: str = "sm_90") -> Execution:  # fmt: skip
+    """Runs warp 0 of block 0.
+
+    Raises:
+        SassError: The model does not know the kernel's code, or errs.
+    """
+    per_warp = how.matrices_per_block * LANES // how.threads
+    if per_warp == 0 or how.matrices_per_block * LANES % how.threads:
+        raise SassError("several warps to a matrix: the model has one trace for all warps")
+    matrices = usual_matrices(case, per_warp)
+    gradients = np.linspace(1, 2, per_warp).astype(case.dtype)
+    results = np.full_like(gradients if case.op == "det" else matrices, np.nan)
+    memory = Memory(static_shared + how.shared_bytes)
+    memory.add("the matrices", MATRICES, matrices)
+    memory.add("the gradients", GRADIENTS, gradients)
+    written = memory.add("the results", RESULTS, results)
+    offset = PARAMETERS[architecture]
+    special = {
+        "SR_TID.X": np.arange(LANES, dtype=np.uint32),
+        "SR_LANEID": np.arange(LANES, dtype=np.uint32),
+        "SR_SWINHI": np.full(1, SHARED_WINDOW, np.uint32),
+        **dict.fromkeys(("SR_CTAID.X", "SR_CgaCtaId", "SR_TID.Y", "SR_TID.Z", "SRZ"),
+                        np.zeros(1, np.uint32)),
+    }  # fmt: skip
+    constants = constant_banks(cubin, code, how.parameter, offset, how)
+    warp = Warp(code, memory, constants, special)
+    with np.errstate(all="ignore"):
+        steps = warp.run(bind)
+    check(case, matrices, gradients, written.words.view(case.dtype).reshape(results.shape))
+    return Execution(steps, per_warp)

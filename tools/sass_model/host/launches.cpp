@@ -1,0 +1,48 @@
+// Which kernel an operator starts, how, and with what parameters, behind a C interface
+// (../launches.py calls it).
+#include "block/table.h"
+#include "kernel_table.h"
+#include "large/table.h"
+#include "thread/table.h"
+#include "warp/table.h"
+
+using namespace torchdet;
+
+extern "C" {
+
+// The last order that the classes "thread" and "warp" serve.
+int64_t largest_order(int op, int dtype) {
+  return largest_warp(static_cast<Op>(op), static_cast<Dtype>(dtype));
+}
+
+// What a batch of contiguous matrices starts; null, or what went wrong. The addresses are those of
+// an imagined memory. gradients: 0 for none.
+const char* note_launch(int op, int dtype, int64_t n, int64_t batch, uintptr_t matrices,
+                        uintptr_t gradients, uintptr_t results, NotedLaunch* launch) {
+  Problem p;
+  p.op = static_cast<Op>(op);
+  p.n = n;
+  p.batch = batch;
+  p.A.data = reinterpret_cast<const void*>(matrices);
+  p.A.row_stride = n;
+  p.A.column_stride = 1;
+  p.A.append(batch, n * n);
+  if (gradients != 0) {
+    p.other.data = reinterpret_cast<const void*>(gradients);
+    p.other.append(batch, 1);
+  }
+  p.out = p.determinant = reinterpret_cast<void*>(results);
+  const CudaKernel& kernel = cuda_kernels().select_native(p.op, static_cast<Dtype>(dtype), n);
+  const char* const wrong = kernel.launch(p, nullptr);
+  *launch = noted_launch;
+  return wrong;
+}
+
+// The parameter of the kernel that was noted last.
+int64_t problem_bytes() {
+  return sizeof(Problem);
+}
+const void* problem() {
+  return &noted_problem;
+}
+}

@@ -1,0 +1,258 @@
+// One SM that replays the instructions of a warp in all warps of its blocks, clock by clock, behind
+// a C interface (../simulator.py calls it).
+//
+// Four schedulers issue an instruction per clock each, of the oldest warp that can go on: whose
+// stall count has passed, whose barriers are clear, and whose pipe is free. The numbers of this
+// file are public figures of the architecture, or such that times on an H200 were met
+// (tools/sass_model/__init__.py says how closely).
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace {
+
+enum Pipe {
+  kFma,      // float32; two halves, each an instruction in two clocks
+  kImad,     // integer multiply-adds: one of these halves
+  kAlu,      // comparisons, selections, integers and logic
+  kFp64,     // float64
+  kXu,       // reciprocals, conversions
+  kShared,   // shuffles and shared memory; what they and global memory share in an SM
+  kGlobal,   // global memory
+  kSystem,   // constants with an address in a register, special registers
+  kUniform,  // the uniform data path
+  kOther,    // branches, barriers, moves by HFMA2: an issue slot and nothing else
+  kPipes
+};
+constexpr const char* kPipeNames[kPipes] = {"FMA",    "IMAD",   "ALU",    "FP64",    "XU",
+                                            "shared", "global", "system", "uniform", "other"};
+
+constexpr int kSchedulers = 4, kBarriers = 6;
+constexpr double kHalfRate = 2, kXuClocks = 8;  // between instructions of a scheduler
+constexpr double kFp64Latency = 8, kXuLatency = 24, kSystemLatency = 30;
+// From the end of service in the shared pipe to the result.
+constexpr double kShuffleLatency = 24, kSharedLatency = 30;
+constexpr double kSharedQueue =
+    16;  // clocks of work that the shared pipe may have before it stalls
+constexpr double kStoreLatency = 20, kOperandsRead = 12;
+constexpr double kGlobalLatency = 800, kGlobalLatencyBehindQueue = 600;
+constexpr double kGlobalBytesPerClock = 16.2;  // an SM's part of what a copy reaches
+constexpr double kBranchClocks = 8;
+constexpr double kBlockStart = 300;  // from the end of a block to the first instruction of the next
+constexpr double kFirstBlocksApart = 37;
+// In waves of as many blocks as the SM has at a time: those that pass before the measurement, and
+// after it. It has the more waves the shorter they are: blocks end in bursts, and a wave more or
+// less must not count.
+constexpr int64_t kWavesBefore = 3, kWavesAfter = 2, kLeastWaves = 8, kMostWaves = 40;
+constexpr int64_t kInstructionsMeasured = 40000;  // of a warp, at least
+
+}  // namespace
+
+extern "C" {
+
+// An executed instruction.
+struct Step {
+  int32_t pipe, stall, write_barrier, read_barrier, waits_for;
+  int32_t is_branch, is_store, is_shared_load, has_no_latency;
+  double wavefronts;    // clocks of the shared pipe
+  double global_bytes;  // of the memory's
+};
+
+int pipe_count() {
+  return kPipes;
+}
+const char* pipe_name(int pipe) {
+  return kPipeNames[pipe];
+}
+
+// What the trace of a warp keeps each pipe of the SM busy for, in clocks: pipe_count() numbers.
+void pipe_clocks(const Step* trace, int64_t length, double* clocks) {
+  std::fill_n(clocks, int{kPipes}, 0.0);
+  for (const Step* step = trace; step != trace + length; ++step) {
+    switch (step->pipe) {
+      case kFma:
+        clocks[kFma] += 1.0 / kSchedulers;
+        break;
+      case kImad:
+        clocks[kImad] += kHalfRate / kSchedulers;
+        clocks[kFma] += 1.0 / kSchedulers;  // and half of what it is a half of
+        break;
+      case kAlu:
+      case kFp64:
+        clocks[step->pipe] += kHalfRate / kSchedulers;
+        break;
+      case kXu:
+        clocks[kXu] += kXuClocks / kSchedulers;
+        break;
+      case kShared:
+      case kGlobal:
+        clocks[kShared] += step->wavefronts;
+        clocks[kGlobal] += step->global_bytes / kGlobalBytesPerClock;
+        break;
+      default:
+        break;
+    }
+  }
+}
+
+// Clocks from block to block in the steady state.
+double clocks_per_block(const Step* trace, int64_t length, int blocks_at_once,
+                        int warps_per_block) {
+  struct Warp {
+    int64_t next = 0;  // instruction
+    int64_t age = 0;   // number of its block
+    double ready = 0, last_issue = 0;
+    std::array<double, kBarriers> clear{};  // when
+    bool runs = false;
+  };
+  struct Scheduler {
+    std::array<double, 2> fma_free{};
+    std::array<double, kPipes> free{};
+  };
+  const int warps = blocks_at_once * warps_per_block;
+  const int64_t waves = std::clamp(kInstructionsMeasured / length, kLeastWaves, kMostWaves);
+  const int64_t total = blocks_at_once * (kWavesBefore + waves + kWavesAfter);
+  std::vector<Warp> warp(warps);
+  std::vector<int> warps_left(blocks_at_once);
+  std::array<Scheduler, kSchedulers> schedulers{};
+  double shared_free = 0, memory_free = 0;
+  int64_t started = 0;
+  std::vector<double> ends;
+
+  const auto start_block = [&](int place, double clock) {
+    warps_left[place] = warps_per_block;
+    for (int w = 0; w < warps_per_block; ++w) {
+      Warp& fresh = warp[place * warps_per_block + w] = Warp();
+      fresh.runs = true;
+      fresh.ready = clock;
+      fresh.age = started;
+    }
+    ++started;
+  };
+  for (int place = 0; place < blocks_at_once; ++place) {
+    start_block(place, place * kFirstBlocksApart);
+  }
+
+  // When the pipe takes an instruction.
+  const auto pipe_free = [&](const Scheduler& scheduler, int pipe) {
+    switch (pipe) {
+      case kFma:
+        return std::min(scheduler.fma_free[0], scheduler.fma_free[1]);
+      case kImad:
+        return scheduler.fma_free[0];
+      case kShared:
+      case kGlobal:
+        return std::max(scheduler.free[kShared], shared_free - kSharedQueue);
+      default:
+        return scheduler.free[pipe];
+    }
+  };
+  // Occupies it; how long until the result is there, where the program asks.
+  const auto occupy = [&](Scheduler& scheduler, const Step& step, double clock) {
+    switch (step.pipe) {
+      case kFma: {
+        int half = scheduler.fma_free[0] <= scheduler.fma_free[1] ? 0 : 1;
+        half = scheduler.fma_free[half] > clock ? 1 - half : half;
+        scheduler.fma_free[half] = clock + kHalfRate;
+        return 0.0;
+      }
+      case kImad:
+        scheduler.fma_free[0] = clock + kHalfRate;
+        return 0.0;
+      case kAlu:
+        scheduler.free[kAlu] = clock + kHalfRate;
+        return 0.0;
+      case kFp64:
+        scheduler.free[kFp64] = clock + kHalfRate;
+        return kFp64Latency;
+      case kXu:
+        scheduler.free[kXu] = clock + kXuClocks;
+        return kXuLatency;
+      case kShared:
+      case kGlobal: {
+        scheduler.free[kShared] = clock + kHalfRate;
+        shared_free = std::max(shared_free, clock) + step.wavefronts;
+        if (step.pipe == kShared) {
+          return shared_free - clock + (step.is_shared_load ? kSharedLatency : kShuffleLatency);
+        }
+        memory_free = std::max(memory_free, clock) + step.global_bytes / kGlobalBytesPerClock;
+        return step.is_store
+                   ? kStoreLatency
+                   : std::max(kGlobalLatency, memory_free - clock + kGlobalLatencyBehindQueue);
+      }
+      case kSystem:
+        return kSystemLatency;
+      default:
+        return 0.0;
+    }
+  };
+
+  double clock = 0;
+  while (static_cast<int64_t>(ends.size()) < total) {
+    bool issued = false;
+    double next = std::numeric_limits<double>::max();
+    for (int s = 0; s < kSchedulers; ++s) {
+      Scheduler& scheduler = schedulers[s];
+      int chosen = -1;
+      for (int w = s; w < warps; w += kSchedulers) {
+        const Warp& candidate = warp[w];
+        if (!candidate.runs) {
+          continue;
+        }
+        const Step& step = trace[candidate.next];
+        double ready = std::max(candidate.ready, pipe_free(scheduler, step.pipe));
+        for (int b = 0; b < kBarriers; ++b) {
+          if ((step.waits_for >> b & 1) != 0) {
+            ready = std::max(ready, candidate.clear[b]);
+          }
+        }
+        if (ready > clock) {
+          next = std::min(next, ready);
+        } else if (chosen < 0 || candidate.age < warp[chosen].age ||
+                   (candidate.age == warp[chosen].age &&
+                    candidate.last_issue < warp[chosen].last_issue)) {
+          chosen = w;
+        }
+      }
+      if (chosen < 0) {
+        continue;
+      }
+      issued = true;
+      Warp& runner = warp[chosen];
+      const Step& step = trace[runner.next];
+      runner.last_issue = clock;
+      runner.ready = clock + std::max(1, step.stall);
+      if (step.is_branch) {
+        runner.ready = std::max(runner.ready, clock + kBranchClocks);
+      }
+      const double latency = occupy(scheduler, step, clock);
+      if (latency > 0 && !step.has_no_latency) {
+        if (step.write_barrier < kBarriers) {
+          runner.clear[step.write_barrier] = clock + latency;
+        }
+        if (step.read_barrier < kBarriers) {
+          double& clear = runner.clear[step.read_barrier];
+          clear = std::max(clear, clock + std::min(latency, kOperandsRead));
+        }
+      }
+      if (++runner.next == length) {
+        runner.runs = false;
+        const int place = chosen / warps_per_block;
+        if (--warps_left[place] == 0) {
+          ends.push_back(clock);
+          if (started < total) {
+            start_block(place, clock + kBlockStart);
+          }
+        }
+      }
+    }
+    // Where nothing can be issued, nothing happens until the first warp is ready.
+    clock = issued || next == std::numeric_limits<double>::max() ? clock + 1
+                                                                 : std::max(clock + 1, next);
+  }
+  const int64_t first = blocks_at_once * kWavesBefore, measured = blocks_at_once * waves;
+  return (ends[first + measured - 1] - ends[first - 1]) / static_cast<double>(measured);
+}
+}

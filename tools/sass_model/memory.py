@@ -1,0 +1,126 @@
+"""Memory as a warp sees it: contents, and what an access costs.
+
+Shared memory has 32 banks of four bytes. What an access costs there is counted in wavefronts: one
+is what the banks deliver in a clock. Words of 8 bytes are served to half the lanes at a time, words
+of 16 bytes to a quarter, or to twice as many where each of these lanes shares its word with the
+next one, or each with the next but one, lanes that take no part left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from .disassembly import SassError
+
+LANES = 32
+BANKS = 32
+# Addresses of shared memory begin behind what the system keeps there.
+SHARED_BASE = 0x400
+# The upper half of a generic address of shared memory; no other memory of the model is there.
+SHARED_WINDOW = 0x7F00
+
+
+@dataclasses.dataclass
+class Region:
+    """Neighbouring words of memory, and which of them have been read or written."""
+
+    name: str
+    base: int
+    words: np.ndarray  # uint32
+    is_global: bool
+    read: np.ndarray = dataclasses.field(init=False)
+    written: np.ndarray = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.read = np.zeros(len(self.words), bool)
+        self.written = np.zeros(len(self.words), bool)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cost:
+    """What one access of a warp costs."""
+
+    wavefronts: int  # of the pipe that all of the SM's memory instructions share
+    new_bytes: int  # that have to come from global memory, or go there, for the first time
+
+
+class Memory:
+    """All regions."""
+
+    def __init__(self, shared_bytes: int) -> None:
+        self.shared = Region(
+            "shared memory", SHARED_BASE, np.zeros(-(-shared_bytes // 4), np.uint32), False
+        )
+        self.regions = [self.shared]
+
+    def add(self, name: str, base: int, values: np.ndarray) -> Region:
+        """Global memory with these values in it, in their own format."""
+        region = Region(name, base, np.ascontiguousarray(values).reshape(-1).view(np.uint32), True)
+        self.regions.append(region)
+        return region
+
+    def access(self, addresses: np.ndarray, mask: np.ndarray | None, size: int,
+               values: np.ndarray | None) -> tuple[np.ndarray, Cost]:  # fmt: skip
+        """Reads `size` bytes per lane, or writes `values`: (words, lanes) either way.
+
+        Raises:
+            SassError: An address is not aligned, or nothing is there.
+        """
+        lanes = np.arange(LANES) if mask is None else np.flatnonzero(mask)
+        at = np.broadcast_to(addresses, LANES)[lanes]
+        region = self._region_of(int(at[0]))
+        offsets = at - region.base
+        if (at % size).any() or offsets.min() < 0 or offsets.max() + size > 4 * len(region.words):
+            raise SassError(f"bad address in {region.name}: {[hex(a) for a in at]}, {size} bytes")
+        parts = max(size // 4, 1)
+        index = offsets // 4 + np.arange(parts)[:, None]
+        result = np.zeros((parts, LANES), np.uint32)
+        if values is None:
+            result[:, lanes] = region.words[index]
+            touched = region.read
+        else:
+            region.words[index] = np.broadcast_to(values, (parts, LANES))[:, lanes]
+            touched = region.written
+        if not region.is_global:
+            return result, Cost(wavefronts(at, lanes, size), 0)
+        before = np.count_nonzero(touched)
+        touched[index] = True
+        new = 4 * (np.count_nonzero(touched) - before)
+        return result, Cost(-(-len(lanes) * size // 128), new)
+
+    def _region_of(self, address: int) -> Region:
+        if address >> 32 == SHARED_WINDOW:
+            raise SassError("a generic access to shared memory")
+        for region in self.regions:
+            if 0 <= address - region.base < 4 * len(region.words):
+                return region
+        raise SassError(f"nothing is at address {address:#x}")
+
+
+def wavefronts(addresses: np.ndarray, lanes: np.ndarray, size: int) -> int:
+    """Of an access to shared memory by these lanes, `size` bytes each."""
+    part = min(LANES, 128 // size)  # lanes that are served together
+    everywhere = np.full(LANES, -1, np.int64)
+    everywhere[lanes] = addresses
+    count = first = 0
+    while first < LANES:
+        both = everywhere[first : first + 2 * part]
+        joins = size > 4 and first % (2 * part) == 0 and _share_words(both)
+        served = both if joins else both[:part]
+        words = served[served >= 0] // 4 + np.arange(max(size // 4, 1))[:, None]
+        different = np.unique(words)
+        if len(different):
+            count += int(np.bincount(different % BANKS).max())
+        first += len(served)
+    return count
+
+
+def _share_words(addresses: np.ndarray) -> bool:
+    """Whether each lane that takes part has the address of the next one, or the next but one."""
+    for partner in (1, 2):
+        other = addresses[np.arange(len(addresses)) ^ partner]
+        if ((addresses == other) | (addresses < 0) | (other < 0)).all():
+            return True
+    return False
