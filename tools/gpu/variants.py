@@ -1,0 +1,88 @@
+"""A variant of some kernels, to be timed beside those of the project: a library that travels along.
+
+    python -m tools.gpu.variants wide --only warp/float --define TORCHDET_ROWS=2
+    python -m tools.gpu.variants before --root ../other-checkout --only warp/float block/float
+
+compiles csrc/cuda/warp/float.cu with that definition, or of that checkout, into
+build/device/variants/libwide.so. The stage "kernels" times every order that the variant has, in
+turn with the project's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tools.gpu import objects
+from tools.gpu.objects import FOLDER, INTERFACE, ROOT, CompilationError, Unit
+
+# The names of the files in the folder of a size class.
+DTYPES = {
+    "float": "kFloat",
+    "double": "kDouble",
+    "complex_float": "kComplexFloat",
+    "complex_double": "kComplexDouble",
+}
+STUBS = "stubs.cpp"
+
+
+def stubs(root: Path, chosen: list[str]) -> str:
+    """A source in which the tables of all other classes and dtypes get no kernels."""
+    lines = [f'#include "{root / "csrc/cuda/kernels.h"}"', "namespace torchdet {"]
+    for table in sorted(root.glob("csrc/cuda/*/table.h")):
+        for name, dtype in DTYPES.items():
+            size_class = table.parent.name
+            if f"{size_class}/{name}" not in chosen:
+                function = f"add_{size_class}_kernels<Dtype::{dtype}>"
+                lines += ["template <>", f"void {function}(CudaKernelTable&) {{}}"]
+    return "\n".join([*lines, "}  // namespace torchdet", ""])
+
+
+def build(name: str, chosen: list[str], root: Path, defines: list[str], architecture: str) -> Path:
+    """The library.
+
+    Raises:
+        CompilationError: A compiler or the linker fails.
+    """
+    work = ROOT / "build" / "variants" / name
+    work.mkdir(parents=True, exist_ok=True)
+    (work / STUBS).write_text(stubs(root, chosen))
+    flags = tuple(f"-D{define}" for define in defines)
+    # What no table belongs to: what the device is asked at a launch.
+    common = [str(p.relative_to(root)) for p in root.glob("csrc/cuda/*.cu")]
+    sources = [*(f"csrc/cuda/{x}.cu" for x in chosen), *common, INTERFACE]
+    units = [Unit(source, architecture, flags, root) for source in sources]
+    units.append(Unit(STUBS, architecture, flags, work))
+    objects.bring_up_to_date(units, work / "objects")
+    library = FOLDER / "variants" / f"lib{name}.so"
+    objects.link([work / "objects" / unit.object for unit in units], library)
+    return library
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name")
+    parser.add_argument("--only", nargs="+", required=True, metavar="CLASS/DTYPE")
+    parser.add_argument("--root", type=Path, default=ROOT, help="of another checkout")
+    parser.add_argument("--define", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--architecture", default=objects.ARCHITECTURE)
+    options = parser.parse_args()
+    try:
+        library = build(
+            options.name,
+            options.only,
+            options.root.resolve(),
+            options.define,
+            options.architecture,
+        )
+    except CompilationError as error:
+        print(error)
+        return 1
+    print(f"{library.relative_to(ROOT)}: {library.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
