@@ -70,7 +70,7 @@ def groups(options: argparse.Namespace) -> list[list[Stage]]:
         own = ["--seconds", str(seconds - WRITING)]
         return [sys.executable, "-m", "tools.gpu.stage", name, *common, *own]
 
-    environment = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OPENBLAS_NUM_THREADS": "1"}
     chosen = []
     for group in DRY_PLAN if options.dry_run else PLAN:
         stages = [

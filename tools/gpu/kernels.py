@@ -162,7 +162,7 @@ def run(results: Results, earlier: Iterable[Row], main: Path, variants: Iterable
                 library=name_of(library),
                 **of,
                 batch=batch,
-                size_class=library.size_class(operator, dtype, n)[0],
+                size_class=library.served_by(operator, dtype, n),
                 ns=ns,
                 gigabytes_per_second=round(size / statistics.median(ns), 1),
             )

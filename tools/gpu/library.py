@@ -74,23 +74,30 @@ class KernelLibrary:
         That is not so in the class "large", where torch has its part, and where the library is
         built of some of the sources.
         """
-        key = self._key(operator, dtype, n)
-        if self.size_class(operator, dtype, n)[0] == LAST_CLASS:
-            return False
-        has = self._library.kernels_has(*key, _NATIVE)
+        has = self._library.kernels_has(*self._key(operator, dtype, n), _NATIVE)
         return has and self.block_bytes(operator, dtype, n) <= self.shared_bytes
 
     def ends(self, operator: str, dtype: torch.dtype) -> list[int]:
-        """The last order of each class; of the last class that in shared memory."""
-        ends, n = [], 1
+        """The last order of each class, but "large": it begins where shared memory ends.
+
+        The last class before it goes to what the device has, whatever its table says.
+        """
+        ends, n = [0], 1
         while (of := self.size_class(operator, dtype, n))[0] != LAST_CLASS:
-            last = of[1]
-            while not self.serves(operator, dtype, last) and last >= n:
-                last -= 1
-            if last >= n:
-                ends.append(last)
+            ends.append(of[1])
             n = of[1] + 1
-        return ends
+        last = ends.pop()
+        while last > ends[-1] and not self.serves(operator, dtype, last):
+            last -= 1
+        while self.serves(operator, dtype, last + 1):
+            last += 1
+        return [end for end in (*ends, last) if end > 0 and self.serves(operator, dtype, end)]
+
+    def served_by(self, operator: str, dtype: torch.dtype, n: int) -> str:
+        """The name of the class whose kernel runs."""
+        while (name := self.size_class(operator, dtype, n)[0]) == LAST_CLASS and n > 1:
+            n -= 1
+        return name
 
     def results(self, operator: str, A: Tensor) -> tuple[Tensor, ...]:
         """Where results go, every byte 0xff: a NaN, so that what is not written is not right."""

@@ -7,6 +7,7 @@ case that raises an error is a row, too.
 from __future__ import annotations
 
 import math
+import sys
 import time
 import traceback
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ from bench.peers import peers
 from bench.run import run_case
 from bench.suites import GPU_LEAST_BATCH, IN_DRAM
 from bench.timing import Effort
+from tools.gpu.library import LAST_CLASS
 from tools.gpu.results import Results, Row, of_stage
 
 ORDERS = (2, 3, 4, 5, 8, 12, 16, 24, 32, 33, 48, 64, 96, 128, 256)
@@ -63,6 +65,21 @@ def is_noisy(row: Row) -> bool:
     )
 
 
+def is_native(case: Case) -> bool:
+    """Whether no kernel of torch has a part: what can be captured in a graph for certain.
+
+    A capture that breaks may take the rest of the process with it.
+    """
+    operators = {
+        OPS[0]: ("det",),
+        OPS[1]: ("det", "det_backward"),
+        HVP: ("det_backward", "det_hvp"),
+    }
+    select = sys.modules["torchdet._C"].select
+    classes = (select(x, case.dtype_name, case.n, "cuda") for x in operators[case.op])
+    return all(of["size_class"] != LAST_CLASS for of in classes)
+
+
 def run(results: Results, earlier: Iterable[Row], seconds: float, noisy: bool = False) -> int:
     """One row for each case; how many raised an error.
 
@@ -91,6 +108,7 @@ def run(results: Results, earlier: Iterable[Row], seconds: float, noisy: bool = 
             break
         part = 3 * left / (len(wanted) - i) if math.isfinite(left) else math.inf
         hurried = Effort(effort.rounds, effort.seconds, min(effort.longest, part), part)
+        clock.capturable = is_native(case)
         try:
             results.add(stage, **run_case(case, compared, clock, hurried, limits))
         except Exception:
