@@ -27,9 +27,10 @@ import importlib.util, sys
 if len(sys.argv) > 1:  # a library that is not in the package
     spec = importlib.util.spec_from_file_location("torchdet._C", sys.argv[1])
     import torch
-    sys.modules["torchdet._C"] = importlib.util.module_from_spec(spec)
+    module = sys.modules["torchdet._C"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
 import torchdet
-info = torchdet._C.build_info()
+info = sys.modules["torchdet._C"].build_info()
 print("imported", info["cuda_architectures"], info["active_instruction_set"])
 """
 
@@ -80,9 +81,9 @@ def _arguments(manifest: dict[str, Any], build: Path) -> dict[str, Any]:
     os.environ["TORCH_CUDA_ARCH_LIST"] = manifest["architecture"]
     os.environ["TORCHDET_INSTRUCTION_SETS"] = manifest["instruction_sets"]
     if torch.version.cuda is None:  # it links against such a torch as well, to be tried out
-        setup.cuda_obstacle = lambda: ""
-        cpp_extension.CUDA_HOME = str(Path(objects.cuda_folders()[0]).parents[0])
-        setup.cuda_library_folders = lambda _: objects.cuda_folders()
+        cpp_extension.CUDA_HOME = str(Path(objects.nvcc()).parents[1])
+        folders = objects.cuda_folders()
+        setup.cuda_obstacle, setup.cuda_library_folders = lambda: "", lambda _: folders
     arguments = setup.extension_arguments()
     (extension,) = arguments["ext_modules"]
     made = manifest["objects"]

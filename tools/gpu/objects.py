@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -122,10 +123,15 @@ class Unit:
         Raises:
             CompilationError: The compiler fails.
         """
-        compiler = ["nvcc"] if self.is_cuda else shlex.split(os.environ.get("CXX", "c++"))
+        compiler = [nvcc()] if self.is_cuda else shlex.split(os.environ.get("CXX", "c++"))
         target = folder / self.object
         run_tool([*compiler, *self.flags, "-c", str(self.root / self.source), "-o", str(target)])
         run_tool(["strip", "--strip-unneeded", str(target)])
+
+
+def nvcc() -> str:
+    """Where it is; not every machine has it on PATH."""
+    return shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
 
 
 def run_tool(command: Sequence[str]) -> None:
@@ -232,8 +238,7 @@ def units(architecture: str = ARCHITECTURE, sets: str = INSTRUCTION_SETS) -> lis
 
 def cuda_folders() -> list[str]:
     """Where the libraries of CUDA lie."""
-    nvcc = subprocess.run(["which", "nvcc"], capture_output=True, text=True, check=False).stdout
-    return setup_module().cuda_library_folders(str(Path(nvcc.strip()).parents[1]))
+    return setup_module().cuda_library_folders(str(Path(nvcc()).parents[1]))
 
 
 def link(objects: Sequence[Path], library: Path) -> None:
