@@ -11,17 +11,17 @@ import emulated
 import pytest
 import torch
 
-from tools.gpu import objects, report, smoke, times, variants
+from tools.gpu import checks, objects, report, smoke, times, variants
 from tools.gpu import results as results_of
 from tools.gpu.library import KernelLibrary
 from tools.gpu.results import DONE, FAILED, LEFT_OUT, TIMEOUT, Results
-from tools.gpu.runner import Stage, run
+from tools.gpu.runner import SECONDS, WRITING, Stage, run
 
 # Appends a row, as a stage does, and then what the test is about.
 WRITES = """
 import pathlib, sys
 from tools.gpu.results import Results
-Results(pathlib.Path(sys.argv[1])).add(sys.argv[2], found=1)
+Results(pathlib.Path(sys.argv[1])).add(sys.argv[2], seconds=float(sys.argv[3]))
 """
 HANGS = """
 import subprocess, time
@@ -31,7 +31,7 @@ time.sleep(99)
 
 
 def stage(name: str, folder: Path, after: str = "", seconds: float = 20) -> Stage:
-    command = [sys.executable, "-c", WRITES + after, str(folder), name]
+    command = [sys.executable, "-c", WRITES + after, str(folder), name, SECONDS]
     root = str(objects.ROOT)
     return Stage(name, seconds, command, {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"})
 
@@ -47,7 +47,8 @@ def test_a_stage_that_fails_or_hangs_does_not_keep_the_next_from_its_turn(tmp_pa
     assert statuses == {"fails": FAILED, "hangs": TIMEOUT, "beside": DONE, "last": DONE}
     assert time.monotonic() - started < 15
     rows = results_of.read([tmp_path / results_of.NAME])
-    assert [r["stage"] for r in results_of.of_stage(rows, *statuses)].count("last") == 1
+    # What a stage is told that it may take: its limit, less what it needs for writing.
+    assert [r["seconds"] for r in results_of.of_stage(rows, "last")] == [20 - WRITING]
     (failure,) = (r for r in rows if r.get("status") == FAILED)
     assert failure["exit"] == 3
     assert "the reason" in failure["tail"]
@@ -161,6 +162,16 @@ def test_the_first_look_at_the_kernels_finds_a_wrong_one(library, fault, tmp_pat
     assert smoke.run(Results(tmp_path), wrong, (torch.float32,), (5,)) > 0
     faults = [row["faults"] for row in results_of.of_stage(Results(tmp_path).rows(), "smoke")]
     assert any("right" in of for of in faults)
+
+
+def test_failing_tests_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda _: None)  # no workers
+    monkeypatch.setenv("PYTEST_ADDOPTS", "")
+    (tmp_path / "test_x.py").write_text("def test_good(): pass\ndef test_bad(): assert False\n")
+    results = Results(tmp_path / "out")
+    assert checks.suite(results, 60, (str(tmp_path / "test_x.py"),), "test") == 1
+    (row,) = results.rows()
+    assert (row["tests"], row["failures"], row["failed"]) == (2, 1, ["test_x::test_bad"])
 
 
 # ---- tables

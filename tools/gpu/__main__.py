@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from tools.gpu import objects, results, runner, stage
-from tools.gpu.runner import Stage
+from tools.gpu.runner import SECONDS, Stage
 
 ROOT = Path(__file__).parents[2]
 # Seconds that a stage may take. Those of a line run side by side: linking and the measurements of
@@ -48,7 +48,6 @@ SETS = {
     "check": (*BUILT, "tests", "sanitizers"),
     "profile": (*BUILT, "profile", "large", "repeats"),
 }
-WRITING = 5.0  # seconds that a stage has for itself within its time
 
 
 def has_gpu() -> bool:
@@ -66,15 +65,15 @@ def groups(options: argparse.Namespace) -> list[list[Stage]]:
         common += ["--n", str(n)]
     common += ["--dry-run"] * options.dry_run
 
-    def command(name: str, seconds: float) -> Sequence[str]:
-        own = ["--seconds", str(seconds - WRITING)]
+    def command(name: str) -> Sequence[str]:
+        own = ["--seconds", SECONDS]
         return [sys.executable, "-m", "tools.gpu.stage", name, *common, *own]
 
     environment = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OPENBLAS_NUM_THREADS": "1"}
     chosen = []
     for group in DRY_PLAN if options.dry_run else PLAN:
         stages = [
-            Stage(name, seconds, command(name, seconds), environment)
+            Stage(name, seconds, command(name), environment)
             for name, seconds in group
             if name in options.stages
         ]

@@ -60,7 +60,7 @@ def bring_up_to_date(results: Results, stage: str) -> dict[str, Any]:
 
 
 def library(results: Results) -> None:
-    """build/kernels/libkernels.so and libmicro.so."""
+    """build/kernels/libkernels.so and libmicro.so, and a library of each variant."""
     bring_up_to_date(results, "library")
     started = time.monotonic()
     made = objects.link_libraries(KERNELS)

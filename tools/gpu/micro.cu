@@ -200,6 +200,13 @@ int multiprocessors() {
   return count;
 }
 
+// Why there is no device, or null.
+const char* obstacle() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+}
+
 template <typename T>
 T* device_memory(size_t count) {
   void* memory = nullptr;
@@ -265,6 +272,9 @@ constexpr Named kAll[] = {
 // SMs meanwhile. Null, or what went wrong.
 extern "C" const char* micro_run(const char* name, int way, int warps, int rounds, double* clocks,
                                  double* hertz) {
+  if (const char* error = obstacle()) {
+    return error;
+  }
   for (const Named& one : kAll) {
     if (std::strcmp(one.name, name) == 0) {
       const Measured measured = one.run(way, warps, rounds);
@@ -281,6 +291,9 @@ extern "C" const char* micro_run(const char* name, int way, int warps, int round
 // memory in percent, or -1 for the driver's choice.
 extern "C" const char* micro_residents(int shared_bytes, int threads, int carveout,
                                        int* residents) {
+  if (const char* error = obstacle()) {
+    return error;
+  }
   const int sms = multiprocessors();
   cudaFuncSetAttribute(count_residents, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   cudaFuncSetAttribute(count_residents, cudaFuncAttributePreferredSharedMemoryCarveout, carveout);

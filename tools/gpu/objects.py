@@ -37,6 +37,7 @@ INSTRUCTION_SETS = "portable"
 # The C interface of the kernels, and the kernels that measure the machine.
 INTERFACE = "tools/gpu/interface.cpp"
 MICRO = "tools/gpu/micro.cu"
+VARIANTS = "variants"  # a folder in that of the objects, and in that of the libraries
 # The longest first, so that they do not run alone at the end.
 SLOW = ("warp/", "kernels_", "block/", "thread/")
 
@@ -163,9 +164,14 @@ def read_manifest(folder: Path = FOLDER) -> dict:
         return {"objects": {}}
 
 
+def objects_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the manifest says of each source."""
+    return read_manifest(folder)["objects"]
+
+
 def stale(units: Iterable[Unit], folder: Path = FOLDER) -> list[Unit]:
     """The units whose object is missing, or made from something else than what is there now."""
-    known = read_manifest(folder)["objects"]
+    known = objects_in(folder)
     return [
         unit
         for unit in units
@@ -242,7 +248,7 @@ def cuda_folders() -> list[str]:
 
 
 def link(objects: Sequence[Path], library: Path) -> None:
-    """A shared library that needs nothing of CUDA but the driver, and no newer C++ library.
+    """A shared library that needs nothing of CUDA but the driver.
 
     Raises:
         CompilationError: The linker fails.
@@ -250,7 +256,7 @@ def link(objects: Sequence[Path], library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     command = [
         *shlex.split(os.environ.get("CXX", "c++")),
-        *("-shared", "-s", "-static-libstdc++", "-static-libgcc", "-o", str(library)),
+        *("-shared", "-s", "-o", str(library)),
         *map(str, objects),
         *(f"-L{folder}" for folder in cuda_folders()),
         *("-lcudart_static", "-ldl", "-lrt", "-lpthread"),
@@ -258,17 +264,29 @@ def link(objects: Sequence[Path], library: Path) -> None:
     run_tool(command)
 
 
+def _members(folder: Path) -> dict[str, list[Path]]:
+    """The libraries that can be linked of the objects in a folder: what lies in each."""
+    made = {source: folder / entry["object"] for source, entry in objects_in(folder).items()}
+    cuda = [path for s, path in made.items() if s.startswith("csrc/cuda/") and s.endswith(".cu")]
+    libraries = {
+        "libkernels.so": [*cuda, made[INTERFACE]],
+        "libmicro.so": [made[MICRO]],
+    }
+    for manifest in sorted(folder.glob(f"{VARIANTS}/*/{MANIFEST}")):
+        variant = manifest.parent
+        files = [variant / entry["object"] for entry in objects_in(variant).values()]
+        libraries[f"{VARIANTS}/lib{variant.name}.so"] = files
+    return libraries
+
+
 def link_libraries(target: Path, folder: Path = FOLDER) -> list[Path]:
-    """Links the kernels behind their C interface, and the kernels that measure the machine."""
-    made = read_manifest(folder)["objects"]
-    cuda = [s for s in made if s.startswith("csrc/cuda/") and s.endswith(".cu")]
-    libraries = {"libkernels.so": [*cuda, INTERFACE], "libmicro.so": [MICRO]}
-    for name, members in libraries.items():
-        objects = [folder / made[source]["object"] for source in members]
-        newest = max(x.stat().st_mtime for x in objects)
-        if not (target / name).exists() or (target / name).stat().st_mtime < newest:
-            link(objects, target / name)
-    return [target / name for name in libraries]
+    """Links the kernels behind their C interface, their variants, and those that measure."""
+    libraries = {target / name: files for name, files in _members(folder).items()}
+    for library, files in libraries.items():
+        newest = max(path.stat().st_mtime for path in files)
+        if not library.exists() or library.stat().st_mtime < newest:
+            link(files, library)
+    return list(libraries)
 
 
 def commit() -> dict[str, object]:

@@ -19,6 +19,10 @@ TAIL = 2000  # characters of a stage's output that a failure keeps
 POLL, GRACE = 0.05, 3.0  # seconds
 
 
+SECONDS = "{seconds}"  # in a command: what the stage may take, so that it can end by itself
+WRITING = 8.0  # of its limit, for writing down what there is
+
+
 @dataclass(frozen=True)
 class Stage:
     """A command, and how long it may take."""
@@ -41,8 +45,9 @@ class _Running:
 def _start(stage: Stage, results: Results, limit: float) -> _Running:
     log = results.folder / f"{stage.name}.log"
     with log.open("wb") as output:
+        own = f"{max(1.0, limit - WRITING):.0f}"
         process = subprocess.Popen(
-            stage.command,
+            [own if word == SECONDS else word for word in stage.command],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **stage.environment},

@@ -195,8 +195,8 @@ def race(library: KernelLibrary, launches: int = LAUNCHES) -> dict[str, object] 
     def work(n: int) -> None:
         A = torch.eye(n, device=library.device).expand(1, n, n).contiguous()
         out = library.results(operator, A)
+        torch.cuda.synchronize()
         with torch.cuda.stream(torch.cuda.Stream()):
-            torch.cuda.current_stream().synchronize()
             try:
                 for _ in range(launches):
                     library.launch(operator, A, None, out)
@@ -206,7 +206,6 @@ def race(library: KernelLibrary, launches: int = LAUNCHES) -> dict[str, object] 
             except RuntimeError as error:
                 errors.append(str(error))
 
-    torch.cuda.synchronize()
     threads = [threading.Thread(target=work, args=(n,)) for n in pair]
     for thread in threads:
         thread.start()

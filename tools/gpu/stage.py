@@ -12,7 +12,7 @@ from tools.gpu.results import Results, read
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "build" / "kernels" / "libkernels.so"
 MICRO = ROOT / "build" / "kernels" / "libmicro.so"
-VARIANTS = ROOT / "build" / "device" / "variants"
+VARIANTS = ROOT / "build" / "kernels" / "variants"
 
 
 def _library(options: argparse.Namespace) -> int:
@@ -82,14 +82,14 @@ def _tests(options: argparse.Namespace) -> int:
     from tools.gpu import checks, link
 
     link.require_extension()
-    return checks.suite(Results(options.out))
+    return checks.suite(Results(options.out), options.seconds)
 
 
 def _sanitizers(options: argparse.Namespace) -> int:
     from tools.gpu import checks, link
 
     link.require_extension()
-    return checks.sanitizers(Results(options.out))
+    return checks.sanitizers(Results(options.out), options.seconds)
 
 
 def _profile(options: argparse.Namespace) -> int:

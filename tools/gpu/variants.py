@@ -1,11 +1,11 @@
-"""A variant of some kernels, to be timed beside those of the project: a library that travels along.
+"""A variant of some kernels, to be timed beside those of the project: objects that travel along.
 
     python -m tools.gpu.variants wide --only warp/float --define TORCHDET_ROWS=2
     python -m tools.gpu.variants before --root ../other-checkout --only warp/float block/float
 
-compiles csrc/cuda/warp/float.cu with that definition, or of that checkout, into
-build/device/variants/libwide.so. The stage "kernels" times every order that the variant has, in
-turn with the project's own.
+compiles csrc/cuda/warp/float.cu with that definition, or of that checkout, into a folder of
+build/device/variants. The stage "library" links it on the machine with the GPU, and "kernels" times
+every order that the variant has in turn with the project's own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from tools.gpu import objects
-from tools.gpu.objects import FOLDER, INTERFACE, ROOT, CompilationError, Unit
+from tools.gpu.objects import FOLDER, INTERFACE, ROOT, VARIANTS, CompilationError, Unit
 
 # The names of the files in the folder of a size class.
 DTYPES = {
@@ -40,12 +40,12 @@ def stubs(root: Path, chosen: list[str]) -> str:
 
 
 def build(name: str, chosen: list[str], root: Path, defines: list[str], architecture: str) -> Path:
-    """The library.
+    """The folder with its objects.
 
     Raises:
-        CompilationError: A compiler or the linker fails.
+        CompilationError: A compiler fails.
     """
-    work = ROOT / "build" / "variants" / name
+    work = FOLDER / VARIANTS / name
     work.mkdir(parents=True, exist_ok=True)
     (work / STUBS).write_text(stubs(root, chosen))
     flags = tuple(f"-D{define}" for define in defines)
@@ -54,10 +54,8 @@ def build(name: str, chosen: list[str], root: Path, defines: list[str], architec
     sources = [*(f"csrc/cuda/{x}.cu" for x in chosen), *common, INTERFACE]
     units = [Unit(source, architecture, flags, root) for source in sources]
     units.append(Unit(STUBS, architecture, flags, work))
-    objects.bring_up_to_date(units, work / "objects")
-    library = FOLDER / "variants" / f"lib{name}.so"
-    objects.link([work / "objects" / unit.object for unit in units], library)
-    return library
+    objects.bring_up_to_date(units, work)
+    return work
 
 
 def main() -> int:
@@ -70,7 +68,7 @@ def main() -> int:
     parser.add_argument("--architecture", default=objects.ARCHITECTURE)
     options = parser.parse_args()
     try:
-        library = build(
+        folder = build(
             options.name,
             options.only,
             options.root.resolve(),
@@ -80,7 +78,8 @@ def main() -> int:
     except CompilationError as error:
         print(error)
         return 1
-    print(f"{library.relative_to(ROOT)}: {library.stat().st_size / 1e6:.1f} MB")
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"{folder.relative_to(ROOT)}: {size / 1e6:.1f} MB")
     return 0
 
 
