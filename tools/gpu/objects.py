@@ -102,7 +102,10 @@ class Unit:
             return [*setup.cxx_flags(), "-fPIC", *self.defines]
         number = self.architecture.replace(".", "")
         target = f"arch=compute_{number},code=sm_{number}"
-        return [*setup.NVCC_FLAGS, "-Xcompiler", "-fPIC", "-gencode", target, *self.defines]
+        # Several libraries with the same kernels are loaded into one process: a static variable in
+        # a template belongs to each of them, not, as is usual, to all together.
+        host = ["-Xcompiler", "-fPIC,-fvisibility=hidden,-fno-gnu-unique"]
+        return [*setup.NVCC_FLAGS, *host, "-gencode", target, *self.defines]
 
     @property
     def hash(self) -> str:
