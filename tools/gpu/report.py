@@ -116,7 +116,9 @@ def kernels(rows: list[Row], predicted: dict[Key, float]) -> list[str]:
             ]
         )  # fmt: skip
     heads = ["kernel", "dtype", "n", "class", "measured", "spread", "of copy"]
-    return table([*heads, "predicted", "measured / predicted", "variants, of its time"], cells)
+    return cells and table(
+        [*heads, "predicted", "measured / predicted", "variants, of its time"], cells
+    )
 
 
 def instructions(rows: list[Row]) -> list[str]:
@@ -139,7 +141,7 @@ def instructions(rows: list[Row]) -> list[str]:
         for size, of in residents.items()
     ]
     heads = ["KB a block", "blocks on an SM, the driver's carve-out", "carve-out of 100 %"]
-    return [*lines, "", *table(heads, counted)]
+    return cells and [*lines, "", *table(heads, counted)]
 
 
 def faults(rows: list[Row]) -> list[str]:
@@ -198,7 +200,7 @@ def counters(rows: list[Row]) -> list[str]:
         registers = f"{_number(of, 'registers_per_thread') or 0:.0f}"
         cells.append([*kernel, registers, *(_share(of, pipe) for pipe in pipes), _waits(of)])
     heads = ["kernel", "dtype", "n", "registers", "DRAM", "ALU", "FMA", "LSU", "warps"]
-    lines = table([*heads, "warps wait for (clocks an instruction)"], cells)
+    lines = table([*heads, "warps wait for (clocks an instruction)"], cells) if cells else []
     for row in of_stage(rows, "large"):
         parts = [f"{p['us']:.0f} µs {p['kernel'][:60]} ({p['calls']})" for p in row["parts"][:6]]
         what = f"{row['operator']}, n = {row['n']}, {row['batch']} matrices"
@@ -221,7 +223,7 @@ def page(rows: list[Row], predicted: dict[Key, float]) -> str:
     )
     lines = [f"# {device}, {of}", "", f"{', '.join(row['date'] for row in runs)}."]
     for title, body in parts:
-        lines += ["", f"## {title}", "", *body]
+        lines += ["", f"## {title}", "", *(body or ["Not measured."])]
     return "\n".join(lines) + "\n"
 
 
