@@ -11,7 +11,10 @@ import emulated
 import pytest
 import torch
 
-from tools.gpu import checks, objects, report, smoke, times, variants
+import bench.run
+from bench.cases import OPS, Case
+from bench.clocks import CpuClock
+from tools.gpu import checks, kernels, objects, report, smoke, times, variants
 from tools.gpu import results as results_of
 from tools.gpu.library import KernelLibrary
 from tools.gpu.results import DONE, FAILED, LEFT_OUT, TIMEOUT, Results
@@ -162,6 +165,76 @@ def test_the_first_look_at_the_kernels_finds_a_wrong_one(library, fault, tmp_pat
     assert smoke.run(Results(tmp_path), wrong, (torch.float32,), (5,)) > 0
     faults = [row["faults"] for row in results_of.of_stage(Results(tmp_path).rows(), "smoke")]
     assert any("right" in of for of in faults)
+
+
+def test_a_case_that_raises_is_passed_over_and_none_is_timed_twice(tmp_path, monkeypatch):
+    good, bad = (Case("small", OPS[0], n, torch.float32, 10) for n in (2, 3))
+    monkeypatch.setattr(times, "cases", lambda: [bad, good])
+    # The CPU in place of the GPU.
+    clock = CpuClock(1)
+    monkeypatch.setattr(times, "CudaClock", lambda device: clock)
+    monkeypatch.setattr(times, "is_native", lambda case: False)
+    for name in ("current_device", "synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 0)
+
+    def run_case(case, *arguments):
+        if case is bad:
+            raise ArithmeticError("wrong")
+        return bench.run.run_case(case, *arguments)
+
+    monkeypatch.setattr(times, "run_case", run_case)
+    results = Results(tmp_path)
+    with pytest.raises(RuntimeError, match="facts"):
+        times.run(results, [], 60)
+    limits = {"copy_bandwidth": {"cache": 1e10, "dram": 1e10}, "fma_peak": {"float32": 1e11}}
+    results.add("facts", limits=limits)
+    assert times.run(results, results.rows(), 60) == 1
+    rows = [row for row in results_of.of_stage(results.rows(), "times") if "op" in row]
+    assert [(row["n"], "error" in row) for row in rows] == [(3, True), (2, False)]
+    assert "ArithmeticError" in rows[0]["error"]
+    assert rows[1]["ratio"]["torch.linalg"]["median"] > 0
+    before = len(results.rows())
+    assert times.run(results, results.rows(), 60) == 0
+    assert len(results.rows()) == before + 1  # which build it was
+    late = Results(tmp_path / "late")
+    assert times.run(late, results.rows()[:1], -1) == 0
+    assert "2 of 2" in late.rows()[-1]["stopped"]
+
+
+def test_kernels_are_timed_beside_their_variants(tmp_path, monkeypatch):
+    main, variant = (tmp_path / f"lib{name}.so" for name in ("kernels", "wide"))
+
+    class Library:
+        """Has the order 8, of which the variant has the determinant only."""
+
+        def __init__(self, path: Path, device: str) -> None:
+            self.path = path
+
+        def ends(self, *_: object) -> list[int]:
+            return [8]
+
+        def serves(self, operator: str, dtype: torch.dtype, n: int) -> bool:
+            return n == 8 and (self.path == main or (operator, dtype) == ("det", torch.float32))
+
+        def served_by(self, *_: object) -> str:
+            return "warp"
+
+    def measure(libraries, operator, n, dtype):
+        if operator == "det_hvp":
+            raise RuntimeError("out of memory")
+        return {kernels.name_of(x): [1.0, 2.0, 4.0] for x in libraries}
+
+    monkeypatch.setattr(kernels, "KernelLibrary", Library)
+    monkeypatch.setattr(kernels, "measure", measure)
+    results = Results(tmp_path / "out")
+    hvps = len(kernels.DTYPES)
+    assert kernels.run(results, [], main, [variant]) == hvps
+    rows = results.rows()
+    assert [row["library"] for row in rows[-2:]] == ["kernels", "wide"]  # those come last
+    assert sum("error" in row for row in rows) == hvps
+    again = Results(tmp_path / "again")
+    kernels.run(again, rows, main, [variant])
+    assert all("error" in row for row in again.rows())
 
 
 def test_failing_tests_are_named(tmp_path, monkeypatch):
