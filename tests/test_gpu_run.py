@@ -107,10 +107,24 @@ def test_all_kernels_are_compiled_beforehand_and_nothing_that_needs_torch():
 def test_a_variant_has_the_kernels_that_are_named_and_no_others(tmp_path):
     text = variants.stubs(objects.ROOT, ["warp/float", "block/double"])
     tables = {p.parent.name for p in objects.ROOT.glob("csrc/cuda/*/table.h")}
-    assert text.count("template <>") == 4 * len(tables) - 2
-    assert "add_warp_kernels<Dtype::kFloat>" not in text
-    (tmp_path / "stubs.cpp").write_text(text)
-    objects.Unit("stubs.cpp", root=tmp_path).compile(tmp_path)
+    assert text.count(" asm(") == 4 * len(tables) - 2
+    assert "add_warp_kernels_float(" not in text
+    # They are what the compiler calls by these names.
+    calls = [
+        f"torchdet::add_{name}_kernels<torchdet::Dtype::{dtype}>(table);"
+        for name in tables
+        for dtype in ("kFloat", "kDouble", "kComplexFloat", "kComplexDouble")
+    ]
+    (tmp_path / "stubs.cpp").write_text(variants.stubs(objects.ROOT, []))
+    (tmp_path / "calls.cpp").write_text(
+        f'#include "{objects.ROOT}/csrc/cuda/kernels.h"\n'
+        f"void call(torchdet::CudaKernelTable& table) {{ {' '.join(calls)} }}\n"
+    )
+    for name in ("stubs", "calls"):
+        objects.Unit(f"{name}.cpp", root=tmp_path).compile(tmp_path)
+    files = [str(tmp_path / f"{name}.o") for name in ("stubs", "calls")]
+    linker = ["c++", "-shared", "-Wl,--no-undefined", "-o", str(tmp_path / "lib.so")]
+    objects.run_tool([*linker, *files])
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +280,8 @@ CASE = {
 BUILD = {"cuda_architectures": ["9.0"], "active_instruction_set": "portable"}
 MACHINE = {
     "date": "2026-01-01T00:00:00+00:00", "torchdet": "0", "torch": "2", "commit": None,
-    "build": None, "device": {"name": "A GPU", "cuda": "13.0", "nvidia_smi": {}},
+    "build": None,
+    "device": {"name": "A GPU", "cuda": "13.0", "multiprocessors": 132, "nvidia_smi": {}},
 }  # fmt: skip
 LIMITS = {"copy_bandwidth": {"device": 4e12}, "fma_peak": {"float32": 6e13}}
 
@@ -307,12 +322,15 @@ def test_a_run_becomes_a_file_as_bench_writes_it(tmp_path):
 
 def test_measured_times_stand_beside_their_predictions(tmp_path):
     path = tmp_path / "model.json"
-    path.write_text(json.dumps({"sm_90": {"det float32 n=8": {"ns": 0.08, "pipe": "ALU"}}}))
+    path.write_text(json.dumps({"nvcc, sm_90": {"det float32 n=8": {"clocks": 20.0}}}))
     predicted = report.predictions(path)
-    assert predicted == {("det", "float32", 8): 0.08}
+    assert predicted == {("det", "float32", 8): 20.0}
     assert report.predictions(tmp_path / "absent.json") == {}
     text = report.page(write_run(tmp_path), predicted)
-    assert "| det | float32 | 8 | warp | 0.1 ns | 0% | 65% | 0.08 ns | 1.25 | wide 0.50 |" in text
+    # 0.1 ns of 132 SMs at 2 GHz are 26.4 clocks.
+    line = "| det | float32 | 8 | warp | 0.1 ns | 0% | 65% | 26.4 | 20 | 1.32 | wide 0.50 |"
+    assert line in text
+    assert "| det | float32 | warp | 1 | 1.32 | 1.32 to 1.32 |" in text
     for part in ("off by 2", "a::b", "out of memory", "| shfl |", "| 25 | 8 |  |", "memcheck"):
         assert part in text, part
 

@@ -59,9 +59,9 @@ def build(sanitize: str = "") -> Path:
 def library() -> ctypes.CDLL:
     """The emulation, built on first use; TORCHDET_EMULATION names another library."""
     lib = ctypes.CDLL(os.environ.get("TORCHDET_EMULATION") or str(build()))
-    lib.kernels_run.restype = ctypes.c_char_p
+    lib.emulated_run.restype = ctypes.c_char_p
     lib.emulated_fault.restype = ctypes.c_char_p
-    lib.kernels_block_bytes.restype = ctypes.c_size_t
+    lib.emulated_block_bytes.restype = ctypes.c_size_t
     return lib
 
 
@@ -72,7 +72,7 @@ def schedule(order: str = "forward", seed: int = 0, fill: int = 0xFF) -> None:
 
 def _block_bytes(operator: str, dtype: str, n: int, stage: int) -> int:
     op, d = _OPS[operator], DTYPES.index(dtype)
-    return library().kernels_block_bytes(op, d, ctypes.c_int64(n), stage)
+    return library().emulated_block_bytes(op, d, ctypes.c_int64(n), stage)
 
 
 def fits(operator: str, dtype: str, n: int) -> bool:
@@ -100,7 +100,7 @@ def run(
         return _block_bytes(operator, A.dtype.name, n, stage)
 
     def launch(stage: int, buffers: _LargeBuffers | None = None) -> None:
-        message = lib.kernels_run(
+        message = lib.emulated_run(
             op,
             dtype,
             ctypes.c_int64(n),
@@ -111,7 +111,7 @@ def run(
             *((None,) * (2 - len(results))),
             stage,
             None if buffers is None else ctypes.byref(buffers),
-            None,  # streams are CUDA's
+            None,  # a stream
         )
         if message is not None:
             raise RuntimeError(message.decode())

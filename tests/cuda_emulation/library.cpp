@@ -1,10 +1,71 @@
 // The emulated kernels behind a C interface (emulated.py calls it).
+#include "../emulation/view_of.h"
 #include "device.h"
-#include "interface.h"
 
 using namespace torchdet;
 
-extern "C" void emulated_schedule(int order, uint64_t seed, int fill) {
+extern "C" {
+
+// A tensor, in the words of torch.
+struct EmulatedTensor {
+  void* data;
+  int dims;
+  const int64_t *sizes, *strides;
+};
+
+void emulated_schedule(int order, uint64_t seed, int fill) {
   emulation::schedule = {static_cast<emulation::Order>(order), seed,
                          static_cast<unsigned char>(fill)};
+}
+
+// The kernels of the class "large", in the order in which they run.
+enum Stage { kNative, kPrepare, kFinish };
+
+static const CudaKernel& kernel_of(Op op, int dtype, int64_t n, Stage stage) {
+  const CudaKernelTable& table = cuda_kernels();
+  return stage == kPrepare  ? table.large[dtype].prepare
+         : stage == kFinish ? table.large[dtype].select(op)
+                            : table.select_native(op, static_cast<Dtype>(dtype), n);
+}
+
+// Bytes that a block (in the class "large" a matrix) needs.
+size_t emulated_block_bytes(int op, int dtype, int64_t n, int stage) {
+  return kernel_of(static_cast<Op>(op), dtype, n, static_cast<Stage>(stage)).block_bytes(n);
+}
+
+// Runs an operator for n, batch > 0; null, or what went wrong. other: grad or Z, or
+// none, which is a grad of 1.
+const char* emulated_run(int op, int dtype, int64_t n, int64_t batch, const EmulatedTensor* A,
+                         const EmulatedTensor* other, void* out, void* logabsdet, int stage,
+                         const LargeBuffers* large, void* stream) {
+  Problem p;
+  p.op = static_cast<Op>(op);
+  p.n = n;
+  p.batch = batch;
+  p.A = view_of(A->data, A->dims, A->sizes, A->strides, 2);
+  if (other != nullptr) {
+    p.other = view_of(other->data, other->dims, other->sizes, other->strides,
+                      p.op == Op::kDetHvp || p.op == Op::kSlogdetHvp ? 2 : 0);
+  }
+  p.out = p.determinant = out;
+  p.logabsdet = logabsdet;
+  if (large != nullptr) {
+    p.large = *large;
+  }
+  return kernel_of(p.op, dtype, n, static_cast<Stage>(stage)).launch(p, stream);
+}
+
+// The stage whose kernel alone serves an order where blocks have that much shared memory; -1 where
+// torch has a part in it, or where the library is built without that kernel.
+int emulated_stage(int op, int dtype, int64_t n, size_t shared_bytes) {
+  const CudaKernel& kernel = kernel_of(static_cast<Op>(op), dtype, n, kNative);
+  return kernel.launch != nullptr && kernel.block_bytes(n) <= shared_bytes ? kNative : -1;
+}
+
+// The name of the size class that serves the order n, and the last order that it serves.
+const char* emulated_class(int op, int dtype, int64_t n, int64_t* largest) {
+  const Choice choice = select_cuda(static_cast<Op>(op), static_cast<Dtype>(dtype), n);
+  *largest = choice.largest_n;
+  return choice.size_class->name;
+}
 }

@@ -1,4 +1,4 @@
-"""The CUDA kernels behind their C interface (tests/cuda_emulation/interface.h), on torch's tensors.
+"""The CUDA kernels behind their C interface (tests/cuda_emulation/library.cpp), on torch's tensors.
 
 The library of the kernels runs them on a GPU, that of the emulation on the host: which of the two,
 the tensors' device says.
@@ -18,7 +18,6 @@ _OPS = {operator: k for k, operator in enumerate(OPERATORS)} | {"slogdet_hvp": 9
 ALL_OPERATORS = tuple(_OPS)
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 _SHARED_BYTES_OF_H200 = 227 * 1024  # for the emulation
-_NATIVE = 0
 LAST_CLASS = "large"
 
 
@@ -48,10 +47,9 @@ class KernelLibrary:
     def __init__(self, path: Path, device: str | torch.device) -> None:
         self.path, self.device = path, torch.device(device)
         self._library = ctypes.CDLL(str(path))
-        self._library.kernels_run.restype = ctypes.c_char_p
-        self._library.kernels_class.restype = ctypes.c_char_p
-        self._library.kernels_has.restype = ctypes.c_bool
-        self._library.kernels_block_bytes.restype = ctypes.c_size_t
+        self._library.emulated_run.restype = ctypes.c_char_p
+        self._library.emulated_class.restype = ctypes.c_char_p
+        self._library.emulated_block_bytes.restype = ctypes.c_size_t
         self.shared_bytes = shared_bytes(self.device)
 
     @staticmethod
@@ -62,20 +60,24 @@ class KernelLibrary:
         """Its name, and the last order that it serves: csrc/cuda/select.h says it."""
         largest = ctypes.c_int64()
         key = self._key(operator, dtype, n)
-        return self._library.kernels_class(*key, ctypes.byref(largest)).decode(), largest.value
+        return self._library.emulated_class(*key, ctypes.byref(largest)).decode(), largest.value
+
+    def _stage(self, operator: str, dtype: torch.dtype, n: int) -> int:
+        key = self._key(operator, dtype, n)
+        return self._library.emulated_stage(*key, ctypes.c_size_t(self.shared_bytes))
 
     def block_bytes(self, operator: str, dtype: torch.dtype, n: int) -> int:
-        """Of shared memory, for the kernel that serves the order n where it has so much."""
-        return self._library.kernels_block_bytes(*self._key(operator, dtype, n), _NATIVE)
+        """Of shared memory, for the kernel that serves the order n."""
+        stage = self._stage(operator, dtype, n)
+        return self._library.emulated_block_bytes(*self._key(operator, dtype, n), stage)
 
     def serves(self, operator: str, dtype: torch.dtype, n: int) -> bool:
-        """Whether the library has a kernel of its own, and a block its shared memory.
+        """Whether the library has a kernel that does it alone.
 
         That is not so in the class "large", where torch has its part, and where the library is
         built of some of the sources.
         """
-        has = self._library.kernels_has(*self._key(operator, dtype, n), _NATIVE)
-        return has and self.block_bytes(operator, dtype, n) <= self.shared_bytes
+        return self._stage(operator, dtype, n) >= 0
 
     def ends(self, operator: str, dtype: torch.dtype) -> list[int]:
         """The last order of each class, but "large": it begins where shared memory ends.
@@ -121,14 +123,14 @@ class KernelLibrary:
         stream = None
         if A.is_cuda:
             stream = ctypes.c_void_p(torch.cuda.current_stream(A.device).cuda_stream)
-        message = self._library.kernels_run(
+        message = self._library.emulated_run(
             *self._key(operator, A.dtype, A.shape[-1]),
             ctypes.c_int64(A.shape[:-2].numel()),
             ctypes.byref(_Tensor(A)),
             None if other is None else ctypes.byref(_Tensor(other)),
             *(ctypes.c_void_p(x.data_ptr()) for x in out),
             *((None,) * (2 - len(out))),
-            _NATIVE,
+            self._stage(operator, A.dtype, A.shape[-1]),
             None,
             stream,
         )

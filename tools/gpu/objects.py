@@ -35,8 +35,9 @@ ARCHITECTURE = "9.0"  # an H200's, as TORCH_CUDA_ARCH_LIST has it
 # On a machine with a GPU the CPU kernels are there for tests only.
 INSTRUCTION_SETS = "portable"
 # The C interface of the kernels, and the kernels that measure the machine.
-INTERFACE = "tools/gpu/interface.cpp"
+INTERFACE = "tools/gpu/interface.cu"
 MICRO = "tools/gpu/micro.cu"
+CUDA = "csrc/cuda"
 VARIANTS = "variants"  # a folder in that of the objects, and in that of the libraries
 # The longest first, so that they do not run alone at the end.
 SLOW = ("warp/", "kernels_", "block/", "thread/")
@@ -58,8 +59,11 @@ def setup_module() -> ModuleType:
     return module
 
 
-def included(source: Path) -> tuple[set[Path], set[str]]:
-    """The project's files that a source is made of, itself included, and the other headers."""
+def included(source: Path, folder: Path) -> tuple[set[Path], set[str]]:
+    """The project's files that a source is made of, itself included, and the other headers.
+
+    folder: where files are looked for that do not lie beside the one that includes them.
+    """
     files, others, rest = set(), set(), [source.resolve()]
     while rest:
         path = rest.pop()
@@ -67,9 +71,9 @@ def included(source: Path) -> tuple[set[Path], set[str]]:
             continue
         files.add(path)
         for quote, name in _INCLUDE.findall(path.read_text()):
-            found = (path.parent / name).resolve()
-            if quote == '"' and found.exists():
-                rest.append(found)
+            found = [x for x in (path.parent / name, folder / name) if x.exists()]
+            if quote == '"' and found:
+                rest.append(found[0].resolve())
             else:
                 others.add(name)
     return files, others
@@ -77,7 +81,7 @@ def included(source: Path) -> tuple[set[Path], set[str]]:
 
 def needs_torch(source: Path) -> bool:
     """Whether its object depends on the torch or the Python of a machine."""
-    return any(name.startswith(_NEEDS_TORCH) for name in included(source)[1])
+    return any(name.startswith(_NEEDS_TORCH) for name in included(source, source.parent)[1])
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Unit:
     def hash(self) -> str:
         """Of the flags and of every file of the project that it includes."""
         digest = hashlib.sha256("\0".join(self.flags).encode())
-        for path in sorted(included(self.root / self.source)[0]):
+        for path in sorted(included(self.root / self.source, self.root / CUDA)[0]):
             digest.update(f"\0{os.path.relpath(path, self.root)}\0".encode())
             digest.update(path.read_bytes())
         return digest.hexdigest()
@@ -129,7 +133,8 @@ class Unit:
         """
         compiler = [nvcc()] if self.is_cuda else shlex.split(os.environ.get("CXX", "c++"))
         target = folder / self.object
-        run_tool([*compiler, *self.flags, "-c", str(self.root / self.source), "-o", str(target)])
+        paths = [f"-I{self.root / CUDA}", "-c", str(self.root / self.source), "-o", str(target)]
+        run_tool([*compiler, *self.flags, *paths])
         run_tool(["strip", "--strip-unneeded", str(target)])
 
 

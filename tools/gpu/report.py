@@ -12,7 +12,7 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,22 +54,30 @@ def bench_result(rows: list[Row]) -> dict[str, Any] | None:
     }
 
 
-def _entries(value: Any) -> Iterator[tuple[Key, float]]:
-    """Wherever in a JSON file "det float32 n=8" stands for a time, or for what has one."""
-    if not isinstance(value, dict):
-        return
-    for name, entry in value.items():
-        found = _CASE.fullmatch(name)
-        ns = entry.get("ns") if isinstance(entry, dict) else entry
-        if found and isinstance(ns, (int, float)):
-            yield (found["operator"], found["dtype"], int(found["n"])), float(ns)
-        else:
-            yield from _entries(entry)
-
-
 def predictions(path: Path = PREDICTIONS) -> dict[Key, float]:
-    """Nanoseconds for a matrix that the model of the machine code predicts, where there are any."""
-    return dict(_entries(json.loads(path.read_text()))) if path.exists() else {}
+    """Clocks of an SM for a matrix, by the model of the machine code; empty where it has no record.
+
+    Under the name of a compiler the record has entries "det float32 n=8": {"clocks": 26.8}.
+    """
+    if not path.exists():
+        return {}
+    of_compilers = json.loads(path.read_text()).values()
+    entries = {name: entry for of in of_compilers for name, entry in of.items()}
+    keys = {name: _CASE.fullmatch(name) for name in entries}
+    return {
+        (key["operator"], key["dtype"], int(key["n"])): entries[name]["clocks"]
+        for name, key in keys.items()
+        if key
+    }
+
+
+def clocks_per_nanosecond(rows: list[Row]) -> float | None:
+    """Of all SMs together, at the clock that they had while instructions were counted."""
+    hertz = [row["hertz"] for row in of_stage(rows, "micro") if "hertz" in row]
+    machines = [row["machine"] for row in of_stage(rows, "facts") if "machine" in row]
+    if not hertz or not machines:
+        return None
+    return machines[-1]["device"]["multiprocessors"] * statistics.median(hertz) * 1e-9
 
 
 def stages(rows: list[Row]) -> list[str]:
@@ -95,30 +103,32 @@ def kernels(rows: list[Row], predicted: dict[Key, float]) -> list[str]:
             of = measured.setdefault((row["operator"], row["dtype"], row["n"]), {})
             of[row["library"]] = row
     limits = next((row["limits"] for row in of_stage(rows, "facts") if "limits" in row), {})
-    cells = []
+    bandwidth, rate = limits.get("copy_bandwidth", {}).get("device"), clocks_per_nanosecond(rows)
+    cells, ratios = [], {}
     for (operator, dtype, n), of in measured.items():
         main = of.get(MAIN) or next(iter(of.values()))
         ns = statistics.median(main["ns"])
         spread = (max(main["ns"]) - min(main["ns"])) / ns
-        guess = predicted.get((operator, dtype, n))
-        bandwidth = limits.get("copy_bandwidth", {}).get("device")
-        others = [
-            f"{name} {statistics.median(row['ns']) / ns:.2f}"
-            for name, row in of.items()
-            if row is not main
-        ]
-        cells.append(
-            [
-                operator, dtype, str(n), main["size_class"], duration(ns * 1e-9), f"{spread:.0%}",
-                f"{main['gigabytes_per_second'] * 1e9 / bandwidth:.0%}" if bandwidth else "",
-                duration(guess * 1e-9) if guess else "", f"{ns / guess:.2f}" if guess else "",
-                ", ".join(others),
-            ]
-        )  # fmt: skip
+        share = main["gigabytes_per_second"] * 1e9 / bandwidth if bandwidth else None
+        clocks = ns * rate if rate else None
+        model = predicted.get((operator, dtype, n))
+        if clocks and model:
+            ratios.setdefault((operator, dtype, main["size_class"]), []).append(clocks / model)
+        medians = {name: statistics.median(row["ns"]) for name, row in of.items()}
+        others = [f"{x} {t / ns:.2f}" for x, t in medians.items() if of[x] is not main]
+        cells.append([operator, dtype, str(n), main["size_class"], duration(ns * 1e-9)])
+        cells[-1] += [f"{spread:.0%}", f"{share:.0%}" if share else ""]
+        cells[-1] += [f"{clocks:.4g}" if clocks else "", f"{model:.4g}" if model else ""]
+        cells[-1] += [f"{clocks / model:.2f}" if clocks and model else "", ", ".join(others)]
     heads = ["kernel", "dtype", "n", "class", "measured", "spread", "of copy"]
-    return cells and table(
-        [*heads, "predicted", "measured / predicted", "variants, of its time"], cells
-    )
+    heads += ["clocks of an SM", "the model's", "ratio", "variants, of its time"]
+    lines = table(heads, cells) if cells else []
+    of_class = [
+        [*key, str(len(of)), f"{statistics.mean(of):.2f}", f"{min(of):.2f} to {max(of):.2f}"]
+        for key, of in ratios.items()
+    ]
+    heads = ["kernel", "dtype", "class", "orders", "measured over the model's, mean", "range"]
+    return [*lines, "", *table(heads, of_class)] if of_class else lines
 
 
 def instructions(rows: list[Row]) -> list[str]:
