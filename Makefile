@@ -24,12 +24,12 @@ PACKAGES_ARGS ?=
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' 2>/dev/null)
-OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) $(addprefix tests/cuda_runtime/*., cpp h) tests/sanitize/*.cpp bench/*.cpp tools/*.h tools/sass_model/host/*)
+OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) $(addprefix tests/cuda_runtime/*., cpp h) tests/sanitize/*.cpp bench/*.cpp tools/*.h tools/sass_model/host/* tools/gpu/*.c*)
 PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
 .PHONY: help setup demo test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check cuda-model instructions tune lint lint-python lint-cpp lint-types lint-length format \
-        bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel wheels versions test-packages clean
+        bench bench-results accuracy exactness device-objects gpu gpu-core gpu-check gpu-profile wheel wheels versions test-packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,7 +90,7 @@ test: $(VENV)/.installed ## the test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(OWN_TARGETS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
 
 # Without the files that know nothing of which implementation serves.
-WITHOUT_IMPLEMENTATION := oracles support tools sass_model sass_predictions install bench bench_checks bench_results cuda_emulation cuda_banks cuda_runtime $(OWN_TARGETS)
+WITHOUT_IMPLEMENTATION := oracles support tools sass_model sass_predictions install bench bench_checks bench_results cuda_emulation cuda_banks cuda_runtime gpu_run $(OWN_TARGETS)
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
 	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(WITHOUT_IMPLEMENTATION:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
@@ -178,37 +178,28 @@ tune: $(VENV)/.installed ## measure the constants of csrc/tuning.h and csrc/sele
 instructions: $(VENV)/.installed ## count the instructions of CPU kernels and compare them with the record
 	$(RUN) tools/instruction_counts.py
 
-# What needs a GPU, with the Python and the torch that are there: nothing is installed, and the extension is built in
-# place for that GPU. Each part ends within minutes; `make gpu` is all of them.
+# What needs a GPU: tools/gpu, in stages with a time each, with the Python and the torch that are there; nothing is
+# installed. A machine without a GPU compiles beforehand; build/device then travels with the sources, and linking takes
+# half a minute. Where nothing has travelled, all is compiled there. A second run does what the first one has left out.
+DEVICE_ARCHITECTURE ?= 9.0
+DEVICE_INSTRUCTION_SETS ?= portable
 GPU_PYTHON ?= $(PYTHON)
-GPU_ARCHITECTURE ?= $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
-GPU_TESTS := tests --ignore=tests/test_cuda_emulation.py --ignore=tests/test_cuda_banks.py $(OWN_TARGETS:%=--ignore=tests/test_%.py) -k cuda
-GPU_BENCH_ARGS ?=
-TUNE_ARGS ?=
+GPU_OUT ?= out/gpu
+GPU_ARGS ?=
 
-gpu: gpu-build gpu-test gpu-sanitize gpu-bench ## on a machine with a GPU: build, test suite, compute-sanitizer, benchmarks
+device-objects: $(VENV)/.installed ## compile for a GPU that is elsewhere; needs nvcc; fills build/device
+	$(RUN) -m tools.gpu.objects --jobs $(JOBS) \
+	  --architecture $(DEVICE_ARCHITECTURE) --instruction-sets $(DEVICE_INSTRUCTION_SETS)
 
-gpu-build:
-	TORCHDET_CUDA=1 TORCH_CUDA_ARCH_LIST=$(GPU_ARCHITECTURE) MAX_JOBS=$(JOBS) $(GPU_PYTHON) setup.py --quiet build_ext --inplace
+# Each of them whatever becomes of the others.
+gpu: ## on a machine with a GPU: gpu-core, gpu-check and gpu-profile
+	$(MAKE) --no-print-directory -k gpu-core gpu-check gpu-profile
 
-gpu-test:
-	OMP_NUM_THREADS=1 $(GPU_PYTHON) -m pytest $(GPU_TESTS) \
-	  $$($(GPU_PYTHON) -c 'import xdist' 2>/dev/null && echo '-n $(JOBS) --dist loadgroup') $(PYTEST_ARGS)
-
-# The tools of compute-sanitizer, side by side. They watch torchdet's kernels alone, torch's own would take most of the
-# time. Every tensor is an allocation of its own, so that memcheck knows where it ends.
-SANITIZERS := memcheck racecheck initcheck synccheck
-SANITIZE_initcheck := --without-lu
-
-gpu-sanitize:
-	$(MAKE) --no-print-directory --output-sync=target -j $(words $(SANITIZERS)) $(SANITIZERS:%=gpu-sanitize-%)
-
-gpu-sanitize-%:
-	PYTHONPATH=$(CURDIR) PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $* --kernel-name kernel_substring=run_kernel \
-	  --error-exitcode 1 $(GPU_PYTHON) tools/run_all_kernels.py $(SANITIZE_$*)
-
-gpu-bench:
-	$(GPU_PYTHON) -m bench --device cuda $(GPU_BENCH_ARGS)
+gpu-core: ## on a GPU: build, first look at all kernels, single instructions, times
+gpu-check: ## on a GPU: tests, compute-sanitizer
+gpu-profile: ## on a GPU: hardware counters, what "large" consists of, noisy times again
+gpu-core gpu-check gpu-profile: gpu-%:
+	$(GPU_PYTHON) -m tools.gpu --stages $* --out $(GPU_OUT) $(GPU_ARGS)
 
 # The wheel of this Python. It has all instruction sets, and is linked of the objects that the editable install has
 # compiled, and of the others. auditwheel gives it the tag of the oldest glibc that has the symbols it asks for. It is

@@ -1,27 +1,44 @@
-"""Run every CUDA kernel on small batches, for compute-sanitizer (make gpu-sanitize).
+"""Run every CUDA kernel on small batches, for compute-sanitizer (tools/gpu/checks.py).
 
 The inputs are made on the host: what only the sanitized kernels write is initialised for the
 sanitizer, and what is copied from the host.
 """
 
+from __future__ import annotations
+
 import argparse
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-import torchdet  # noqa: F401 (registers the operators)
+import torchdet  # registers the operators
 
-# The ends of every class and of every number of lanes per matrix; a block's last passes are ragged.
-ORDERS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 40, 64)
+DTYPES = ("float32", "float64", "complex64", "complex128")
+OPERATORS = ("det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp")
+# Beside the ends of the classes: every number of lanes per matrix.
+ORDERS = (1, 2, 3, 5, 8, 9, 13, 16, 17, 20, 24, 28, 32, 33, 40, 64)
 BATCH = 35  # neither whole warps nor whole blocks
-BLOCK_BATCH = 2  # from order 33 on, where a block works on one matrix at a time
-# The first orders that go to the class "large" on every device: beyond 227 KB for one matrix.
-LARGE = {
-    torch.float32: 240,
-    torch.float64: 170,
-    torch.complex64: 170,
-    torch.complex128: 120,
-}
+BLOCK_BATCH = 2  # from order BLOCK on, where a block or a warp works on one matrix at a time
+BLOCK = 33
+NO_LIMIT = 1 << 62
+
+
+def ends(dtype: str) -> list[int]:
+    """The last order of every class and the first of the next; csrc/cuda/select.h says which."""
+    found = set()
+    for operator in OPERATORS:
+        n = 1
+        while (last := torchdet._C.select(operator, dtype, n, "cuda")["largest_n"]) < NO_LIMIT:
+            found |= {last, last + 1}
+            n = last + 1
+    return sorted(found)
+
+
+def matrices_in_shared_memory(n: int, dtype: str) -> float:
+    """How many a block could have: fewer than two, and torch's LU may have a part in it."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return properties.shared_memory_per_block_optin / (n * n * getattr(torch, dtype).itemsize)
 
 
 def layouts(A: Tensor) -> list[Tensor]:
@@ -30,13 +47,14 @@ def layouts(A: Tensor) -> list[Tensor]:
     return [X, X.mT, A.repeat_interleave(2, -1).cuda()[..., ::2]]
 
 
-def run(n: int, dtype: torch.dtype, batch: int, large: bool, with_lu: bool) -> None:
+def run(n: int, dtype: str, batch: int, with_lu: bool) -> None:
     """Launch every operator for one order and dtype."""
     ops = torch.ops.torchdet
-    A = torch.randn(batch, n, n, dtype=dtype)
+    large = matrices_in_shared_memory(n, dtype) < 2
+    A = torch.randn(batch, n, n, dtype=getattr(torch, dtype))
     A[-1] = 0  # singular: the slow paths
     A[0, 0] *= 2.0**40  # unbalanced
-    grad, Z = torch.ones(batch, dtype=dtype).cuda(), torch.randn_like(A).cuda()
+    grad, Z = torch.ones(batch, dtype=A.dtype).cuda(), torch.randn_like(A).cuda()
     for X in layouts(A)[: 1 if large else None]:
         ops.det_hvp(X, Z)
         if with_lu or not large:
@@ -45,15 +63,16 @@ def run(n: int, dtype: torch.dtype, batch: int, large: bool, with_lu: bool) -> N
             ops.cofactor(X)
             ops.det_backward(grad, X)
             ops.slogdet_backward(grad, X)
+            ops.slogdet_hvp(X, Z)
 
 
 def main() -> None:
     """Launch them all; the sanitizer says what is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--n", type=int, action="append", help="only this order, several times; none of 'large'"
-    )
-    parser.add_argument("--batch", type=int, default=BATCH, help="of the orders to 32")
+    parser.add_argument("--n", type=int, action="append", help="only this order, several times")
+    parser.add_argument("--dtype", choices=DTYPES, action="append", help="only this one")
+    parser.add_argument("--batch", type=int, default=BATCH, help=f"of the orders below {BLOCK}")
+    parser.add_argument("--large", action="store_true", help="the class 'large' beside the --n")
     parser.add_argument(
         "--without-lu",
         action="store_true",
@@ -61,11 +80,17 @@ def main() -> None:
         "initcheck does not know that torch's have written something",
     )
     arguments = parser.parse_args()
-    for dtype, large_n in LARGE.items():
-        for n in arguments.n or ORDERS:
-            run(n, dtype, arguments.batch if n <= 32 else BLOCK_BATCH, False, True)
-        if not arguments.n:
-            run(large_n, dtype, BLOCK_BATCH, True, not arguments.without_lu)
+    for dtype in arguments.dtype or DTYPES:
+        at_ends = ends(dtype)
+        orders: Iterable[int] = arguments.n or sorted({*ORDERS, *at_ends[:-1]})
+        for n in orders:
+            batch = arguments.batch if n < BLOCK else BLOCK_BATCH
+            run(n, dtype, batch, not arguments.without_lu)
+        if arguments.large or not arguments.n:
+            n = at_ends[-1]
+            while matrices_in_shared_memory(n, dtype) >= 1:
+                n += 1
+            run(n, dtype, BLOCK_BATCH, not arguments.without_lu)
     torch.cuda.synchronize()
     print("all kernels ran")
 

@@ -117,6 +117,7 @@ def run(
             *((None,) * (2 - len(results))),
             stage,
             None if buffers is None else ctypes.byref(buffers),
+            None,  # a stream
         )
         if message is not None:
             raise RuntimeError(message.decode())

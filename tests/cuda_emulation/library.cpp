@@ -37,7 +37,7 @@ size_t emulated_block_bytes(int op, int dtype, int64_t n, int stage) {
 // none, which is a grad of 1.
 const char* emulated_run(int op, int dtype, int64_t n, int64_t batch, const EmulatedTensor* A,
                          const EmulatedTensor* other, void* out, void* logabsdet, int stage,
-                         const LargeBuffers* large) {
+                         const LargeBuffers* large, void* stream) {
   Problem p;
   p.op = static_cast<Op>(op);
   p.n = n;
@@ -52,6 +52,20 @@ const char* emulated_run(int op, int dtype, int64_t n, int64_t batch, const Emul
   if (large != nullptr) {
     p.large = *large;
   }
-  return kernel_of(p.op, dtype, n, static_cast<Stage>(stage)).launch(p, nullptr);
+  return kernel_of(p.op, dtype, n, static_cast<Stage>(stage)).launch(p, stream);
+}
+
+// The stage whose kernel alone serves an order where blocks have that much shared memory; -1 where
+// torch has a part in it, or where the library is built without that kernel.
+int emulated_stage(int op, int dtype, int64_t n, size_t shared_bytes) {
+  const CudaKernel& kernel = kernel_of(static_cast<Op>(op), dtype, n, kNative);
+  return kernel.launch != nullptr && kernel.block_bytes(n) <= shared_bytes ? kNative : -1;
+}
+
+// The name of the size class that serves the order n, and the last order that it serves.
+const char* emulated_class(int op, int dtype, int64_t n, int64_t* largest) {
+  const Choice choice = select_cuda(static_cast<Op>(op), static_cast<Dtype>(dtype), n);
+  *largest = choice.largest_n;
+  return choice.size_class->name;
 }
 }

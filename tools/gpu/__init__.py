@@ -1,0 +1,1 @@
+"""What needs a GPU, prepared for a machine that is there for minutes: ``python -m tools.gpu``."""
