@@ -76,7 +76,9 @@ napoleon_custom_sections = [
 def escape(app, what, name, obj, options, lines):
     """Docstrings are plain text: an asterisk is a product, and a bar a modulus."""
     lines[:] = [
-        line if line.lstrip().startswith((">>>", "...")) else re.sub(r"(?<!\\)([*|])", r"\\\1", line)
+        line
+        if line.lstrip().startswith((">>>", "..."))
+        else re.sub(r"(?<!\\)([*|])", r"\\\1", line)
         for line in lines
     ]
 

@@ -1,7 +1,7 @@
 """Where other projects document what this one names, for links to their pages.
 
-Sphinx would fetch an index of all names from their sites. A build then needs the network, and what it
-makes depends on the day. The names used here are few, so their index is written here.
+Sphinx would fetch an index of all names from their sites. A build then needs the network, and
+what it makes depends on the day. The names used here are few, so their index is written here.
 """
 
 import zlib
@@ -13,8 +13,8 @@ _FUNCTIONS = (
     "torch.det", "torch.logdet", "torch.slogdet",
     "torch.linalg.det", "torch.linalg.slogdet", "torch.linalg.inv", "torch.linalg.cholesky",
     "torch.linalg.matrix_rank", "torch.linalg.lu_factor", "torch.linalg.solve",
-    "torch.func.grad", "torch.func.vmap", "torch.func.jvp", "torch.func.jacrev", "torch.func.jacfwd",
-    "torch.func.hessian", "torch.compile", "torch.autograd.grad", "torch.autograd.gradcheck.gradcheck",
+    "torch.func.grad", "torch.func.vmap", "torch.func.jvp", "torch.func.jacrev",
+    "torch.func.jacfwd", "torch.func.hessian", "torch.compile", "torch.autograd.grad",
     "torch.vmap", "torch.frexp", "torch.ldexp",
 )  # fmt: skip
 

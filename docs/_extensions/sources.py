@@ -17,13 +17,12 @@ LANGUAGES = {".h": "cpp", ".cpp": "cpp", ".cu": "cuda", ".py": "python", ".toml"
 LINK = re.compile(r"\[([^\]\[]*)\]\(((?:\.\./)+)([^)#]*)(#[^)]*)?\)")
 
 
-
 def link_to_sources(app: Sphinx, name: str, source: list[str]) -> None:
     """Rewrite the links of a page that leave the documentation."""
     page = Path(app.srcdir, name).parent
 
     def replace(match: re.Match) -> str:
-        text, up, path, anchor = match.groups()
+        text, up, path, _ = match.groups()
         target = (page / up / path).resolve()
         if target.is_relative_to(app.srcdir) or not target.is_relative_to(ROOT):
             return match[0]
