@@ -10,7 +10,6 @@ ROOT = DOCS.parent
 sys.path.insert(0, str(DOCS / "_extensions"))
 
 import inventory  # noqa: E402
-
 import torchdet  # noqa: E402
 
 project = "torchdet"
@@ -42,8 +41,8 @@ nitpick_ignore_regex = [
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 4
-# Every block of Python runs when the site is built (_extensions/executed.py), each page in a process
-# of its own, in the repository's folder. An exception ends the build.
+# Every block of Python runs when the site is built (_extensions/executed.py), each page in a
+# process of its own. An exception ends the build.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / "build" / "docs-cache")
 nb_execution_timeout = 900
@@ -75,12 +74,9 @@ napoleon_custom_sections = [
 
 def escape(app, what, name, obj, options, lines):
     """Docstrings are plain text: an asterisk is a product, and a bar a modulus."""
-    lines[:] = [
-        line
-        if line.lstrip().startswith((">>>", "..."))
-        else re.sub(r"(?<!\\)([*|])", r"\\\1", line)
-        for line in lines
-    ]
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            lines[i] = re.sub(r"(?<!\\)([*|])", r"\\\1", line)
 
 
 def setup(app):

@@ -274,9 +274,7 @@ def plot(mesh: Mesh, states: dict[str, Tensor], history: History, path: Path) ->
 def main(arguments: list[str] | None = None) -> History:
     """Presses the bar flat, and lets it go."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--out", type=Path, default=Path("docs/images"), help="folder for the figure"
-    )
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="for the figure")
     parser.add_argument(
         "--cells", type=int, nargs=3, default=(72, 16, 16), help="cubes along each side"
     )
@@ -298,8 +296,8 @@ def main(arguments: list[str] | None = None) -> History:
         relaxation.settle(given.steps)
     end = relaxation.positions().detach()
     J = torchdet.det(mesh.deformation(end))
-    print(f"untangled after {history.untangled} evaluations; at the end J is between {J.min():.3f} and "
-          f"{J.max():.3f}, energy {history.energy[-1]:.4g}")  # fmt: skip
+    print(f"untangled after {history.untangled} evaluations; at the end J is between "
+          f"{J.min():.3f} and {J.max():.3f}, energy {history.energy[-1]:.4g}")  # fmt: skip
 
     inner = ~held(mesh)
     forces = {

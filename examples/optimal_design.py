@@ -117,9 +117,7 @@ def plot(x: Tensor, start: Tensor, design: Design, first: Tensor, path: Path) ->
 def main(arguments: list[str] | None = None) -> Design:
     """Finds the design, and compares it with the known one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--out", type=Path, default=Path("docs/images"), help="folder for the figure"
-    )
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="for the figure")
     parser.add_argument("--points", type=int, default=21, help="candidates along each side")
     parser.add_argument("--steps", type=int, default=3000)
     given = parser.parse_args(arguments)

@@ -119,16 +119,13 @@ def ask_for_zero_probability() -> None:
     index = torch.tensor([[0, 1, 2]])
     for name in ("torch.linalg", "torchdet"):
         A = L.clone().requires_grad_()
-        value = (
-            torch.linalg.det(A)
-            if name == "torch.linalg"
-            else torchdet.principal_minors(A, index).sum()
-        )
+        if name == "torchdet":
+            value = torchdet.principal_minors(A, index).sum()
+        else:
+            value = torch.linalg.det(A)
         (gradient,) = torch.autograd.grad(value, A)
-        print(
-            f"  d det(L) / dL_00 at a kernel with two equal items, {name}: {gradient[0, 0].item():.6g}"
-        )
-    print(f"  the truth, the minor without item 0: {L[1, 1] * L[2, 2] - L[1, 2] ** 2:.6g}")
+        print(f"derivative of det(L) by L_00 at two equal items, {name}: {gradient[0, 0]:.6g}")
+    print(f"the truth, the minor without item 0: {L[1, 1] * L[2, 2] - L[1, 2] ** 2:.6g}")
 
 
 def strip(axes: Axes, data: Data, chosen: list[int], title: str) -> None:
@@ -143,9 +140,7 @@ def strip(axes: Axes, data: Data, chosen: list[int], title: str) -> None:
 def main(arguments: list[str] | None = None) -> tuple[int, int]:
     """Learns, and chooses before and after; returns how many digits there are in each choice."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--out", type=Path, default=Path("docs/images"), help="folder for the figure"
-    )
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="for the figure")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=200, help="observed sets in a step")
     parser.add_argument(
@@ -171,8 +166,8 @@ def main(arguments: list[str] | None = None) -> tuple[int, int]:
         sets = observed_sets(held_out.labels, 1000, generator)
         score = log_likelihood(features.kernel(held_out.images), sets).item()
     uniform = -len(held_out.labels) * math.log(2)
-    print(f"log-likelihood of a set: {history[0]:.2f} -> {history[-1]:.2f}; of held-out images {score:.2f} "
-          f"(each subset equally likely: {uniform:.2f})")  # fmt: skip
+    print(f"log-likelihood of a set: {history[0]:.2f} -> {history[-1]:.2f}; of held-out images "
+          f"{score:.2f} (each subset equally likely: {uniform:.2f})")  # fmt: skip
     digits = [len(set(held_out.labels[chosen].tolist())) for chosen in (before, after)]
     print(f"different digits among {SIZE} chosen images: {digits[0]} before, {digits[1]} after")
     ask_for_zero_probability()

@@ -41,8 +41,8 @@ class Atom:
 
 
 # Nakashima and Nakatsuji, J. Chem. Phys. 127, 224104 (2007), and Chakravorty, Gwaltney, Davidson,
-# Parpia and Froese Fischer, Phys. Rev. A 47, 3649 (1993). Hartree-Fock: Bunge, Barrientos and Bunge,
-# At. Data Nucl. Data Tables 53, 113 (1993).
+# Parpia and Froese Fischer, Phys. Rev. A 47, 3649 (1993). Hartree-Fock: Bunge, Barrientos and
+# Bunge, At. Data Nucl. Data Tables 53, 113 (1993).
 ATOMS = {
     "helium": Atom("helium", 2, 0.6, -2.903724, -2.861680),
     "beryllium": Atom("beryllium", 4, 0.28, -14.667356, -14.573023),
@@ -71,7 +71,7 @@ class WaveFunction(nn.Module):
         self.atom = atom
         self.n = atom.charge // 2  # electrons of each spin
         Z = float(atom.charge)
-        if self.n == 1:  # two s orbitals of one exponential; each electron in one of them
+        if self.n == 1:  # two s orbitals, which the electrons exchange
             exponents, self.has_p = [[Z, Z], [Z - 0.8, Z - 0.8]], False
             self.up, self.down = torch.tensor([[0], [1]]), torch.tensor([[1], [0]])
         else:  # 1s, 2s, and 2p in x, y and z
@@ -310,7 +310,7 @@ def plot(results: list[Result], path: Path) -> None:
         )
         span = atom.hartree_fock - atom.exact
         ax.set(title=f"{atom.name}: {result.energy:.4f} ± {result.error:.4f} hartree",
-               xlabel="step", ylim=(atom.exact - 1.5 * span, atom.hartree_fock + 3 * span))  # fmt: skip
+               xlabel="step", ylim=(atom.exact - 1.5 * span, atom.exact + 4 * span))  # fmt: skip
         ax.legend()
     axes[0, 0].set_ylabel("hartree")
     save(figure, path)
@@ -319,9 +319,7 @@ def plot(results: list[Result], path: Path) -> None:
 def main(arguments: list[str] | None = None) -> list[Result]:
     """Trains both wave functions."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--out", type=Path, default=Path("docs/images"), help="folder for the figure"
-    )
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="for the figure")
     parser.add_argument("--atoms", nargs="+", default=list(ATOMS), choices=ATOMS)
     parser.add_argument("--walkers", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=400, help="steps of training")
