@@ -90,8 +90,8 @@ docs: $(VENV)/.docs ## the documentation site, every block of code run; build/si
 docs-serve: docs ## the site at http://localhost:8000
 	$(RUN) -m http.server --directory build/site 8000
 
-$(VENV)/.docs: $(VENV)/.installed pyproject.toml
-	$(BIN)/pip install --quiet --no-build-isolation -e '.[docs,examples]'
+$(VENV)/.docs: $(VENV)/.installed docs/requirements.txt
+	$(BIN)/pip install --quiet -r docs/requirements.txt
 	@touch $@
 
 exactness: $(VENV)/.installed ## the README's table: torch's answer, torchdet's answer, the truth
