@@ -92,6 +92,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "torchdet"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_sidebars = {"tutorial": [], "api": []}  # they have no pages below them
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {

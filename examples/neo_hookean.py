@@ -276,10 +276,10 @@ def main(arguments: list[str] | None = None) -> History:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="for the figure")
     parser.add_argument(
-        "--cells", type=int, nargs=3, default=(72, 16, 16), help="cubes along each side"
+        "--cells", type=int, nargs=3, default=(48, 20, 20), help="cubes along each side"
     )
-    parser.add_argument("--rounds", type=int, default=20, help="of untangling, at most")
-    parser.add_argument("--steps", type=int, default=150, help="after that")
+    parser.add_argument("--rounds", type=int, default=30, help="of untangling, at most")
+    parser.add_argument("--steps", type=int, default=400, help="after that")
     parser.add_argument("--scatter", type=float, default=0.3, help="of the vertices in the plane")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)

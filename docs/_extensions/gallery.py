@@ -5,6 +5,7 @@ are made, and their numbers mean nothing.
 """
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -24,8 +25,9 @@ def run(name: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{name} ended with {done.returncode}:\n{done.stderr[-4000:]}")
-    # Without progress bars.
-    lines = [line for line in done.stdout.splitlines() if line.strip() and "━" not in line]
+    # Without progress bars, and what moves a terminal's cursor.
+    output = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stdout)
+    lines = [line for line in output.splitlines() if line.strip() and "━" not in line]
     print("\n".join(line for line in lines if not line.startswith("wrote ")))
 
 
