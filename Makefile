@@ -25,10 +25,10 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' 2>/dev/null)
 OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) $(addprefix tests/cuda_runtime/*., cpp h) tests/sanitize/*.cpp bench/*.cpp tools/*.h tools/sass_model/host/* tools/gpu/*.c*)
-PY_SOURCES := setup.py torchdet tests bench examples tools
+PY_SOURCES := setup.py torchdet tests bench docs examples tools
 MAX_LINES := 400
 
-.PHONY: help setup demo test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check cuda-model instructions tune lint lint-python lint-cpp lint-types lint-length format \
+.PHONY: help setup demo docs docs-serve test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check cuda-model instructions tune lint lint-python lint-cpp lint-types lint-length format \
         bench bench-results accuracy exactness device-objects gpu gpu-core gpu-check gpu-profile wheel wheels versions test-packages clean
 
 help: ## list the targets
@@ -79,6 +79,20 @@ demo: $(VENV)/.examples ## the two original examples and a normalizing flow; fig
 	$(if $(wildcard torchdet/_C*.so),,TORCHDET_EXTENSION=0) $(RUN) examples/determinant_squared.py $(DEMO_ARGS)
 	@$(MAKE) --no-print-directory setup
 	$(RUN) examples/digits_flow.py $(DEMO_ARGS)
+
+# Pages that have not changed are not run again. DOCS_QUICK=1 gives the gallery's programs arguments with which they
+# take seconds, and numbers that mean nothing. jax and tensorflow have a column in docs/comparison.md where they are.
+DOCS_QUICK ?=
+docs: $(VENV)/.docs ## the documentation site, every block of code run; build/site
+	TORCHDET_DOCS_QUICK=$(DOCS_QUICK) $(RUN) -m sphinx --fail-on-warning --keep-going -q -b html docs build/site
+	@echo "wrote build/site/index.html"
+
+docs-serve: docs ## the site at http://localhost:8000
+	$(RUN) -m http.server --directory build/site 8000
+
+$(VENV)/.docs: $(VENV)/.installed docs/requirements.txt
+	$(BIN)/pip install --quiet -r docs/requirements.txt
+	@touch $@
 
 exactness: $(VENV)/.installed ## the README's table: torch's answer, torchdet's answer, the truth
 	$(RUN) examples/exactness.py

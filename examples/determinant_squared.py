@@ -242,7 +242,7 @@ def plot_singular(matrices: dict[str, Tensor], axes: Axes) -> dict[str, dict[str
     return table
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Runs the three parts and writes their figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder for figures")
@@ -252,21 +252,21 @@ def main() -> None:
         "--steps-c", type=int, default=50, help="further steps at ten times the rate"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the integer matrices in (c)")
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
 
-    losses = sine_cosine(arguments.steps_a)
-    plot_loss(losses, "det([[sin x, 0], [0, cos y]])²", arguments.out / "sine_cosine.png")
-    losses = free_matrix(arguments.steps_b)
-    plot_loss(losses, "Determinant Squared", arguments.out / "determinant_squared.png")
+    losses = sine_cosine(given.steps_a)
+    plot_loss(losses, "det([[sin x, 0], [0, cos y]])²", given.out / "sine_cosine.png")
+    losses = free_matrix(given.steps_b)
+    plot_loss(losses, "Determinant Squared", given.out / "determinant_squared.png")
 
-    record = descend_to_singular(arguments.steps_b, arguments.steps_c)
+    record = descend_to_singular(given.steps_b, given.steps_c)
     figure = plt.figure(figsize=(12.5, 5.2), layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=(1, 2), width_ratios=(1.25, 1))
     plot_descent(
-        record, arguments.steps_b, figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
+        record, given.steps_b, figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
     )
-    table = plot_singular(singular_matrices(arguments.seed), figure.add_subplot(grid[:, 1]))
-    save(figure, arguments.out / "singular.png")
+    table = plot_singular(singular_matrices(given.seed), figure.add_subplot(grid[:, 1]))
+    save(figure, given.out / "singular.png")
 
     print(f"(c) |det A| = {record.dets[-1]:.1e} at the end; relative error of d det / dA there:")
     for method in METHODS:

@@ -201,7 +201,7 @@ def plot(history: History, baseline: float, digits: Tensor, samples: Tensor, pat
     save(figure, path)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Trains the flow and draws what it learned."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -213,20 +213,20 @@ def main() -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the split, the noise and the layers"
     )
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
 
     torch.set_num_threads(1)  # steps this small lose more to waiting for threads than they gain
-    torch.manual_seed(arguments.seed)
+    torch.manual_seed(given.seed)
     pixels = torch.from_numpy(load_digits().data).float()
     pixels = pixels[torch.randperm(len(pixels))]
     held_out, training = pixels[:360], pixels[360:]
 
     x, _ = to_line(training)
-    flow = Flow(arguments.layers, x.mean(0), x.std(0))
-    history = train(flow, training, held_out, arguments.steps, arguments.batch)
+    flow = Flow(given.layers, x.mean(0), x.std(0))
+    history = train(flow, training, held_out, given.steps, given.batch)
     baseline = gaussian_bits(training, held_out)
     samples = to_pixels(flow.sample(64))
-    plot(history, baseline, held_out[:64], samples, arguments.out / "digits_flow.png")
+    plot(history, baseline, held_out[:64], samples, given.out / "digits_flow.png")
     print(
         f"held-out digits: {history.held_out[0]:.3f} -> {history.held_out[-1]:.3f} bits per pixel "
         f"(normal distribution {baseline:.3f}, uniform {math.log2(LEVELS):.3f})"

@@ -57,9 +57,9 @@ class accelerate(TorchFunctionMode):
         Python, as most of torch.nn.functional, about 4; a backward pass about 40.
 
     Raises:
-        Calls inside: what torch raises. Arguments that torchdet refuses are given to torch, which
-        takes them or raises its own error.
-        TypeError: What is decorated is a class, an async generator function or not callable.
+        TypeError: What is decorated is a class, an async generator function or not callable. Calls
+            inside raise what torch raises: arguments that torchdet refuses are given to torch,
+            which takes them or raises its own error.
 
     Example:
         >>> A = torch.tensor([[1.0, 2.0], [2.0, 4.0]], requires_grad=True)  # singular
