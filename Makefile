@@ -79,6 +79,10 @@ demo: $(VENV)/.examples ## the two original examples and a normalizing flow; fig
 	$(if $(wildcard torchdet/_C*.so),,TORCHDET_EXTENSION=0) $(RUN) examples/determinant_squared.py $(DEMO_ARGS)
 	@$(MAKE) --no-print-directory setup
 	$(RUN) examples/digits_flow.py $(DEMO_ARGS)
+	@echo "The pictures are in $(or $(lastword $(DEMO_ARGS)),docs/images): sine_cosine, determinant_squared, singular, digits_flow. Next, each in a minute or two:"
+	@printf '  $(RUN) examples/%s.py\n' wave_function neo_hookean point_process optimal_design
+	@echo "  $(BIN)/torchrun --nproc-per-node 2 examples/distributed.py"
+	@echo "make docs makes a page of each."
 
 # Pages that have not changed are not run again. DOCS_QUICK=1 gives the gallery's programs arguments with which they
 # take seconds, and numbers that mean nothing. jax and tensorflow have a column in docs/comparison.md where they are.
