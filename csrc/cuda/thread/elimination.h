@@ -33,29 +33,20 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// The sizes of rows and columns that (1) is about.
+// The rules (1).
 template <typename V>
-class Sizes {
- public:
+struct Trust {
   using R = RealOf<V>;
   static constexpr int kExponent = Format<ScalarOf<V>>::kMaxExponent;
   static constexpr int kFar = kExponent * 5 / 16, kNear = kExponent * 3 / 16;
 
-  TORCHDET_DEVICE void add_row(R z) {
-    sum_ = sum_ + z;
-    least_row_ = minimum(z, least_row_);
+  // sum: S; least: min z_i. No comparison holds for NaN.
+  TORCHDET_DEVICE static bool in_rows(R sum, R least) {
+    return sum <= exact_pow2<R>(kFar) && least >= exact_pow2<R>(-kFar) &&
+           sum <= least * exact_pow2<R>(kNear);
   }
   // w_j, or a pivot beside z_i.
-  TORCHDET_DEVICE void add_column(R w) { least_column_ = minimum(w, least_column_); }
-
-  TORCHDET_DEVICE bool are_trusted() const {
-    return sum_ <= exact_pow2<R>(kFar) && least_row_ >= exact_pow2<R>(-kFar) &&
-           sum_ <= least_row_ * exact_pow2<R>(kNear) && least_column_ >= exact_pow2<R>(1 - kNear);
-  }
-
- private:
-  R sum_ = 0, least_row_ = std::numeric_limits<R>::max();
-  R least_column_ = std::numeric_limits<R>::max();
+  TORCHDET_DEVICE static bool in_column(R w) { return w >= exact_pow2<R>(1 - kNear); }
 };
 
 // Whether (1) holds for a matrix in memory. Rows and columns that are zero count for nothing: their
@@ -76,14 +67,14 @@ TORCHDET_DEVICE bool is_central(const V* a) {
       z[i] = z[i] + pivot_size(a[i * N + j]);
     }
   }
-  Sizes<V> sizes;
+  R sum = 0, least = std::numeric_limits<R>::max();
   TORCHDET_UNROLL
   for (int i = 0; i < N; ++i) {
-    if (z[i] != R(0)) {
-      sizes.add_row(z[i]);
-    }
+    sum = sum + z[i];
+    least = z[i] == R(0) ? least : minimum(z[i], least);
     z[i] = weight_of<R>(bits_of(z[i]));
   }
+  bool is_trusted = Trust<V>::in_rows(sum, least);
   TORCHDET_ROLL
   for (int j = 0; j < N; ++j) {
     R w = 0;
@@ -91,11 +82,9 @@ TORCHDET_DEVICE bool is_central(const V* a) {
     for (int i = 0; i < N; ++i) {
       w = maximum(w, pivot_size(a[i * N + j]) * z[i]);
     }
-    if (w != R(0)) {
-      sizes.add_column(w);
-    }
+    is_trusted = is_trusted && (w == R(0) || Trust<V>::in_column(w));
   }
-  return sizes.are_trusted();
+  return is_trusted;
 }
 
 // A matrix, its pivots, and what they add up to.
@@ -103,11 +92,10 @@ template <typename V, int N>
 class ThreadElimination {
  public:
   using R = RealOf<V>;
-  using I = IntegerOf<V>;
 
   // Overwrites a.
   TORCHDET_DEVICE explicit ThreadElimination(V* a) : a_(a) {
-    R w = 0;
+    R w = 0, sum = 0, least = std::numeric_limits<R>::max();
     TORCHDET_UNROLL
     for (int i = 0; i < N; ++i) {
       R z = pivot_size(a[i * N]);
@@ -115,12 +103,13 @@ class ThreadElimination {
       for (int j = 1; j < N; ++j) {
         z = z + pivot_size(a[i * N + j]);
       }
-      sizes_.add_row(z);
+      sum = sum + z;
+      least = minimum(z, least);
       weight_[i] = weight_of<R>(bits_of(z));
       w = maximum(w, pivot_size(a[i * N + N - 1]) * weight_[i]);
       order_ |= Order(i) << (kLabelBits * i);
     }
-    sizes_.add_column(w);
+    is_trusted_ = Trust<V>::in_rows(sum, least) && Trust<V>::in_column(w);
   }
 
   // det A.
@@ -186,7 +175,7 @@ class ThreadElimination {
   // After sweep(): P_n and S.
   TORCHDET_DEVICE Scaled<V> product() const {
     const V signed_mantissa = is_odd_ ? -mantissa_ : mantissa_;
-    return normalise(select(is_singular_, zero<V>(), signed_mantissa), exponent_);
+    return normalise(select(is_singular_, zero<V>(), signed_mantissa), IntegerOf<V>(exponent_));
   }
   TORCHDET_DEVICE V last_pivot() const { return last_; }
   // 1 / u_i, and 1 for the last one.
@@ -196,7 +185,7 @@ class ThreadElimination {
     return static_cast<int>(order_ >> (kLabelBits * k)) & ((1 << kLabelBits) - 1);
   }
 
-  TORCHDET_DEVICE bool is_trusted() const { return sizes_.are_trusted(); }
+  TORCHDET_DEVICE bool is_trusted() const { return is_trusted_; }
 
  private:
   // Numbers of rows, in one register or two: an array of them would take N.
@@ -214,7 +203,7 @@ class ThreadElimination {
       best = select(larger, size, best);
       place = larger ? i : place;
     }
-    sizes_.add_column(best);
+    is_trusted_ = is_trusted_ && Trust<V>::in_column(best);
     is_odd_ = is_odd_ != (place != k);
     TORCHDET_UNROLL
     for (int i = k + 1; i < N; ++i) {
@@ -249,11 +238,10 @@ class ThreadElimination {
   R weight_[N];  // 1 / z_i
   V inverse_[N];
   V last_ = zero<V>();
-  Sizes<V> sizes_;
   Order order_ = 0;
-  bool is_odd_ = false, is_singular_ = false;
+  bool is_trusted_, is_odd_ = false, is_singular_ = false;
   V mantissa_ = one<V>();
-  I exponent_ = 0;
+  int exponent_ = 0;
 };
 
 }  // namespace TORCHDET_CAPABILITY
