@@ -24,12 +24,12 @@ PACKAGES_ARGS ?=
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' 2>/dev/null)
-OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) tests/sanitize/*.cpp bench/*.cpp tools/*.h tools/gpu/*.c*)
+OTHER_CXX_SOURCES := $(wildcard $(addprefix tests/*emulation/*., cpp h) tests/sanitize/*.cpp bench/*.cpp tools/*.h)
 PY_SOURCES := setup.py torchdet tests bench examples tools
 MAX_LINES := 400
 
 .PHONY: help setup demo test test-reference test-all-capabilities test-cuda-emulation test-arm fuzz sanitize cuda-check instructions tune lint lint-python lint-cpp lint-types lint-length format \
-        bench bench-results accuracy exactness device-objects gpu gpu-core gpu-check gpu-profile wheel wheels versions test-packages clean
+        bench bench-results accuracy exactness gpu gpu-build gpu-test gpu-sanitize gpu-bench wheel wheels versions test-packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,7 +90,7 @@ test: $(VENV)/.installed ## the test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(OWN_TARGETS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
 
 # Without the files that know nothing of which implementation serves.
-WITHOUT_IMPLEMENTATION := oracles support tools install bench bench_checks bench_results cuda_emulation gpu_run $(OWN_TARGETS)
+WITHOUT_IMPLEMENTATION := oracles support tools install bench bench_checks bench_results cuda_emulation $(OWN_TARGETS)
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
 	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(WITHOUT_IMPLEMENTATION:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
@@ -181,6 +181,9 @@ DEVICE_INSTRUCTION_SETS ?= portable
 GPU_PYTHON ?= $(PYTHON)
 GPU_OUT ?= out/gpu
 GPU_ARGS ?=
+OTHER_CXX_SOURCES += $(wildcard tools/gpu/*.cu)
+WITHOUT_IMPLEMENTATION += gpu_run
+.PHONY: device-objects gpu-core gpu-check gpu-profile
 
 device-objects: $(VENV)/.installed ## compile for a GPU that is elsewhere; needs nvcc; fills build/device
 	$(RUN) -m tools.gpu.objects --jobs $(JOBS) \
