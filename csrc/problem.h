@@ -82,16 +82,16 @@ struct BatchView {
 };
 
 // What the CUDA class "large" keeps in global memory. Matrices are n x n numbers each, one after
-// the other.
+// the other (cuda/large/space.h).
 struct LargeBuffers {
-  // workspace_stride bytes for each of workspace_blocks matrices or blocks.
+  // workspace_stride bytes for each matrix of the batch.
   void* workspace = nullptr;
-  int64_t workspace_stride = 0, workspace_blocks = 0;
-  void* scaled = nullptr;  // the equilibrated matrices B, row-major
-  // The factors of B as LAPACK has them, column-major, and its row exchanges, counted from 1.
-  const void* lu = nullptr;
-  const int32_t* pivots = nullptr;
-  void* inverse = nullptr;  // B^-1, column-major; work space afterwards
+  int64_t workspace_stride = 0;
+  int64_t ldu_blocks = 0;  // blocks that share the matrices left to the LDU
+  // B row after row, which is B^T column after column; then the factors of B^T as LAPACK has them.
+  void* factors = nullptr;
+  const int32_t* pivots = nullptr;  // row exchanges of B^T, counted from 1
+  void* inverse = nullptr;          // I, then conj(B^-T) row after row
 };
 
 struct Problem {

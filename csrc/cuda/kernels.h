@@ -12,7 +12,7 @@ namespace torchdet {
 using CudaLaunch = const char* (*)(const Problem&, void* stream);
 
 // A kernel, and the bytes that one of its blocks shares for matrices of order n: shared memory, or
-// workspace in the class "large" (for each matrix; for hvp, each block).
+// in the class "large" the work space of each matrix.
 struct CudaKernel {
   CudaLaunch launch = nullptr;
   size_t (*block_bytes)(int64_t n) = nullptr;
@@ -27,9 +27,11 @@ struct CudaKernels : KernelsByOperator<CudaKernel> {
   }
 };
 
-// Class "large": prepare, then torch's LU, then determinants or cofactors; hvp alone.
-struct CudaLargeKernels : CudaKernels {
-  CudaKernel prepare;
+// Class "large", in the order of their launches (ops_cuda.cpp): those of KernelsByOperator write
+// the results, and by_ldu the ones that they leave.
+struct CudaLargeKernels : KernelsByOperator<CudaKernel> {
+  CudaKernel copy, scale, pivots, direction;
+  KernelsByOperator<CudaKernel> by_ldu;  // none of determinants
 };
 
 // small[dtype][n] for the orders of the classes "thread" and "warp".

@@ -21,16 +21,20 @@ template <typename Kernel>
 CudaKernel make_kernel() {
   const auto launch_batch = [](const Problem& p, void* stream) {
     constexpr bool kIsShared = Kernel::kMemory == Memory::kShared;
-    constexpr int64_t kEach = Kernel::kMatricesPerBlock;
-    int64_t blocks = (p.batch + kEach - 1) / kEach;
-    if (!kIsShared) {  // those loop over the batch with as many blocks as there is memory for
-      blocks = std::min(blocks, p.large.workspace_blocks);
+    int64_t blocks;
+    size_t shared_bytes;
+    if constexpr (kIsShared) {
+      constexpr int64_t kEach = Kernel::kMatricesPerBlock;
+      blocks = (p.batch + kEach - 1) / kEach;
+      shared_bytes = Kernel::block_bytes(p.n);
+    } else {  // class "large": the matrices lie in global memory
+      blocks = Kernel::count_blocks(p);
+      shared_bytes = Kernel::kSharedBytes;
     }
     if (blocks > std::numeric_limits<int32_t>::max()) {
       return "more matrices than one launch can have";
     }
-    return launch<Kernel>(p, static_cast<unsigned>(blocks),
-                          kIsShared ? Kernel::block_bytes(p.n) : 0, stream);
+    return launch<Kernel>(p, static_cast<unsigned>(blocks), shared_bytes, stream);
   };
   return {launch_batch, Kernel::block_bytes};
 }

@@ -37,11 +37,6 @@ void call(const char* name, const char* overload, StableIValue (&stack)[kSize]) 
   check_torch(name, torch_call_dispatcher(name, overload, stack, TORCH_ABI_VERSION));
 }
 
-// The transposes of the matrices, row after row.
-Tensor transposed(const Tensor& X) {
-  return torch::stable::contiguous(torch::stable::transpose(X, -2, -1));
-}
-
 struct CudaBackend {
   static Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& like) {
     return empty_tensor(sizes, dtype, aoti_torch_device_type_cuda(), like.get_device_index());
@@ -78,7 +73,23 @@ struct CudaBackend {
           problem.batch, " matrices of order ", problem.n);
   }
 
-  // -X (Z^T X) from conj(X). Operators with an `out` are those that autocast leaves alone.
+  // out <- X Y. Operators with an `out` are those that autocast leaves alone.
+  static void multiply(const Tensor& X, const Tensor& Y, const Tensor& out) {
+    StableIValue stack[] = {from(X), from(Y), from(out)};
+    call("aten::bmm", "out", stack);
+    to<Tensor>(stack[0]);  // out once more, owned by the stack otherwise
+  }
+
+  static Tensor transpose(const Tensor& X) { return torch::stable::transpose(X, -2, -1); }
+
+  // The result, as matrices one after the other.
+  static Tensor out_matrices(const Problem& problem, const Tensor& A) {
+    const int64_t n = problem.n;
+    return torch::stable::from_blob(problem.out, {problem.batch, n, n}, {n * n, n, 1}, A.device(),
+                                    A.scalar_type());
+  }
+
+  // -X (Z^T X) from conj(X).
   static void multiply_large(const Problem& problem, const Tensor& A) {
     const int64_t n = problem.n, batch = problem.batch;
     const auto matrices = [&](const BatchView& view) {
@@ -90,73 +101,68 @@ struct CudaBackend {
                                                 A.device(), A.scalar_type());
       return torch::stable::reshape(X, {batch, n, n});
     };
-    const auto multiply = [](const Tensor& X, const Tensor& Y, const Tensor& out) {
-      StableIValue stack[] = {from(X), from(Y), from(out)};
-      call("aten::bmm", "out", stack);
-      to<Tensor>(stack[0]);  // out once more, owned by the stack otherwise
-    };
     StableIValue conjugate[] = {from(matrices(problem.A))};
     call("aten::conj_physical", "", conjugate);  // nothing new where A is real
     const Tensor X = to<Tensor>(conjugate[0]);
     const Tensor ZX = empty({batch, n, n}, A.scalar_type(), A);
-    multiply(torch::stable::transpose(matrices(problem.other), -2, -1), X, ZX);
+    multiply(transpose(matrices(problem.other)), X, ZX);
     StableIValue negate[] = {from(ZX)};
     call("aten::neg_", "", negate);
     to<Tensor>(negate[0]);
-    BatchView out = {};
-    out.data = problem.out;
-    out.append(batch, n * n);
-    out.row_stride = n;
-    out.column_stride = 1;
-    multiply(X, ZX, matrices(out));
+    multiply(X, ZX, out_matrices(problem, A));
   }
 
-  // csrc/cuda/large_kernels.h. All work spaces go back to the allocator in stream order.
+  // csrc/cuda/large. All work spaces go back to the allocator in stream order.
   static void run_large(Problem& problem, const CudaLargeKernels& kernels, const CudaLimits& limits,
                         const Tensor& A) {
-    const int32_t device = A.get_device_index();
-    const int64_t n = problem.n, batch = problem.batch;
-    LargeBuffers& large = problem.large;
-    const auto take_workspace = [&](const CudaKernel& kernel, int64_t blocks) {
-      large.workspace_blocks = blocks;
-      large.workspace_stride = static_cast<int64_t>(kernel.block_bytes(n));
-      Tensor workspace = empty({blocks * large.workspace_stride}, ScalarType::Byte, A);
-      large.workspace = workspace.mutable_data_ptr();
-      return workspace;
-    };
     if (problem.op == Op::kSlogdetHvp) {
       multiply_large(problem, A);
       return;
     }
-    if (problem.op == Op::kDetHvp) {
-      const Tensor workspace =
-          take_workspace(kernels.hvp, std::min<int64_t>(batch, limits.multiprocessors));
-      launch(kernels.hvp, problem, device);
-      return;
-    }
+    const int32_t device = A.get_device_index();
+    const int64_t n = problem.n, batch = problem.batch;
     const bool wants_inverse = problem.op != Op::kDet && problem.op != Op::kSlogdet;
-    const Tensor workspace = take_workspace(kernels.prepare, batch);
-    Tensor scaled = empty({batch, n, n}, A.scalar_type(), A);
-    Tensor inverse = wants_inverse ? empty({batch, n, n}, A.scalar_type(), A) : scaled;
-    large.scaled = scaled.mutable_data_ptr();
-    large.inverse = inverse.mutable_data_ptr();
-    launch(kernels.prepare, problem, device);
+    LargeBuffers& large = problem.large;
+    large.workspace_stride = static_cast<int64_t>(kernels.copy.block_bytes(n));
+    large.ldu_blocks = std::min<int64_t>(batch, limits.multiprocessors);
+    Tensor workspace = empty({batch * large.workspace_stride}, ScalarType::Byte, A);
+    Tensor factors = empty({batch, n, n}, A.scalar_type(), A);
+    Tensor inverse = wants_inverse ? empty({batch, n, n}, A.scalar_type(), A) : factors;
+    Tensor pivots = empty({batch, n}, ScalarType::Int, A);
+    const Tensor info = empty({batch}, ScalarType::Int, A);
+    large.workspace = workspace.mutable_data_ptr();
+    large.factors = factors.mutable_data_ptr();
+    large.inverse = wants_inverse ? inverse.mutable_data_ptr() : nullptr;
+    large.pivots = static_cast<const int32_t*>(pivots.mutable_data_ptr());
+    launch(kernels.copy, problem, device);
+    launch(kernels.scale, problem, device);
 
-    // No error is raised for a singular matrix, so nothing waits for the device.
-    StableIValue factor[] = {from(scaled), from(true), from(false)};  // A, pivot, check_errors
-    call("aten::linalg_lu_factor_ex", "", factor);
-    const Tensor factors = to<Tensor>(factor[0]), pivots = to<Tensor>(factor[1]);
-    to<Tensor>(factor[2]);  // info, owned by the stack otherwise
-    const Tensor lu = transposed(factors);
-    large.lu = lu.const_data_ptr();
-    large.pivots = static_cast<const int32_t*>(pivots.const_data_ptr());
-    if (wants_inverse) {  // LU, pivots, B = I, left, adjoint
-      StableIValue solve[] = {from(factors), from(pivots), from(inverse), from(true), from(false)};
-      call("aten::linalg_lu_solve", "", solve);
-      inverse = transposed(to<Tensor>(solve[0]));
-      large.inverse = inverse.mutable_data_ptr();
+    // What is both argument and result is not copied: the columns of the transpose lie one after
+    // the other. No error is raised for a singular matrix, so nothing waits for the device.
+    const Tensor columns = transpose(factors), solution = transpose(inverse);
+    StableIValue factor[] = {from(columns), from(true),   from(false),  // pivot, check_errors
+                             from(columns), from(pivots), from(info)};
+    call("aten::linalg_lu_factor_ex", "out", factor);
+    for (int k = 0; k < 3; ++k) {  // the results once more, owned by the stack otherwise
+      to<Tensor>(factor[k]);
+    }
+    if (wants_inverse) {
+      launch(kernels.pivots, problem, device);
+      StableIValue solve[] = {from(columns), from(pivots), from(solution),
+                              from(true),    from(true),   from(solution)};  // left, adjoint
+      call("aten::linalg_lu_solve", "out", solve);
+      to<Tensor>(solve[0]);
+    }
+    if (problem.op == Op::kDetHvp) {  // conj(Z'), Z'^H Y and Y Z'^H Y, with Y = conj(X)
+      launch(kernels.direction, problem, device);
+      const Tensor out = out_matrices(problem, A);
+      multiply(columns, inverse, out);
+      multiply(inverse, out, factors);
     }
     launch(kernels.select(problem.op), problem, device);
+    if (wants_inverse) {
+      launch(kernels.by_ldu.select(problem.op), problem, device);
+    }
   }
 };
 

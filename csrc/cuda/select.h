@@ -55,6 +55,7 @@ constexpr Choice select_cuda(Op op, Dtype dtype, int64_t n) {
   const char* const file = op == Op::kSlogdetHvp
                                ? i < 3 ? "csrc/cuda/slogdet_hvp.h" : "csrc/cuda/ops_cuda.cpp"
                            : op == Op::kDetFrexp || op == Op::kDetJet ? "torchdet/_frexp.py"
+                           : is_hvp && i == 3                         ? "csrc/cuda/large/hvp.h"
                            : is_hvp && i > 0                          ? "csrc/cuda/team/kernels.h"
                                                                       : kFiles[i];
   return {&kCudaSizeClasses[i], largest[i], file};

@@ -84,6 +84,13 @@ class ExclusivePairProducts {
   V smallest_pivot_, second_smallest_pivot_;
 };
 
+// How much larger than a unit of tests/units.py the errors of a product from an inverse can be,
+// times n: (2) of cpu/rows/det_hvp.h, |B| |X| (|S| |X| + |u| |v|).
+template <typename R>
+TORCHDET_LANE R hvp_sensitivity(R largest, R inverse, R last_pivot, R uv) {
+  return largest * inverse * (last_pivot * inverse + uv);
+}
+
 // row_to -= factor * row_from, entries [begin, end).
 template <typename V>
 TORCHDET_LANE void subtract_multiple(V* to, const V* from, V factor, int begin, int end) {

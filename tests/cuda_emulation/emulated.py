@@ -29,8 +29,8 @@ GPU_NAN = 0x7FFFFFFF
 ORDERS = ("forward", "reverse", "random")
 # What a block of an H200 may have; smaller ones send more orders to the class "large".
 SHARED_BYTES = 227 * 1024
-LARGE_BLOCKS = 2
-_NATIVE, _PREPARE, _FINISH = range(3)
+LDU_BLOCKS = 2
+_NATIVE, _COPY, _SCALE, _PIVOTS, _DIRECTION, _FINISH, _BY_LDU = range(7)
 
 
 class _Tensor(ctypes.Structure):
@@ -87,9 +87,16 @@ def fits(operator: str, dtype: str, n: int) -> bool:
 
 
 def run(
-    operator: str, A: np.ndarray, other: np.ndarray | None = None, large: bool = False
+    operator: str,
+    A: np.ndarray,
+    other: np.ndarray | None = None,
+    large: bool = False,
+    by_ldu: bool = True,
 ) -> tuple[np.ndarray, ...]:
-    """The results of an operator; `other` is grad or Z. large: the class "large" at any order."""
+    """The results of an operator; `other` is grad or Z. large: the class "large" at any order.
+
+    by_ldu: there, whether what the inverse does not serve for is done again.
+    """
     lib, n = library(), A.shape[-1]
     op, dtype = _OPS[operator], DTYPES.index(A.dtype.name)
     if op >= _OPS["cofactor"]:
@@ -126,14 +133,21 @@ def run(
         launch(_NATIVE)
     elif operator in FURTHER_OPERATORS:
         raise ValueError(f"{operator} has no kernel of its own for {A.dtype} at n = {n}")
-    elif operator == "det_hvp":
-        launch(_FINISH, _LargeBuffers(_unset(LARGE_BLOCKS * block_bytes(_FINISH)), LARGE_BLOCKS))
     else:
-        buffers = _LargeBuffers(_unset(batch * block_bytes(_PREPARE)), batch)
-        buffers.hold(scaled=_unset(A.size * A.itemsize), inverse=_unset(A.size * A.itemsize))
-        launch(_PREPARE, buffers)
-        buffers.factor(A.dtype, n, needs_inverse=len(results[0].shape) == A.ndim)
+        needs_inverse = results[0].ndim == A.ndim
+        buffers = _LargeBuffers(A, block_bytes(_COPY), needs_inverse)
+        launch(_COPY, buffers)
+        launch(_SCALE, buffers)
+        buffers.factor()
+        if needs_inverse:
+            launch(_PIVOTS, buffers)
+            buffers.solve()
+        if operator == "det_hvp":
+            launch(_DIRECTION, buffers)
+            buffers.multiply(results[0])
         launch(_FINISH, buffers)
+        if needs_inverse and by_ldu:
+            launch(_BY_LDU, buffers)
     return results
 
 
@@ -147,38 +161,61 @@ class _LargeBuffers(ctypes.Structure):
     _fields_ = (
         ("workspace", ctypes.c_void_p),
         ("workspace_stride", ctypes.c_int64),
-        ("workspace_blocks", ctypes.c_int64),
-        ("scaled", ctypes.c_void_p),
-        ("lu", ctypes.c_void_p),
+        ("ldu_blocks", ctypes.c_int64),
+        ("factors", ctypes.c_void_p),
         ("pivots", ctypes.c_void_p),
         ("inverse", ctypes.c_void_p),
     )
 
-    def __init__(self, workspace: np.ndarray, blocks: int) -> None:
+    def __init__(self, A: np.ndarray, stride: int, needs_inverse: bool) -> None:
         super().__init__()
-        self.arrays: dict[str, np.ndarray] = {}
-        self.hold(workspace=workspace)
-        self.workspace_stride = workspace.size // blocks
-        self.workspace_blocks = blocks
-
-    def hold(self, **arrays: np.ndarray) -> None:
-        self.arrays |= arrays
-        for name, x in arrays.items():
-            setattr(self, name, x.ctypes.data)
-
-    def factor(self, dtype: np.dtype, n: int, needs_inverse: bool) -> None:
-        """LU with partial pivoting of what is prepared, and its inverse, by LAPACK."""
-        B = self.arrays["scaled"].view(dtype).reshape(-1, n, n)
-        getrf, getrs = scipy.linalg.get_lapack_funcs(("getrf", "getrs"), (B,))
-        factors = [getrf(matrix)[:2] for matrix in B]
-        self.hold(
-            lu=np.stack([lu.T for lu, _ in factors]),
-            pivots=np.stack([pivots + 1 for _, pivots in factors]).astype(np.int32),
-        )
+        self._shape, self._dtype = (-1, *A.shape[-2:]), A.dtype
+        batch = A.size // A.shape[-1] ** 2
+        self._arrays = {
+            "workspace": _unset(batch * stride),
+            "factors": _unset(A.size * A.itemsize),
+            "pivots": _unset(4 * A.size // A.shape[-1]),
+        }
         if needs_inverse:
-            identity = self.arrays["inverse"].view(dtype).reshape(-1, n, n)
-            solved = zip(factors, identity, strict=True)
-            self.hold(inverse=np.stack([getrs(*factor, I)[0].T for factor, I in solved]))
+            self._arrays["inverse"] = _unset(A.size * A.itemsize)
+        for name, x in self._arrays.items():
+            setattr(self, name, x.ctypes.data)
+        self.workspace_stride, self.ldu_blocks = stride, min(batch, LDU_BLOCKS)
+
+    def _matrices(self, name: str) -> np.ndarray:
+        return self._arrays[name].view(self._dtype).reshape(self._shape)
+
+    def _pivots(self) -> np.ndarray:
+        return self._arrays["pivots"].view(np.int32).reshape(-1, self._shape[-1])
+
+    # Rows of these matrices are columns of what LAPACK has. It works in place, as torch does, on
+    # whole columns.
+    def factor(self) -> None:
+        """LU with partial pivoting of the transposes."""
+        (getrf,) = scipy.linalg.get_lapack_funcs(("getrf",), dtype=self._dtype)
+        for matrix, pivots in zip(self._matrices("factors"), self._pivots(), strict=True):
+            lu, exchanges, _ = getrf(matrix.T, overwrite_a=True)
+            assert np.shares_memory(lu, matrix)
+            pivots[:] = exchanges + 1
+
+    def solve(self) -> None:
+        """The solution with the adjoint of what has been factored."""
+        (getrs,) = scipy.linalg.get_lapack_funcs(("getrs",), dtype=self._dtype)
+        trans = 2 if self._dtype.kind == "c" else 1
+        matrices = zip(
+            self._matrices("factors"), self._pivots(), self._matrices("inverse"), strict=True
+        )
+        for lu, pivots, right in matrices:
+            x, _ = getrs(lu.T, pivots - 1, right.T, trans=trans, overwrite_b=True)
+            assert np.shares_memory(x, right)
+
+    def multiply(self, out: np.ndarray) -> None:
+        """The two products of Hessian-vector products."""
+        Z, Y = self._matrices("factors"), self._matrices("inverse")
+        first = out.reshape(self._shape)
+        with np.errstate(all="ignore"):
+            np.matmul(Z.swapaxes(1, 2), Y, out=first)
+            np.matmul(Y, first, out=Z)
 
 
 class Accesses(NamedTuple):

@@ -19,13 +19,18 @@ void emulated_schedule(int order, uint64_t seed, uint32_t fill) {
 }
 
 // The kernels of the class "large", in the order in which they run.
-enum Stage { kNative, kPrepare, kFinish };
+enum Stage { kNative, kCopy, kScale, kPivots, kDirection, kFinish, kByLdu };
 
 static const CudaKernel& kernel_of(Op op, int dtype, int64_t n, Stage stage) {
   const CudaKernelTable& table = cuda_kernels();
-  return stage == kPrepare  ? table.large[dtype].prepare
-         : stage == kFinish ? table.large[dtype].select(op)
-                            : table.select_native(op, static_cast<Dtype>(dtype), n);
+  const CudaLargeKernels& large = table.large[dtype];
+  return stage == kCopy        ? large.copy
+         : stage == kScale     ? large.scale
+         : stage == kPivots    ? large.pivots
+         : stage == kDirection ? large.direction
+         : stage == kFinish    ? large.select(op)
+         : stage == kByLdu     ? large.by_ldu.select(op)
+                               : table.select_native(op, static_cast<Dtype>(dtype), n);
 }
 
 // Bytes that a block (in the class "large" a matrix) needs.

@@ -15,7 +15,8 @@
 // and |D| |X| is at most the product of the n - 2 largest singular values of B, as it is that for a
 // part of B. So in the unit of a second derivative, which is n eps |Z| that product or more, the
 // error is at most of the order of
-//     |B| |X| (|S| |X| + |u| |v|) / n. (2)
+//     |B| |X| (|S| |X| + |u| |v|) / n, (2)
+// which is hvp_sensitivity() / n.
 // Where that is too large, the rank-revealing LDU takes over.
 #pragma once
 
@@ -167,9 +168,10 @@ class RowsHvp {
       largest_of_u = maximum(largest_of_u, component_bits(u_[v]));
     }
     // As integers, NaN is larger than any number.
-    const T x = largest_number(largest_of_X), y = component_size(elimination_.last_pivot(m)) * x;
     const T uv = largest_number(largest_of_u) * largest_number(largest_of_v);
-    return f.frame.largest * x * (y + uv) <= T(n * kLargestSensitivity);
+    const T last_pivot = component_size(elimination_.last_pivot(m));
+    return hvp_sensitivity(f.frame.largest, largest_number(largest_of_X), last_pivot, uv) <=
+           T(n * kLargestSensitivity);
   }
 
   // (1), without D, in place of X. The cofactors, of which a multiple is added, are what t is

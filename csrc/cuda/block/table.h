@@ -39,7 +39,7 @@ void add_block_kernels(CudaKernelTable& table) {
   constexpr int kTeam = 256;
   table.block[static_cast<int>(kDtype)] = {
       {make_block_kernel<BlockDeterminants, V>(), make_block_kernel<BlockCofactors, V>(),
-       make_kernel<TeamHvp<V, kTeam, 1, Memory::kShared>>()},
+       make_kernel<TeamHvp<V, kTeam, 1>>()},
       make_block_kernel<BlockSlogdetHvp, V>()};
 }
 

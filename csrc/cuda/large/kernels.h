@@ -1,136 +1,233 @@
-// Kernels of the class "large": what comes before and after torch's own LU.
+// Kernels of the class "large" that come after torch's LU: determinants, and the cofactors of
+// (2) in space.h.
 //
-// prepare: B = 2^-r A 2^-c, and the identity, to global memory. Then P B = L U, and for cofactors
-// B^-1, are torch's work, on all SMs at once. Then det(A) = 2^R det(U), and C(B) = det(B) B^-T.
-// That fails only where a pivot is exactly zero or the inverse leaves the range of the format: such
-// a matrix is done again by the rank-revealing LDU of its block, in the memory that B and its
-// inverse take.
+// Cofactors fail only where a pivot of E is exactly zero or X leaves the range of the format: such
+// a matrix is done again by the rank-revealing LDU of a block, in the memory that the factors and X
+// take. Nothing is decided on the host: the kernel that does so is always started.
 #pragma once
 
 #include "../team/kernels.h"
+#include "prepare.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-constexpr int kLargeTeam = 512;
-
+// A block for each matrix: what only takes the diagonal of the factors.
 template <typename V>
-struct LargeKernel {
-  static constexpr Memory kMemory = Memory::kGlobal;
-  static constexpr int kThreads = kLargeTeam, kBlocksPerSm = 1;
-  static constexpr int64_t kMatricesPerBlock = 1;
-  using Algorithms = TeamAlgorithms<V, kLargeTeam>;
+struct DiagonalKernel : LargeKernel<V> {
+  using R = RealOf<V>;
+  using I = IntegerOf<V>;
+  static constexpr int kThreads = 128, kBlocksPerSm = 4;
+  using Own = Team<kThreads>;
+  static constexpr size_t kSharedBytes = Own::kAllSlotBytes;
+  static int64_t count_blocks(const Problem& p) { return p.batch; }
 
-  // For each matrix.
-  static size_t block_bytes(int64_t n) {
-    Arena counter(nullptr);
-    TeamVectors<V>(counter, static_cast<int>(n), Team<kLargeTeam>::kAllSlotBytes);
-    return counter.bytes;
+  TORCHDET_DEVICE static V pivot(const LargeMatrix<V>& m, int k) {
+    return m.factors[int64_t(k) * (m.n + 1)];
   }
 
-  // body(algorithms, vectors, b) for every matrix b of the block, with B as A and the storage of
-  // its inverse as X.
-  template <typename Body>
-  TORCHDET_DEVICE static void for_matrices(const Problem& p, Body body) {
-    const int n = static_cast<int>(p.n);
-    for (int64_t b = block_index(); b < p.batch; b += block_count()) {
-      Arena arena(static_cast<unsigned char*>(p.large.workspace) + b * p.large.workspace_stride);
-      const TeamVectors<V> vectors(arena, n, Team<kLargeTeam>::kAllSlotBytes);
-      const int64_t offset = b * p.n * p.n;
-      const TeamSpace<V> space({static_cast<V*>(p.large.scaled) + offset, n, n},
-                               {static_cast<V*>(p.large.inverse) + offset, n, n}, vectors);
-      Team<kLargeTeam> team(vectors.slots);
-      Algorithms algorithms(team, space);
-      body(algorithms, team, vectors, b);
-    }
-  }
-
-  // Number k of the diagonal of U.
-  TORCHDET_DEVICE static V pivot(const Problem& p, int64_t b, int k) {
-    return static_cast<const V*>(p.large.lu)[b * p.n * p.n + k * (p.n + 1)];
-  }
-
-  // det(B) with the sign of the row exchanges.
-  TORCHDET_DEVICE static Scaled<V> determinant(const Problem& p, int64_t b,
-                                               Team<kLargeTeam>& team) {
+  // The product of the first `count` pivots, with the sign of all row exchanges.
+  TORCHDET_DEVICE static Scaled<V> product(const Problem& p, const LargeMatrix<V>& m, int count,
+                                           Own& team) {
     Scaled<V> own = scaled_one<V>();
-    team.for_each(0, static_cast<int>(p.n), [&](int k) {
-      own = own * pivot(p, b, k);
-      own.mantissa = p.large.pivots[b * p.n + k] == k + 1 ? own.mantissa : -own.mantissa;
+    team.for_each(0, m.n, [&](int k) {
+      own = k < count ? own * pivot(m, k) : own;
+      own.mantissa = p.large.pivots[m.b * p.n + k] == k + 1 ? own.mantissa : -own.mantissa;
     });
     return team.reduce(own, [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });
   }
-};
 
-template <typename V>
-struct LargePrepare : LargeKernel<V> {
-  TORCHDET_DEVICE static void run(const Problem& p) {
-    LargePrepare::for_matrices(p, [&](auto& matrix, auto& team, auto& vectors, int64_t b) {
-      matrix.read(p.A, b);
-      const Equilibration<V> eq = matrix.equilibrate();
-      if (team.is_first()) {
-        *vectors.equilibration = eq;
-      }
-      if (p.op != Op::kDet && p.op != Op::kSlogdet) {
-        matrix.set_identity();  // the right-hand side of the inverse
-      }
-    });
+  TORCHDET_DEVICE static Equilibration<V> equilibration(const LargeMatrix<V>& m, Own& team) {
+    const bool is_balanced = m.is_balanced();
+    I total = 0;
+    if (!is_balanced) {
+      team.for_each(0, m.n, [&](int k) { total -= m.vectors.row[k] + m.vectors.column[k]; });
+      total = team.reduce(total, [](I x, I y) { return x + y; });
+    }
+    using T = ScalarOf<V>;
+    const bool is_finite = m.largest() < leading_bits_of_pow2<R>(Format<T>::kMaxExponent + 1);
+    return {total, is_finite ? R(T(-0.0)) : R(std::numeric_limits<T>::quiet_NaN()), is_balanced};
   }
 };
 
 // kDet and kSlogdet.
 template <typename V>
-struct LargeDeterminants : LargeKernel<V> {
+struct LargeDeterminants : DiagonalKernel<V> {
   TORCHDET_DEVICE static void run(const Problem& p) {
-    LargeDeterminants::for_matrices(p, [&](auto&, auto& team, auto& vectors, int64_t b) {
-      Scaled<V> d = LargeDeterminants::determinant(p, b, team);
-      d.mantissa = add_poison(d.mantissa, vectors.equilibration->poison);
-      d.exponent = d.exponent + vectors.equilibration->total;
-      if (team.is_first()) {
-        write_determinant(p, b, d);
-      }
-      team.sync();
+    const LargeMatrix<V> m(p, block_index());
+    typename LargeDeterminants::Own team(shared_memory<unsigned char>());
+    const Equilibration<V> eq = LargeDeterminants::equilibration(m, team);
+    Scaled<V> d = LargeDeterminants::product(p, m, m.n, team);
+    d.mantissa = add_poison(d.mantissa, eq.poison);
+    d.exponent = d.exponent + eq.total;
+    if (team.is_first()) {
+      write_determinant(p, m.b, d);
+    }
+  }
+};
+
+// The facts of a matrix, and s in place of the last pivot of the factors. Of kSlogdetBackward,
+// whose result is B^-T itself, the last pivot stays: q = 1.
+template <typename V>
+struct LargePivots : DiagonalKernel<V> {
+  using R = RealOf<V>;
+  using I = IntegerOf<V>;
+
+  TORCHDET_DEVICE static void run(const Problem& p) {
+    const LargeMatrix<V> m(p, block_index());
+    typename LargePivots::Own team(shared_memory<unsigned char>());
+    const int last = m.n - 1;
+    const bool keeps_last = p.op == Op::kSlogdetBackward;
+    LargeFacts<V> facts;
+    facts.equilibration = LargePivots::equilibration(m, team);
+    facts.determinant = LargePivots::product(p, m, keeps_last ? m.n : last, team);
+    int is_regular = 1;
+    R largest = 0;
+    team.for_each(0, m.n, [&](int k) {
+      const V pivot = LargePivots::pivot(m, k);
+      const bool counts = k < last || keeps_last;
+      is_regular = counts && pivot_size(pivot) == R(0) ? 0 : is_regular;
+      largest = maximum(largest, component_size(pivot));
     });
+    largest = team.reduce(largest, [](R x, R y) { return maximum(x, y); });
+    is_regular = largest <= std::numeric_limits<ScalarOf<V>>::max() ? is_regular : 0;
+    facts.is_regular = team.reduce(is_regular, [](int x, int y) { return x & y; });
+    facts.exponent = largest > R(0) && facts.is_regular ? exponent_of(largest) : I(0);
+    if (thread_index() < kWarpSize) {
+      facts.column = row_at_last_place(p, m);
+    }
+    if (team.is_first()) {
+      facts.ratio = one<V>();
+      if (!keeps_last) {
+        V& pivot = m.factors[int64_t(last) * (m.n + 1)];
+        facts.ratio = scale_pow2(pivot, -facts.exponent);
+        facts.determinant.exponent = facts.determinant.exponent + facts.exponent;
+        pivot = scale_pow2(one<V>(), facts.exponent);
+      }
+      *m.facts = facts;
+    }
+  }
+
+ private:
+  // The row of B^T that the exchanges bring to the last place, by one warp: the way back from
+  // there. Exchange k is of places k and pivots[k] >= k, so of those up to a place only the last
+  // one that names it matters.
+  TORCHDET_DEVICE static int row_at_last_place(const Problem& p, const LargeMatrix<V>& m) {
+    const int32_t* const pivots = p.large.pivots + m.b * p.n;
+    int place = m.n - 1;
+    for (int first = (m.n - 1) / kWarpSize * kWarpSize; first >= 0; first -= kWarpSize) {
+      const int k = first + thread_index();
+      const int other = k < m.n ? pivots[k] - 1 : -1;
+      int found;
+      do {
+        found = reduce_maximum_in_warp(other == place && k < place ? k : -1);
+        place = found >= 0 ? found : place;
+      } while (found >= 0);
+    }
+    return place;
   }
 };
 
 // kCofactor, kDetBackward and kSlogdetBackward.
 template <typename V>
-struct LargeCofactors : LargeKernel<V> {
+struct LargeCofactors : StripKernel<V> {
+  using R = RealOf<V>;
+  using I = IntegerOf<V>;
+  static constexpr int kCount = Chunk<V>::kCount;
+
   TORCHDET_DEVICE static void run(const Problem& p) {
-    using R = RealOf<V>;
-    LargeCofactors::for_matrices(p, [&](auto& matrix, auto& team, auto& vectors, int64_t b) {
-      const int n = static_cast<int>(p.n);
-      const Equilibration<V> eq = *vectors.equilibration;
-      const V* inverse = static_cast<const V*>(p.large.inverse) + b * p.n * p.n;
-      int regular = 1;
-      team.for_each(0, n, [&](int k) {
-        const bool is_zero = pivot_size(LargeCofactors::pivot(p, b, k)) == R(0);
-        regular = is_zero ? 0 : regular;
-      });
-      R check = 0;
-      team.for_entries(0, n, 0, n, [&](int i, int j) {
-        check = add_nothing(inverse[int64_t(i) * n + j], check);
-      });
-      regular = check == R(0) ? regular : 0;
-      regular = team.reduce(regular, [](int x, int y) { return x & y; });
-      if (!regular) {
-        write_cofactors(matrix, p, b, eq);
-        return;
+    const LargeMatrix<V> m(p, LargeCofactors::matrix_index(p));
+    const int strip = LargeCofactors::strip_index(p), begin = strip * kStripRows, n = m.n;
+    const LargeFacts<V> facts = *m.facts;
+    const R poison = facts.equilibration.poison;
+    const bool is_whole = m.has_whole_words();
+    // slogdet divides by the determinant again, so there it is left out.
+    Scaled<V> factor = gradient_factor(p, m.b, scaled_one<V>(), facts.equilibration.total);
+    if (p.op != Op::kSlogdetBackward) {
+      factor = factor * facts.determinant;
+    }
+    const V of_terms = facts.of_terms();
+    R check = 0;
+    for (int w = thread_index(); w < words_of<V>(n); w += kStripThreads) {
+      const Chunk<V> row = load_word(m.inverse + int64_t(n - 1) * n, w, n, is_whole);
+      TORCHDET_ROLL
+      for (int r0 = 0; r0 < kStripRows && begin + r0 < n; r0 += kRowsAhead) {
+        Chunk<V> x[kRowsAhead];
+        V column[kRowsAhead];
+        TORCHDET_UNROLL
+        for (int r = 0; r < kRowsAhead; ++r) {
+          const int i = minimum(begin + r0 + r, n - 1);
+          x[r] = load_word(m.inverse + int64_t(i) * n, w, n, is_whole);
+          column[r] = of_terms * conj(m.inverse[int64_t(i) * n + facts.column]);
+        }
+        TORCHDET_UNROLL
+        for (int r = 0; r < kRowsAhead; ++r) {
+          const int i = begin + r0 + r;
+          if (i < n) {
+            TORCHDET_UNROLL
+            for (int e = 0; e < kCount; ++e) {
+              const int j = w * kCount + e;
+              const V y = fma(column[r], conj(row.x[e]), facts.ratio * conj(x[r].x[e]));
+              check = add_nothing(y, check);
+              const V c =
+                  scale_pow2(y * factor.mantissa, factor.exponent + (j < n ? m.shift(i, j) : I(0)));
+              x[r].x[e] = add_poison(p.op == Op::kCofactor ? c : conj(c), poison);
+            }
+            store_word(m.out + int64_t(i) * n, w, x[r], n, is_whole);
+          }
+        }
       }
-      // C(B) = d B^-T; slogdet divides by d again, so there it is left out.
-      Scaled<V> factor = gradient_factor(p, b, scaled_one<V>(), eq.total);
-      if (p.op != Op::kSlogdetBackward) {
-        factor = factor * LargeCofactors::determinant(p, b, team);
+    }
+    const bool is_finite = !any_in_warp(!(check == R(0)));
+    if (thread_index() % kWarpSize == 0) {
+      m.terms[strip * kStripWarps + thread_index() / kWarpSize].is_finite = is_finite;
+    }
+  }
+};
+
+// What the other kernels leave, by the LDU of a block, one matrix after the other.
+template <typename V>
+struct LargeLdu : LargeKernel<V> {
+  using R = RealOf<V>;
+  static constexpr int kThreads = 512, kBlocksPerSm = 1;
+  using Own = Team<kThreads>;
+  static constexpr size_t kSharedBytes = Own::kAllSlotBytes;
+  static int64_t count_blocks(const Problem& p) { return std::min(p.batch, p.large.ldu_blocks); }
+
+  // body(algorithms, b) for the matrices b that is_done(matrix, team) denies. Not finite ones are
+  // done: all of their result is NaN.
+  template <typename Done, typename Body>
+  TORCHDET_DEVICE static void for_matrices(const Problem& p, Done is_done, Body body) {
+    Own team(shared_memory<unsigned char>());
+    for (int64_t b = block_index(); b < p.batch; b += block_count()) {
+      const LargeMatrix<V> m(p, b);
+      if (!(m.facts->equilibration.poison == R(0)) || is_done(m, team)) {
+        continue;
       }
-      V* out = static_cast<V*>(p.out) + b * p.n * p.n;
-      team.for_entries(0, n, 0, n, [&](int i, int j) {  // the inverse is column-major
-        const V x = scale_pow2(inverse[int64_t(i) * n + j] * factor.mantissa,
-                               factor.exponent + vectors.row[i] + vectors.column[j]);
-        out[int64_t(i) * n + j] = add_poison(p.op == Op::kCofactor ? x : conj(x), eq.poison);
-      });
-      team.sync();
-    });
+      const TeamSpace<V> space({m.factors, m.n, m.n}, {m.inverse, m.n, m.n}, m.vectors);
+      TeamAlgorithms<V, kThreads> algorithms(team, space);
+      body(algorithms, b);
+    }
+  }
+  // Whether no pivot was zero, and all of the result is finite.
+  TORCHDET_DEVICE static bool is_regular(const LargeMatrix<V>& m, Own& team) {
+    int good = m.facts->is_regular;
+    team.for_each(0, LargeMatrix<V>::count_strips(m.n) * kStripWarps,
+                  [&](int t) { good &= m.terms[t].is_finite; });
+    return team.reduce(good, [](int x, int y) { return x & y; }) != 0;
+  }
+};
+
+template <typename V>
+struct LargeCofactorsByLdu : LargeLdu<V> {
+  TORCHDET_DEVICE static void run(const Problem& p) {
+    LargeCofactorsByLdu::for_matrices(
+        p, [](const auto& m, auto& team) { return LargeCofactorsByLdu::is_regular(m, team); },
+        [&](auto& algorithms, int64_t b) {
+          algorithms.read(p.A, b);
+          const Equilibration<V> eq = algorithms.equilibrate();
+          write_cofactors(algorithms, p, b, eq);
+        });
   }
 };
 

@@ -32,13 +32,6 @@ class TeamAlgorithms {
     team_.sync();
   }
 
-  // X <- I.
-  TORCHDET_DEVICE void set_identity() {
-    team_.for_entries(0, n_, 0, n_,
-                      [&](int i, int j) { s_.X(i, j) = i == j ? one<V>() : zero<V>(); });
-    team_.sync();
-  }
-
   // A <- 2^-r A 2^-c, with -r and -c in row and column.
   TORCHDET_DEVICE Equilibration<V> equilibrate() {
     const auto moved = [](I e) { return e < kZeroExponentBound ? I(0) : -e; };

@@ -11,9 +11,9 @@ namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
 // A team of kSize threads per matrix, kTeams of them to a block.
-template <typename V, int kSize, int kTeams, Memory kPlace>
+template <typename V, int kSize, int kTeams>
 struct TeamKernel {
-  static constexpr Memory kMemory = kPlace;
+  static constexpr Memory kMemory = Memory::kShared;
   static constexpr int kThreads = kSize * kTeams, kBlocksPerSm = 512 / kThreads;
   static constexpr int64_t kMatricesPerBlock = kTeams;
   static constexpr int kSlotBytes = Team<kSize>::kAllSlotBytes;
@@ -29,13 +29,9 @@ struct TeamKernel {
   TORCHDET_DEVICE static void for_matrices(const Problem& p, Body body) {
     const int n = static_cast<int>(p.n);
     const int team_index = thread_index() / kSize;
-    unsigned char* memory = kMemory == Memory::kShared
-                                ? shared_memory<unsigned char>()
-                                : static_cast<unsigned char*>(p.large.workspace) +
-                                      block_index() * p.large.workspace_stride;
     Arena counter(nullptr);
     TeamSpace<V>(counter, n, kSlotBytes);
-    Arena arena(memory + team_index * counter.bytes);
+    Arena arena(shared_memory<unsigned char>() + team_index * counter.bytes);
     const TeamSpace<V> space(arena, n, kSlotBytes);
     Team<kSize> team(space.vectors.slots);
     TeamAlgorithms<V, kSize> algorithms(team, space);
@@ -61,21 +57,24 @@ TORCHDET_DEVICE void write_cofactors(TeamAlgorithms<V, kSize>& matrix, const Pro
   matrix.write(p, b, factor, eq.poison);
 }
 
-// kDetHvp.
-template <typename V, int kSize, int kTeams, Memory kPlace>
-struct TeamHvp : TeamKernel<V, kSize, kTeams, kPlace> {
+// kDetHvp of matrix b, from A on.
+template <typename V, int kSize>
+TORCHDET_DEVICE void write_hvp(TeamAlgorithms<V, kSize>& matrix, const Problem& p, int64_t b) {
+  matrix.read(p.A, b);
+  const Equilibration<V> eq = matrix.equilibrate();
+  const RealOf<V> sign = matrix.factor();
+  matrix.invert_permutations();
+  const IntegerOf<V> z = matrix.read_direction(p.other, b);
+  matrix.carry_in();
+  const IntegerOf<V> e = matrix.pair_products();
+  matrix.template carry_back<false>();
+  matrix.write(p, b, {one<V>() * sign, e + z + eq.total}, eq.poison);
+}
+
+template <typename V, int kSize, int kTeams>
+struct TeamHvp : TeamKernel<V, kSize, kTeams> {
   TORCHDET_DEVICE static void run(const Problem& p) {
-    TeamHvp::for_matrices(p, [&](auto& matrix, int64_t b) {
-      matrix.read(p.A, b);
-      const Equilibration<V> eq = matrix.equilibrate();
-      const RealOf<V> sign = matrix.factor();
-      matrix.invert_permutations();
-      const IntegerOf<V> z = matrix.read_direction(p.other, b);
-      matrix.carry_in();
-      const IntegerOf<V> e = matrix.pair_products();
-      matrix.template carry_back<false>();
-      matrix.write(p, b, {one<V>() * sign, e + z + eq.total}, eq.poison);
-    });
+    TeamHvp::for_matrices(p, [&](auto& matrix, int64_t b) { write_hvp(matrix, p, b); });
   }
 };
 

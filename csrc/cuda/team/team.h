@@ -181,7 +181,6 @@ struct TeamVectors {
   int *row_place, *column_place;  // and the way back
   V *x, *y, *diagonal;
   ExclusivePairProducts<V>* rho;
-  Equilibration<V>* equilibration;  // kept from one kernel to the next
   unsigned char* slots;
 
   TeamVectors() = default;
@@ -196,7 +195,6 @@ struct TeamVectors {
         y(arena.take<V>(n)),
         diagonal(arena.take<V>(n)),
         rho(arena.take<ExclusivePairProducts<V>>(1)),
-        equilibration(arena.take<Equilibration<V>>(1)),
         slots(arena.take<unsigned char>(slot_bytes)) {}
 };
 

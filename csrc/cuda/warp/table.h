@@ -41,7 +41,7 @@ void add_warp_kernels(CudaKernelTable& table) {
   // Fewer warps to a block where matrices are large, so that older devices have room for one.
   constexpr int kWarps = sizeof(V) == 16 ? 2 : 4;
   for_warp_orders(all, Op::kDetHvp, kDtype, [](CudaKernels& kernels, auto) {
-    kernels.hvp = make_kernel<TeamHvp<V, kWarpSize, kWarps, Memory::kShared>>();
+    kernels.hvp = make_kernel<TeamHvp<V, kWarpSize, kWarps>>();
   });
 }
 
