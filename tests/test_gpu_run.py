@@ -98,7 +98,7 @@ def test_an_object_is_compiled_again_when_a_file_that_it_includes_has_changed(tm
 def test_all_kernels_are_compiled_beforehand_and_nothing_that_needs_torch():
     sources = objects.sources("portable")
     assert {Path(x).suffix for x in sources} == {".cpp", ".cu"}
-    assert "csrc/cpu/targets/kernels_portable_float.cpp" in sources
+    assert "csrc/cpu/targets/quick_portable_float.cpp" in sources
     cuda = {str(p.relative_to(objects.ROOT)) for p in (objects.ROOT / "csrc/cuda").rglob("*.cu")}
     assert cuda <= set(sources)
     assert not {"csrc/ops.cpp", "csrc/cuda/ops_cuda.cpp"} & set(sources)

@@ -6,11 +6,12 @@
 // What the interface sets of the emulation has no effect here.
 namespace torchdet::emulation {
 enum class Order {};
-struct {
+struct Schedule {
   Order order;
   uint64_t seed;
   uint32_t fill;
-} static schedule;
+};
+[[maybe_unused]] static Schedule schedule;
 }  // namespace torchdet::emulation
 
 #pragma GCC visibility push(default)

@@ -90,6 +90,7 @@ def _arguments(manifest: dict[str, Any], build: Path) -> dict[str, Any]:
     arguments = setup.extension_arguments()
     (extension,) = arguments["ext_modules"]
     made = manifest["objects"]
+    extension.sources = objects.quick(extension.sources)
     ready = [source for source in extension.sources if source in made]
     extension.extra_objects = [str(objects.FOLDER / made[source]["object"]) for source in ready]
     extension.sources = [source for source in extension.sources if source not in made]

@@ -32,15 +32,17 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "device"
 MANIFEST = "manifest.json"
 ARCHITECTURE = "9.0"  # an H200's, as TORCH_CUDA_ARCH_LIST has it
-# On a machine with a GPU the CPU kernels are there for tests only.
+# On a machine with a GPU the CPU kernels are there for tests only: the portable ones are those that
+# are compiled fast, and half the size.
 INSTRUCTION_SETS = "portable"
+_PORTABLE = "kernels_portable_", "quick_portable_"
 # The C interface of the kernels, and the kernels that measure the machine.
 INTERFACE = "tools/gpu/interface.cu"
 MICRO = "tools/gpu/micro.cu"
 CUDA = "csrc/cuda"
 VARIANTS = "variants"  # a folder in that of the objects, and in that of the libraries
 # The longest first, so that they do not run alone at the end.
-SLOW = ("warp/", "kernels_", "block/", "thread/")
+SLOW = ("warp/", "block/", "targets/", "thread/")
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)', re.MULTILINE)
 _NEEDS_TORCH = ("torch/", "pybind11/")
@@ -154,6 +156,11 @@ def run_tool(command: Sequence[str]) -> None:
         raise CompilationError(f"{shlex.join(command)}\n{run.stdout}{run.stderr}")
 
 
+def quick(names: Iterable[str]) -> list[str]:
+    """Sources as setup.py names them, with the portable kernels that are compiled fast."""
+    return [name.replace(*_PORTABLE) for name in names]
+
+
 def sources(sets: str = INSTRUCTION_SETS) -> list[str]:
     """Those whose objects can be made here: what setup.py compiles, but for what needs torch."""
     setup = setup_module()
@@ -161,7 +168,8 @@ def sources(sets: str = INSTRUCTION_SETS) -> list[str]:
     for name in sets.split(","):
         cpu += setup.sources(f"csrc/cpu/targets/kernels_{name}_*.cpp")
     cuda = setup.sources("csrc/cuda/**/*.cu")
-    return [x for x in (*cuda, *cpu) if not needs_torch(ROOT / x)] + [INTERFACE, MICRO]
+    ready = [x for x in quick((*cuda, *cpu)) if not needs_torch(ROOT / x)]
+    return [*ready, INTERFACE, MICRO]
 
 
 def read_manifest(folder: Path = FOLDER) -> dict:
