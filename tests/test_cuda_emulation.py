@@ -80,6 +80,58 @@ def test_every_order_is_right(n, dtype):
     checks.every_operator_is_right(emulated.run, n, dtype)
 
 
+# Orders of the class "block" where something ends: words between rows, the threads of a block,
+# shared memory. A matrix takes up to a second here.
+EDGES = (
+    *((n, "float32") for n in (64, 65, 96, 128, 129, 168, 200, 237, 238)),
+    *((n, dtype) for n in (65, 128, 129, 168) for dtype in ("float64", "complex64")),
+    *((n, "complex128") for n in (65, 96, 119)),
+)
+
+
+@pytest.mark.parametrize(("n", "dtype"), EDGES)
+def test_orders_to_the_end_of_the_class_block_are_right(n, dtype):
+    expected = checks.expected(n, dtype)
+    for operator in ("slogdet", "cofactor", "slogdet_backward"):
+        assert emulated.fits(operator, dtype, n)
+        case = expected[operator]
+        emulated.schedule()
+        got = emulated.run(operator, *case.arguments)
+        for g, right, error in zip(got, case.results, case.errors, strict=True):
+            assert (np.abs(g - right) <= error).all(), operator
+        emulated.schedule("random", 1, 0x7F)
+        one = tuple(x[:1] for x in case.arguments)
+        assert_same_bits(emulated.run(operator, *one), tuple(x[:1] for x in got), operator)
+
+
+@pytest.mark.parametrize(("n", "dtype"), EDGES)
+def test_cofactors_of_a_singular_matrix_to_the_end_of_the_class_block(n, dtype):
+    # The cofactors of a row do not depend on that row. Where it is 0, all others are.
+    A, _, _ = checks.well_conditioned(n, dtype)
+    A = A[:1].copy()
+    row = n // 3
+    wide = A.astype(np.complex128)
+    right = (np.linalg.det(wide)[:, None, None] * np.linalg.inv(wide).swapaxes(1, 2))[:, row]
+    error = checks.tolerance(A) * np.abs(right).max()
+    A[:, row] = 0
+    (C,) = emulated.run("cofactor", A)
+    assert (np.abs(C[:, row] - right) <= error).all()
+    C[:, row] = 0
+    assert (C == 0).all()
+    emulated.schedule("random", 1, 0x7F)
+    (again,) = emulated.run("cofactor", A)
+    again[:, row] = 0
+    assert (again == 0).all()
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("dtype", emulated.DTYPES)
+def test_the_class_block_ends_where_shared_memory_does(operator, dtype):
+    n = emulated.largest_block(operator, dtype)
+    assert emulated.fits(operator, dtype, n)
+    assert not emulated.fits(operator, dtype, n + 1)
+
+
 @pytest.mark.parametrize("operator", emulated.OPERATORS)
 @pytest.mark.parametrize("n", (1, 3, 6, 20, 33))
 @pytest.mark.parametrize("dtype", emulated.DTYPES)

@@ -21,6 +21,7 @@ TORCHDET_DEVICE int32_t pivot_key(R size, int row) {
   } else {
     bits = static_cast<uint32_t>((static_cast<uint64_t>(bits_of(size)) + 0xffffffff) >> 32);
   }
+  bits = minimum(bits, 0x7fffffffu - kMask);  // a NaN of a GPU is 0x7fffffff
   return static_cast<int32_t>(((bits + kMask) & ~kMask) | (kMask - row));
 }
 template <uint32_t kMask>

@@ -32,7 +32,8 @@ TORCHDET_ANYWHERE int words_of(int n) {
 }
 template <typename V>
 TORCHDET_ANYWHERE int block_stride(int n) {
-  constexpr int kLeastScarce = 129;  // from here on a word more may be one too many
+  // From here on a word more is one too many for 227 KB.
+  constexpr int kLeastScarce = sizeof(V) == 4 ? 237 : 168;
   const int words = words_of<V>(n);
   const bool collides = n < kLeastScarce ? words % 2 == 0 : words % 8 == 0;
   return (collides ? words + 1 : words) * Chunk<V>::kCount;
@@ -60,16 +61,15 @@ class Pieces {
   unsigned char* memory_;
 };
 
-// What a block keeps in shared memory; X and what follows only for cofactors.
+// What a block keeps in shared memory. The slots come last: least_slots bytes, or more, that an
+// algorithm may use between two reductions.
 template <typename V, int kThreads>
 struct BlockSpace {
-  TeamMatrix<V> A, X = {nullptr, 0, 0};
-  TeamVectors<V> vectors;
-  PivotQuotient<V>* quotients = nullptr;  // by the pivots of a panel
-  Scaled<V>* determinant = nullptr;
+  TeamMatrix<V> A;
+  TeamVectors<V> vectors = {};
 
   template <bool kCounts>
-  TORCHDET_ANYWHERE BlockSpace(Pieces<kCounts>& pieces, int n, bool two_matrices) {
+  TORCHDET_ANYWHERE BlockSpace(Pieces<kCounts>& pieces, int n, int least_slots) {
     const int stride = block_stride<V>(n);
     A = {pieces.template take<V>(int64_t(n) * stride), n, stride};
     // Together also room for a word of each thread.
@@ -77,15 +77,8 @@ struct BlockSpace {
     vectors.row = pieces.template take<IntegerOf<V>>(maximum(n, kLeast));
     vectors.column = pieces.template take<IntegerOf<V>>(maximum(n, kLeast));
     vectors.row_index = pieces.template take<int>(n);
-    vectors.slots = pieces.template take<unsigned char>(Team<kThreads>::kAllSlotBytes);
-    if (two_matrices) {
-      X = {pieces.template take<V>(int64_t(n) * stride), n, stride};
-      vectors.column_index = pieces.template take<int>(n);
-      vectors.row_place = pieces.template take<int>(n);
-      vectors.column_place = pieces.template take<int>(n);
-      quotients = pieces.template take<PivotQuotient<V>>(kPanel<V>);
-      determinant = pieces.template take<Scaled<V>>(1);
-    }
+    vectors.slots =
+        pieces.template take<unsigned char>(maximum(Team<kThreads>::kAllSlotBytes, least_slots));
   }
 };
 
@@ -164,24 +157,12 @@ class BlockMatrix {
   }
   TORCHDET_DEVICE bool is_scaled() const { return is_scaled_; }
 
-  // Whether the thread's share of U has numbers of 2^kGrowth times the largest of B, or more. Where
+  // Whether a number of U of those leading bits is 2^kGrowth times the largest of B, or more. Where
   // pivots grow, partial pivoting loses what cofactors need. The growth is about n^(2/3) for usual
   // matrices, 2^(n - 1) at the worst.
-  TORCHDET_DEVICE bool has_grown() const {
+  TORCHDET_DEVICE bool has_grown(int32_t bits) const {
     constexpr int kGrowth = 7;
-    int32_t largest = 0;
-    for (int place = thread_index() / kWarpSize; place < n_; place += kWarps) {
-      const V* const from = row(place);
-      for (int w = thread_index() % kWarpSize; w < words_of<V>(n_); w += kWarpSize) {
-        const Chunk<V> chunk = Chunk<V>::load(from + w * kCount);
-        TORCHDET_UNROLL
-        for (int e = 0; e < kCount; ++e) {
-          const int j = w * kCount + e;
-          largest = j >= place && j < n_ ? maximum(largest, leading_bits(chunk.x[e])) : largest;
-        }
-      }
-    }
-    return largest - largest_ >= kGrowth << kLeadingFraction<R>;
+    return bits - largest_ >= kGrowth << kLeadingFraction<R>;
   }
 
   TORCHDET_DEVICE V* row(int position) const {
