@@ -174,7 +174,7 @@ def test_a_race_or_uninitialised_memory_shows_in_the_result(fault):
     assert len(outcomes(fault)) > 1
 
 
-@pytest.mark.parametrize("sound", ("barrier", "warp barrier", "whole warp"))
+@pytest.mark.parametrize("sound", ("barrier", "warp barrier", "whole warp", "named barriers"))
 def test_with_its_barrier_the_same_kernel_always_gives_one_result(sound):
     assert len(outcomes(sound)) == 1
 
@@ -186,6 +186,7 @@ def test_with_its_barrier_the_same_kernel_always_gives_one_result(sound):
         ("diverged", "0..0 at shuffle_xor 1..1 at any_in_warp"),
         ("skipped barrier", "0..31 at sync_block 32..63 at the end"),
         ("other lanes", "0..15 at sync_warp 16..31 at the end"),
+        ("other barrier", "0..63 at sync_threads"),
     ),
 )
 def test_threads_that_do_not_meet_at_a_collective_are_named(fault, where):
@@ -199,6 +200,8 @@ def test_threads_that_do_not_meet_at_a_collective_are_named(fault, where):
     (
         ("foreign lane", "shuffles from lane 20, which does not take part in 0x0000ffff"),
         ("unnamed caller", "calls any_in_warp of 0xfffeffff, which does not name it"),
+        ("other count", "calls sync_threads of (32|64) at barrier 1, where others wait for (64|32)"),
+        ("one too many", "calls sync_threads of 32 at barrier 1, where all have arrived"),
     ),
 )
 def test_a_thread_that_does_what_its_lanes_forbid_is_named(fault, what):

@@ -7,7 +7,7 @@
 // bytes 0xff are NaN and -1. These end the run with a message: a collective at which the lanes that
 // it names do not all meet, or do not name the same lanes; a thread that calls one without being
 // named; a shuffle from a lane that does not take part; a block barrier that some threads never
-// reach.
+// reach; a named barrier whose threads disagree on their number, or are more.
 //
 // What it cannot see: a race between threads that a shuffle happens to order, rounding of
 // instructions without a host equivalent, bank conflicts, alignment beyond what the sanitizers
@@ -26,7 +26,16 @@ namespace torchdet {
 namespace emulation {
 
 enum class Order { kForward, kReverse, kRandom };
-enum class Collective { kNone, kSyncBlock, kSyncWarp, kShuffle, kShuffleXor, kAny, kMaximum };
+enum class Collective {
+  kNone,
+  kSyncBlock,
+  kSyncThreads,
+  kSyncWarp,
+  kShuffle,
+  kShuffleXor,
+  kAny,
+  kMaximum
+};
 
 struct Schedule {
   Order order = Order::kForward;
@@ -48,6 +57,8 @@ void* shared_memory();
 // each can be read with received() until the next collective.
 void arrive(Collective collective, uint32_t lanes, const void* payload, size_t bytes);
 const void* received(int lane);
+// Waits until `count` threads of the block have arrived at that barrier.
+void arrive(int barrier, int count);
 
 // Runs body(problem) in all threads; null, or a message that stays valid until the next launch.
 const char* run(void (*body)(const Problem&), const Problem& problem, int64_t blocks, int threads,
@@ -68,6 +79,9 @@ inline int thread_index() {
 }
 inline void sync_block() {
   emulation::arrive(emulation::Collective::kSyncBlock, kAllLanes, nullptr, 0);
+}
+inline void sync_threads(int barrier, int count) {
+  emulation::arrive(barrier, count);
 }
 inline void sync_warp(uint32_t lanes = kAllLanes) {
   emulation::arrive(emulation::Collective::kSyncWarp, lanes, nullptr, 0);

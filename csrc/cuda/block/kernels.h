@@ -6,6 +6,7 @@
 // second matrix that it needs.
 #pragma once
 
+#include "factor.h"
 #include "sweep.h"
 
 namespace torchdet {
@@ -31,23 +32,28 @@ struct BlockDeterminants : BlockKernel<V> {
   static constexpr int kMostBlocks = kRows <= 2 ? 8 : kRows <= 4 ? 4 : 8 - kRows;
   static constexpr int kBlocksPerSm = std::max(1, kMostBlocks / kNumbers);
   using Space = BlockSpace<V, kThreads>;
+  using Exchange = PanelExchange<V, kThreads>;
 
   static size_t block_bytes(int64_t n) {
     Pieces<true> counter(nullptr);
-    Space(counter, static_cast<int>(n), 0);
+    Space(counter, static_cast<int>(n), sizeof(Exchange));
     return counter.bytes;
   }
 
   TORCHDET_DEVICE static void run(const Problem& p) {
     const int64_t b = block_index();
     Pieces<false> pieces(shared_memory<unsigned char>());
-    const Space space(pieces, static_cast<int>(p.n), 0);
+    const Space space(pieces, static_cast<int>(p.n), sizeof(Exchange));
     Team<kThreads> team(space.vectors.slots);
     const TeamSpace<V> team_space(space.A, {nullptr, 0, 0}, space.vectors);
     TeamAlgorithms<V, kThreads> algorithms(team, team_space);
-    BlockFactors<V, kRows, kThreads> matrix(space);
+    BlockMatrix<V, kRows, kThreads> matrix(space);
     const Equilibration<V> eq = matrix.read(p.A, b, algorithms);
-    Scaled<V> d = matrix.factor();
+    BlockFactors<V, kThreads> factors(space.A, space.vectors.row_index,
+                                      *reinterpret_cast<Exchange*>(space.vectors.slots));
+    Scaled<V> d = factors.factor();
+    d.mantissa = factors.is_odd() ? -d.mantissa : d.mantissa;
+    d = team.reduce(d, [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });
     if (thread_index() == 0) {
       d.mantissa = add_poison(d.mantissa, eq.poison);
       d.exponent = d.exponent + eq.total;
@@ -67,7 +73,7 @@ struct BlockCofactors : BlockKernel<V> {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   using Space = BlockSpace<V, kThreads>;
-  using Exchange = SweepExchange<V, kThreads>;
+  using Exchange = PanelExchange<V, kThreads>;
 
   // The slots take the exchange of the sweep, and in write_slow exponents.
   TORCHDET_ANYWHERE static int slot_bytes(int n) {
@@ -101,21 +107,19 @@ struct BlockCofactors : BlockKernel<V> {
     BlockSweep<V, kThreads> sweep(space.A, space.vectors.row_index,
                                   *reinterpret_cast<Exchange*>(space.vectors.slots));
     sweep.run();
-    constexpr int kUnsafe = 1, kOdd = 2;
-    const int own = (matrix.has_grown(sweep.largest()) ? kUnsafe : 0) | (sweep.is_odd() ? kOdd : 0);
-    const int all =
-        team.reduce(own, [](int x, int y) { return ((x | y) & kUnsafe) | ((x ^ y) & kOdd); });
-    if (!sweep.is_regular() || (all & kUnsafe) != 0) {
+    const auto both = [](int x, int y) { return x & y; };
+    const int is_safe = sweep.is_regular() && !matrix.has_grown(sweep.largest()) ? 1 : 0;
+    if (team.reduce(is_safe, both) == 0) {
       return false;
     }
-    Scaled<V> d = team.reduce(normalise(sweep.pivot(), I(0)),
-                              [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });
-    d.mantissa = (all & kOdd) != 0 ? -d.mantissa : d.mantissa;
+    const V pivot = sweep.is_odd() ? -sweep.pivot() : sweep.pivot();
+    const Scaled<V> d = team.reduce(normalise(pivot, I(0)),
+                                    [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });
     // C(B) = d B^-T; slogdet divides by d again, so there it is left out.
     Scaled<V> factor = gradient_factor(p, b, scaled_one<V>(), eq.total);
     factor = p.op == Op::kSlogdetBackward ? factor : factor * d;
     const int finite = write(p, b, space, factor, eq.poison, matrix.is_scaled()) ? 1 : 0;
-    return team.reduce(finite, [](int x, int y) { return x & y; }) != 0;
+    return team.reduce(finite, both) != 0;
   }
 
   // Row q_k of A, as block/sweep.h leaves it, times the factor is column k of the result. Whether A

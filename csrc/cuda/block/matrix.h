@@ -3,7 +3,7 @@
 //
 // Rows are read and written in words of 16 bytes. Where memory allows it a row has an odd number of
 // words, so that the eight words which shared memory serves at once, if they are the same words of
-// eight rows, lie in different banks. No row ever moves: row_index lists the rows in pivoted order.
+// eight rows, lie in different banks. No row ever moves: row_index lists them in pivoted order.
 #pragma once
 
 #include "../team/kernels.h"
@@ -110,14 +110,7 @@ class BlockMatrix {
   using T = ScalarOf<V>;
   using Space = BlockSpace<V, kThreads>;
   static constexpr int kWarps = kThreads / kWarpSize;
-  static constexpr int kCount = Chunk<V>::kCount;         // numbers in a word
-  static constexpr int kPanelWords = kPanel<V> / kCount;  // words in a row of a panel
-
-  // A thread's tile of an update. The threads of a warp are 4 x 8, so that those which share a
-  // quarter of an access read neighbouring words of one row.
-  static constexpr int kTileRows = sizeof(V) == 4 ? 8 : 4;
-  static constexpr int kTileWords = sizeof(V) == 4 ? 1 : 2;
-  static constexpr int kWarpColumns = 8, kWarpRows = kWarpSize / kWarpColumns;
+  static constexpr int kCount = Chunk<V>::kCount;  // numbers in a word
 
   TORCHDET_DEVICE BlockMatrix(const Space& space)
       : s_(space), a_(space.A.data), stride_(space.A.stride), n_(space.A.n) {}
@@ -163,37 +156,6 @@ class BlockMatrix {
   TORCHDET_DEVICE bool has_grown(int32_t bits) const {
     constexpr int kGrowth = 7;
     return bits - largest_ >= kGrowth << kLeadingFraction<R>;
-  }
-
-  TORCHDET_DEVICE V* row(int position) const {
-    return a_ + s_.vectors.row_index[position] * stride_;
-  }
-
-  // body(words, inside, tile) in threads that share the tiles of rows [begin, end) and of the words
-  // [first_word, last_word) of each row: body(i, w) has the thread's rows i + 0 .. kTileRows - 1
-  // and words w, w + kWarpColumns, ..
-  template <typename Body>
-  TORCHDET_DEVICE static void for_tiles(int begin, int end, int first_word, int last_word,
-                                        Body body) {
-    constexpr int kWide = kWarpColumns * kTileWords, kHigh = kWarpRows * kTileRows;
-    const int lane = thread_index() % kWarpSize;
-    const int count = last_word - first_word;
-    const int i = begin + lane / kWarpColumns * kTileRows;
-    const int w = first_word + lane % kWarpColumns;
-    int down = 0, right = thread_index() / kWarpSize * kWide;
-    while (true) {
-      while (right >= count) {
-        right -= (count + kWide - 1) / kWide * kWide;
-        down += kHigh;
-      }
-      if (begin + down >= end) {
-        return;
-      }
-      if (i + down < end && w + right < last_word) {
-        body(i + down, w + right);
-      }
-      right += kWarps * kWide;
-    }
   }
 
  private:
@@ -286,12 +248,9 @@ class BlockMatrix {
            largest <= leading_bits_of_pow2<R>(kCentral);
   }
 
- protected:
   const Space& s_;
   V* const a_;
   const int stride_, n_;
-
- private:
   bool is_scaled_ = false;
   int32_t largest_ = 0;  // leading bits of the largest entry of B, about
 };
