@@ -241,7 +241,8 @@ class BlockPanels {
     int column[kTileWords];
     TORCHDET_UNROLL
     for (int w = 0; w < kTileWords; ++w) {
-      column[w] = column_at(own + w * across < end ? own + w * across : first);
+      // Where it has no further word, its own once more: no other lane writes what it reads.
+      column[w] = column_at(own + w * across < end ? own + w * across : own < end ? own : first);
       TORCHDET_UNROLL
       for (int t = 0; t < P; ++t) {
         x[t][w] = load_shared<Chunk<V>>(a_ + pivot_row[t] + column[w]);
