@@ -140,6 +140,22 @@ def test_cofactors_of_a_singular_matrix_to_the_end_of_the_class_block(n, dtype):
     assert (again == 0).all()
 
 
+@pytest.mark.parametrize("n", (60, 125))
+def test_pivots_that_grow_do_not_spoil_a_result(n):
+    # Wilkinson's matrix: the last column doubles with each step, and the last pivot is 2^(n - 1).
+    # All numbers are powers of two, so that nothing but the logarithm rounds.
+    A = (np.eye(n) - np.tril(np.ones((n, n)), -1)).astype(np.float32)[None]
+    A[:, :, -1] = 1
+    (det,) = emulated.run("det", A)
+    assert det == 2.0 ** (n - 1)
+    sign, logabsdet = emulated.run("slogdet", A)
+    assert sign == 1
+    log = (n - 1) * np.log(2)
+    assert abs(logabsdet - log) <= 2 * np.finfo(np.float32).eps * log
+    (X,) = emulated.run("slogdet_backward", A, np.ones(1, np.float32))
+    assert (X[0] == np.linalg.inv(A[0].astype(float)).T).all()
+
+
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("dtype", emulated.DTYPES)
 def test_the_class_block_ends_where_shared_memory_does(operator, dtype):

@@ -29,7 +29,7 @@ constexpr int largest_warp(Op, Dtype) {
 // The largest orders of the class "block": what fits in 227 KB of shared memory. A determinant and
 // cofactors need n^2 numbers, the Hessian-vector products of both kinds 2 n^2.
 constexpr int largest_block(Op op, Dtype dtype) {
-  constexpr int kDeterminants[kDtypes] = {238, 168, 169, 119};
+  constexpr int kDeterminants[kDtypes] = {238, 168, 168, 119};
   constexpr int kCofactors[kDtypes] = {238, 168, 168, 119};
   constexpr int kHvp[kDtypes] = {167, 118, 118, 83}, kSlogdetHvp[kDtypes] = {160, 110, 110, 73};
   const int d = static_cast<int>(dtype);

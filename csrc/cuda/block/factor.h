@@ -58,6 +58,7 @@ class BlockFactors : public BlockPanels<V, kThreads> {
     V m[P];
     this->load_row(row, k, is_present, m);
     bool is_waiting = is_present;
+    V own_pivot = one<V>();
     int to = own;  // the row's place in the list that is left
     int chosen[P];
     for_steps<0, P, true>([&](auto step) {
@@ -74,7 +75,7 @@ class BlockFactors : public BlockPanels<V, kThreads> {
         if (own == q) {
           is_waiting = false;
           to = t;
-          determinant_ = determinant_ * u[t];
+          own_pivot = u[t];
           this->store_words(exchange_.factors[t], m);
         }
         const V l = select(is_waiting, pivot.quotient(m[t]), zero<V>());
@@ -92,6 +93,8 @@ class BlockFactors : public BlockPanels<V, kThreads> {
       for (int t = 0; t < P; ++t) {
         to += chosen[t] > own ? 1 : 0;
       }
+    } else {  // only now: the other threads waited for the pivot
+      determinant_ = determinant_ * own_pivot;
     }
     if (is_present) {
       row_index_[k + to] = index;

@@ -12,27 +12,28 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// kRows: the orders go up to 32 kRows. Threads and blocks are as many as shared memory, and the
-// registers that tiles need, leave room for.
-template <typename V>
+// kRows: the orders go up to 32 kRows, a thread for each row. kMostBlocks: blocks of an SM, in
+// float32, that shared memory and registers leave room for.
+template <typename V, int kRows, int kMostBlocks>
 struct BlockKernel {
   static constexpr Memory kMemory = Memory::kShared;
   static constexpr int kCarveout = 100;  // percent of the L1 cache that shared memory should take
   static constexpr int64_t kMatricesPerBlock = 1;
   static constexpr int kNumbers = sizeof(V) / 4;  // float32 numbers of the same size
+  static constexpr int kMostRows = kNumbers <= 2 ? 8 : 4, kNextRows = 2 * kRows;
+  static constexpr int kThreads = kRows * kWarpSize;
+  static constexpr int kBlocksPerSm = std::max(1, kMostBlocks / kNumbers);
+  using Space = BlockSpace<V, kThreads>;
+  using Exchange = PanelExchange<V, kThreads>;
 };
 
 // kDet and kSlogdet.
 template <typename V, int kRows>
-struct BlockDeterminants : BlockKernel<V> {
-  static constexpr int kNumbers = BlockKernel<V>::kNumbers;
-  static constexpr int kMostRows = kNumbers == 1 ? 8 : kNumbers == 2 ? 6 : 4;
-  static constexpr int kNextRows = kRows + 2;
-  static constexpr int kThreads = kRows <= 2 ? 64 : kRows <= 4 ? 128 : 256;
-  static constexpr int kMostBlocks = kRows <= 2 ? 8 : kRows <= 4 ? 4 : 8 - kRows;
-  static constexpr int kBlocksPerSm = std::max(1, kMostBlocks / kNumbers);
-  using Space = BlockSpace<V, kThreads>;
-  using Exchange = PanelExchange<V, kThreads>;
+struct BlockDeterminants : BlockKernel<V, kRows, 16 / kRows> {
+  using Base = BlockKernel<V, kRows, 16 / kRows>;
+  using Base::kThreads;
+  using Exchange = typename Base::Exchange;
+  using Space = typename Base::Space;
 
   static size_t block_bytes(int64_t n) {
     Pieces<true> counter(nullptr);
@@ -62,18 +63,15 @@ struct BlockDeterminants : BlockKernel<V> {
   }
 };
 
-// kCofactor, kDetBackward and kSlogdetBackward. A thread for each row.
+// kCofactor, kDetBackward and kSlogdetBackward.
 template <typename V, int kRows>
-struct BlockCofactors : BlockKernel<V> {
-  static constexpr int kNumbers = BlockKernel<V>::kNumbers;
-  static constexpr int kMostRows = kNumbers <= 2 ? 8 : 4;
-  static constexpr int kNextRows = 2 * kRows;
-  static constexpr int kThreads = kRows * kWarpSize;
-  static constexpr int kBlocksPerSm = std::max(1, (kRows == 2 ? 6 : kRows == 4 ? 3 : 1) / kNumbers);
+struct BlockCofactors : BlockKernel<V, kRows, 12 / kRows> {
+  using Base = BlockKernel<V, kRows, 12 / kRows>;
+  using Base::kThreads;
+  using Exchange = typename Base::Exchange;
+  using Space = typename Base::Space;
   using R = RealOf<V>;
   using I = IntegerOf<V>;
-  using Space = BlockSpace<V, kThreads>;
-  using Exchange = PanelExchange<V, kThreads>;
 
   // The slots take the exchange of the sweep, and in write_slow exponents.
   TORCHDET_ANYWHERE static int slot_bytes(int n) {

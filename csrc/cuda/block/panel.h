@@ -181,7 +181,6 @@ class BlockPanels {
   static constexpr int kTileColumns = kTileWords * kCount;
   // As many groups as a lane has columns: each solves for one of them.
   static constexpr int kMostAcross = kWarpSize / kTileColumns;
-  static constexpr int kAhead = sizeof(V) == 4 ? 4 : 2;  // rows whose numbers are on their way
 
   TORCHDET_DEVICE static void store_word(V* to, int w, const V (&x)[P]) {
     Chunk<V> chunk;
@@ -197,6 +196,9 @@ class BlockPanels {
   template <bool kSweep>
   TORCHDET_DEVICE void update(int k, int before, int first, int word, int end, int across,
                               int group) {
+    // Rows whose numbers are on their way at once. An LU leaves shared memory for more blocks,
+    // which more registers would keep away; in the sweep x takes half of the registers in float64.
+    constexpr int kAhead = !kSweep ? 2 : sizeof(V) == 4 ? 4 : 1;
     const int left = n_ - k, own = first + word;
     const auto column_at = [&](int v) {
       return (v < before ? v : v - before + k / kCount + kPanelWords) * kCount;
