@@ -197,8 +197,8 @@ class BlockPanels {
   TORCHDET_DEVICE void update(int k, int before, int first, int word, int end, int across,
                               int group) {
     // Rows whose numbers are on their way at once. An LU leaves shared memory for more blocks,
-    // which more registers would keep away; in the sweep x takes half of the registers in float64.
-    constexpr int kAhead = !kSweep ? 2 : sizeof(V) == 4 ? 4 : 1;
+    // which more registers would keep away; in other formats x takes the registers.
+    constexpr int kAhead = kSweep && sizeof(V) == 4 ? 4 : 1;
     const int left = n_ - k, own = first + word;
     const auto column_at = [&](int v) {
       return (v < before ? v : v - before + k / kCount + kPanelWords) * kCount;
