@@ -133,6 +133,74 @@ def test_every_order_is_right(n, dtype):
     checks.every_operator_is_right(emulated.run, n, dtype)
 
 
+# Orders of the class "block" where something ends: words between rows, the threads of a block,
+# shared memory. A matrix takes up to a second here.
+EDGES = (
+    *((n, "float32") for n in (64, 65, 96, 128, 129, 168, 200, 237, 238)),
+    *((n, dtype) for n in (65, 128, 129, 168) for dtype in ("float64", "complex64")),
+    *((n, "complex128") for n in (65, 96, 119)),
+)
+
+
+@pytest.mark.parametrize(("n", "dtype"), EDGES)
+def test_orders_to_the_end_of_the_class_block_are_right(n, dtype):
+    expected = checks.expected(n, dtype)
+    for operator in ("slogdet", "cofactor", "slogdet_backward"):
+        assert emulated.fits(operator, dtype, n)
+        case = expected[operator]
+        emulated.schedule()
+        got = emulated.run(operator, *case.arguments)
+        for g, right, error in zip(got, case.results, case.errors, strict=True):
+            assert (np.abs(g - right) <= error).all(), operator
+        emulated.schedule("random", 1, emulated.GPU_NAN)
+        one = tuple(x[:1] for x in case.arguments)
+        assert_same_bits(emulated.run(operator, *one), tuple(x[:1] for x in got), operator)
+
+
+@pytest.mark.parametrize(("n", "dtype"), EDGES)
+def test_cofactors_of_a_singular_matrix_to_the_end_of_the_class_block(n, dtype):
+    # The cofactors of a row do not depend on that row. Where it is 0, all others are.
+    A, _, _ = checks.well_conditioned(n, dtype)
+    A = A[:1].copy()
+    row = n // 3
+    wide = A.astype(np.complex128)
+    right = (np.linalg.det(wide)[:, None, None] * np.linalg.inv(wide).swapaxes(1, 2))[:, row]
+    error = checks.tolerance(A) * np.abs(right).max()
+    A[:, row] = 0
+    (C,) = emulated.run("cofactor", A)
+    assert (np.abs(C[:, row] - right) <= error).all()
+    C[:, row] = 0
+    assert (C == 0).all()
+    emulated.schedule("random", 1, emulated.GPU_NAN)
+    (again,) = emulated.run("cofactor", A)
+    again[:, row] = 0
+    assert (again == 0).all()
+
+
+@pytest.mark.parametrize("n", (60, 125))
+def test_pivots_that_grow_do_not_spoil_a_result(n):
+    # Wilkinson's matrix: the last column doubles with each step, and the last pivot is 2^(n - 1).
+    # All numbers are powers of two, so that nothing but the logarithm rounds.
+    A = (np.eye(n) - np.tril(np.ones((n, n)), -1)).astype(np.float32)[None]
+    A[:, :, -1] = 1
+    (det,) = emulated.run("det", A)
+    assert det == 2.0 ** (n - 1)
+    sign, logabsdet = emulated.run("slogdet", A)
+    assert sign == 1
+    log = (n - 1) * np.log(2)
+    assert abs(logabsdet - log) <= 2 * np.finfo(np.float32).eps * log
+    (X,) = emulated.run("slogdet_backward", A, np.ones(1, np.float32))
+    assert (X[0] == np.linalg.inv(A[0].astype(float)).T).all()
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("dtype", emulated.DTYPES)
+def test_the_class_block_ends_where_shared_memory_does(operator, dtype):
+    n = emulated.largest_block(operator, dtype)
+    assert emulated.fits(operator, dtype, n)
+    assert not emulated.fits(operator, dtype, n + 1)
+
+
 @pytest.mark.parametrize("operator", emulated.OPERATORS)
 @pytest.mark.parametrize("n", (1, 3, 6, 20, 33))
 @pytest.mark.parametrize("dtype", emulated.DTYPES)
@@ -298,7 +366,7 @@ def test_a_race_that_a_collective_happens_to_order_does_not_show(fault):
     assert len(outcomes(fault)) == 1
 
 
-@pytest.mark.parametrize("sound", ("barrier", "warp barrier", "whole warp"))
+@pytest.mark.parametrize("sound", ("barrier", "warp barrier", "whole warp", "named barriers"))
 def test_with_its_barrier_the_same_kernel_always_gives_one_result(sound):
     assert len(outcomes(sound)) == 1
 
@@ -310,6 +378,7 @@ def test_with_its_barrier_the_same_kernel_always_gives_one_result(sound):
         ("diverged", "0..0 at shuffle_xor 1..1 at any_in_warp"),
         ("skipped barrier", "0..31 at sync_block 32..63 at the end"),
         ("other lanes", "0..15 at sync_warp 16..31 at the end"),
+        ("other barrier", "0..63 at sync_threads"),
     ),
 )
 def test_threads_that_do_not_meet_at_a_collective_are_named(fault, where):
@@ -323,6 +392,11 @@ def test_threads_that_do_not_meet_at_a_collective_are_named(fault, where):
     (
         ("foreign lane", "shuffles from lane 20, which does not take part in 0x0000ffff"),
         ("unnamed caller", "calls any_in_warp of 0xfffeffff, which does not name it"),
+        (
+            "other count",
+            "calls sync_threads of (32|64) at barrier 1, where others wait for (64|32)",
+        ),
+        ("one too many", "calls sync_threads of 32 at barrier 1, where all have arrived"),
     ),
 )
 def test_a_thread_that_does_what_its_lanes_forbid_is_named(fault, what):

@@ -80,7 +80,16 @@ def test_the_sanitizers_find_a_race(fault):
 
 
 @pytest.mark.parametrize(
-    "sound", ("barrier", "warp barrier", "whole warp", "shuffle, barrier", "vote, barrier")
+    "sound",
+    (
+        "barrier",
+        "warp barrier",
+        "whole warp",
+        "shuffle, barrier",
+        "vote, barrier",
+        "named barriers",
+        "named barriers",
+    ),
 )
 def test_with_its_barrier_the_same_kernel_has_no_race(sound):
     run = sanitized(THREADS, "fault", sound)

@@ -47,6 +47,10 @@ TORCHDET_DEVICE int thread_index() {
 TORCHDET_DEVICE void sync_block() {
   __syncthreads();
 }
+// Of `count` threads of the block, whole warps, which all call it with the same barrier, 1 .. 15.
+TORCHDET_DEVICE void sync_threads(int barrier, int count) {
+  asm volatile("bar.sync %0, %1;" : : "r"(barrier), "r"(count) : "memory");
+}
 TORCHDET_DEVICE void sync_warp(uint32_t lanes = kAllLanes) {
   __syncwarp(lanes);
 }

@@ -9,7 +9,10 @@ inline namespace TORCHDET_CAPABILITY {
 // Pivots of balanced matrices are below 2^(E/2), E being the largest exponent of the format, and so
 // are those of all results that thread/algorithms.h trusts. Those below 2^-E/2 are lifted by
 // 2^(E/2), which makes every subnormal number normal and keeps all reciprocals within the format.
-template <typename V>
+//
+// kAnySize: also larger pivots, which are lowered by as much. What else underflows with that is
+// less than the rounding errors of an elimination with such a pivot.
+template <typename V, bool kAnySize = false>
 class Pivot {
  public:
   using R = RealOf<V>;
@@ -22,6 +25,9 @@ class Pivot {
     is_zero = size == R(0);
     is_tiny_ = size < exact_pow2<R>(-kLift);
     lift_ = is_tiny_ ? exact_pow2<R>(kLift) : R(1);
+    if constexpr (kAnySize) {
+      lift_ = size >= exact_pow2<R>(kLift) ? exact_pow2<R>(-kLift) : lift_;
+    }
     lifted_ = select(is_zero, one<V>(), u * lift_);
     if constexpr (kIsComplex<V>) {  // brought to [1, 2), so that its square is within the format
       exponent_ = static_cast<int>(exponent_of<true>(component_size(lifted_)));
@@ -46,6 +52,7 @@ class Pivot {
 
   // u = mantissa 2^exponent with the larger component of the mantissa in [1, 2); of zero, 1.
   TORCHDET_DEVICE V mantissa() const {
+    static_assert(!kAnySize);
     if constexpr (kIsComplex<V>) {
       return lifted_;
     } else {
@@ -55,6 +62,7 @@ class Pivot {
     }
   }
   TORCHDET_DEVICE int exponent() const {
+    static_assert(!kAnySize);
     if constexpr (kIsComplex<V>) {
       return exponent_ - (is_tiny_ ? kLift : 0);
     } else {

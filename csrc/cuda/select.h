@@ -6,11 +6,11 @@
 namespace torchdet {
 
 // Shared memory bounds the class "block": the launch compares what a kernel needs with what the
-// device has. The order given is that of float32 second derivatives in 227 KB.
+// device has. The order given is that of float32 in 227 KB.
 constexpr SizeClass kCudaSizeClasses[] = {
     {"thread", 12, "one matrix per thread, in registers", "memory is the limit, no thread waits"},
     {"warp", 32, "one matrix per warp or part of a warp", "a column to a lane, in registers"},
-    {"block", 167, "one matrix per block, in shared memory", "fits in the shared memory"},
+    {"block", 238, "one matrix per block, in shared memory", "fits in the shared memory"},
     {"large", std::numeric_limits<int64_t>::max(), "torch's LU between two kernels",
      "does not fit in the shared memory"},
 };
@@ -38,11 +38,33 @@ constexpr int largest_thread(Op op, Dtype dtype) {
 constexpr int largest_warp(Op, Dtype) {
   return 32;
 }
+// The largest orders of the class "block": what fits in 227 KB of shared memory. A determinant and
+// cofactors need n^2 numbers, the Hessian-vector products of both kinds 2 n^2.
+constexpr int largest_block(Op op, Dtype dtype) {
+  constexpr int kDeterminants[kDtypes] = {238, 168, 168, 119};
+  constexpr int kCofactors[kDtypes] = {238, 168, 168, 119};
+  constexpr int kHvp[kDtypes] = {167, 118, 118, 83}, kSlogdetHvp[kDtypes] = {160, 110, 110, 73};
+  const int d = static_cast<int>(dtype);
+  switch (op) {
+    case Op::kDet:
+    case Op::kSlogdet:
+    case Op::kDetFrexp:
+      return kDeterminants[d];
+    case Op::kDetHvp:
+    case Op::kDetBackwardJvp:
+    case Op::kDetJet:
+      return kHvp[d];
+    case Op::kSlogdetHvp:
+      return kSlogdetHvp[d];
+    default:
+      return kCofactors[d];
+  }
+}
 
 // Where the matrix fits in shared memory; "large" serves where it does not.
 constexpr Choice select_cuda(Op op, Dtype dtype, int64_t n) {
   const int64_t largest[] = {largest_thread(op, dtype), largest_warp(op, dtype),
-                             kCudaSizeClasses[2].largest_n, kCudaSizeClasses[3].largest_n};
+                             largest_block(op, dtype), kCudaSizeClasses[3].largest_n};
   int i = 0;
   while (n > largest[i]) {
     ++i;

@@ -309,6 +309,7 @@ using WarpSlogdetHvp = SharedSlogdetHvp<V, N == 8 ? 4 : 8, N == 32 ? 4 : 2, N / 
 template <typename V, int kRows>
 struct BlockSlogdetHvp : SharedSlogdetHvp<V, 8, 4 * kRows, 8, 1> {
   static constexpr int kMostRows = sizeof(V) == 4 ? 6 : 4;
+  static constexpr int kNextRows = kRows + 2;
 };
 
 }  // namespace TORCHDET_CAPABILITY

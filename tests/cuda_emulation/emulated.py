@@ -86,6 +86,11 @@ def fits(operator: str, dtype: str, n: int) -> bool:
     return n == 0 or _block_bytes(operator, dtype, n, _NATIVE) <= SHARED_BYTES
 
 
+def largest_block(operator: str, dtype: str) -> int:
+    """The last order that csrc/cuda/select.h gives to the class "block"."""
+    return library().emulated_largest_block(_OPS[operator], DTYPES.index(dtype))
+
+
 def run(
     operator: str,
     A: np.ndarray,

@@ -27,6 +27,8 @@ const char* name_of(Collective collective) {
       return "nothing";
     case Collective::kSyncBlock:
       return "sync_block";
+    case Collective::kSyncThreads:
+      return "sync_threads";
     case Collective::kSyncWarp:
       return "sync_warp";
     case Collective::kShuffle:
@@ -46,9 +48,10 @@ struct Thread {
   void* sanitizer_stack = nullptr;
   bool finished = false;
   Collective waits_at = Collective::kNone;
-  uint32_t lanes = 0;       // that it waits for, or with which it passed the last collective
-  unsigned generation = 0;  // collectives passed; payloads alternate, so that a fast thread does
-                            // not overwrite what a slow one has yet to read
+  uint32_t lanes = 0;          // that it waits for, or with which it passed the last collective
+  int barrier = 0, count = 0;  // of sync_threads
+  unsigned generation = 0;     // collectives passed; payloads alternate, so that a fast thread does
+                               // not overwrite what a slow one has yet to read
   unsigned char payload[2][kLargestPayload];
 };
 
@@ -134,6 +137,28 @@ bool meet(int begin, int count, uint32_t lanes, Collective collective, std::mt19
   }
   return true;
 }
+// The threads that wait at a named barrier.
+int count_waiting(int barrier) {
+  return static_cast<int>(
+      std::count_if(pool.begin(), pool.begin() + block.threads, [&](const Thread& thread) {
+        return thread.waits_at == Collective::kSyncThreads && thread.barrier == barrier;
+      }));
+}
+// Those of a named barrier go on, if all have arrived; in random order some other time.
+bool meet(int barrier, int count, std::mt19937_64& random) {
+  if (count_waiting(barrier) != count) {
+    return false;
+  }
+  if (schedule.order != Order::kRandom || random() % 2 != 0) {
+    for (int t = 0; t < block.threads; ++t) {
+      if (pool[t].waits_at == Collective::kSyncThreads && pool[t].barrier == barrier) {
+        pool[t].waits_at = Collective::kNone;
+      }
+    }
+    races::met({Collective::kSyncThreads, barrier, 0});
+  }
+  return true;
+}
 // False where no thread can ever go on.
 bool release(std::mt19937_64& random) {
   bool progress = meet(0, block.threads, kAllLanes, Collective::kSyncBlock, random);
@@ -141,7 +166,10 @@ bool release(std::mt19937_64& random) {
     const Collective collective = pool[t].waits_at;
     const uint32_t lanes = pool[t].lanes;
     const bool is_first = t % kWarp == std::countr_zero(lanes);
-    if (is_first && collective != Collective::kNone && collective != Collective::kSyncBlock) {
+    if (collective == Collective::kSyncThreads) {
+      progress = meet(pool[t].barrier, pool[t].count, random) || progress;
+    } else if (is_first && collective != Collective::kNone &&
+               collective != Collective::kSyncBlock) {
       progress = meet(t / kWarp * kWarp, kWarp, lanes, collective, random) || progress;
     }
   }
@@ -273,6 +301,31 @@ void arrive(Collective collective, uint32_t lanes, const void* payload, size_t b
   } else {
     leave(thread);
   }
+}
+
+void arrive(int barrier, int count) {
+  Thread& thread = pool[block.current];
+  const std::string call =
+      " calls sync_threads of " + std::to_string(count) + " at barrier " + std::to_string(barrier);
+  if (barrier < 1 || barrier > 15 || count < kWarp || count % kWarp != 0) {
+    fail(call);
+  }
+  for (int t = 0; t < block.threads; ++t) {
+    if (pool[t].waits_at == Collective::kSyncThreads && pool[t].barrier == barrier &&
+        pool[t].count != count) {
+      fail(call + ", where others wait for " + std::to_string(pool[t].count));
+    }
+  }
+  if (count_waiting(barrier) == count) {
+    fail(call + ", where all have arrived");
+  }
+  thread.waits_at = Collective::kSyncThreads;
+  thread.lanes = kAllLanes;
+  thread.barrier = barrier;
+  thread.count = count;
+  void* const arrived = races::arrive({Collective::kSyncThreads, barrier, 0});
+  leave(thread);
+  races::go_on(arrived);
 }
 
 void receive(int lane, void* to, size_t bytes) {

@@ -7,7 +7,8 @@
 // words 0xffffffff are NaN and -1, 0x7fffffff NaN and the largest integer. These end the run with a
 // message: a collective at which the lanes that it names do not all meet, or do not name the same
 // lanes; a thread that calls one without being named; a shuffle from a lane that does not take
-// part; a block barrier that some threads never reach.
+// part; a block barrier that some threads never reach; a named barrier whose threads disagree on
+// their number, or are more.
 //
 // With ThreadSanitizer it also sees races between threads that a shuffle happens to order
 // (races.h); it counts bank conflicts of accesses by load_shared and store_shared (banks.h), whose
@@ -28,7 +29,16 @@ namespace torchdet {
 namespace emulation {
 
 enum class Order { kForward, kReverse, kRandom };
-enum class Collective { kNone, kSyncBlock, kSyncWarp, kShuffle, kShuffleXor, kAny, kMaximum };
+enum class Collective {
+  kNone,
+  kSyncBlock,
+  kSyncThreads,
+  kSyncWarp,
+  kShuffle,
+  kShuffleXor,
+  kAny,
+  kMaximum
+};
 
 struct Schedule {
   Order order = Order::kForward;
@@ -52,6 +62,8 @@ void arrive(Collective collective, uint32_t lanes, const void* payload, size_t b
 void receive(int lane, void* to, size_t bytes);
 // The running thread accesses shared memory by load_shared or store_shared (banks.h).
 void access(const void* address, size_t bytes);
+// Waits until `count` threads of the block have arrived at that barrier.
+void arrive(int barrier, int count);
 
 // Runs body(problem) in all threads; null, or a message that stays valid until the next launch.
 const char* run(void (*body)(const Problem&), const Problem& problem, int64_t blocks, int threads,
@@ -72,6 +84,9 @@ inline int thread_index() {
 }
 inline void sync_block() {
   emulation::arrive(emulation::Collective::kSyncBlock, kAllLanes, nullptr, 0);
+}
+inline void sync_threads(int barrier, int count) {
+  emulation::arrive(barrier, count);
 }
 inline void sync_warp(uint32_t lanes = kAllLanes) {
   emulation::arrive(emulation::Collective::kSyncWarp, lanes, nullptr, 0);

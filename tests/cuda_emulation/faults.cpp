@@ -189,6 +189,46 @@ struct SkippedBarrier : Faulty {
   }
 };
 
+// A warp alone exchanges numbers behind a barrier of its own, while the other warp waits for both.
+struct NamedBarriers : Faulty {
+  static void run(const Problem& p) {
+    float* shared = shared_memory<float>();
+    const int t = thread_index();
+    if (t < 32) {
+      for (int k = 0; k < 3; ++k) {
+        shared[t] = static_cast<float>(t + k);
+        sync_threads(2, 32);
+        const float x = shared[t ^ 1];
+        sync_threads(2, 32);
+        shared[t] = x;
+      }
+    } else {
+      shared[t] = static_cast<float>(t);
+    }
+    sync_threads(1, kThreads);
+    static_cast<float*>(p.out)[t] = shared[(t + 32) % kThreads];
+  }
+};
+
+// The warps disagree on how many threads wait, or are more than wait.
+template <bool kDisagrees>
+struct OtherCount : Faulty {
+  static void run(const Problem& p) {
+    const int t = thread_index();
+    sync_threads(1, kDisagrees && t < 32 ? 32 : kDisagrees ? 64 : 32);
+    static_cast<float*>(p.out)[t] = 0;
+  }
+};
+
+// The second warp goes to another barrier.
+struct OtherBarrier : Faulty {
+  static void run(const Problem& p) {
+    const int t = thread_index();
+    sync_threads(t < 32 ? 1 : 2, kThreads);
+    static_cast<float*>(p.out)[t] = 0;
+  }
+};
+
 struct OutsideShared : Faulty {
   static void run(const Problem&) { shared_memory<float>()[thread_index() + 1] = 1; }
 };
@@ -227,6 +267,10 @@ extern "C" const char* emulated_fault(const char* name, float* out) {
          : is("exited lane")              ? run(ExitedLane())
          : is("diverged")                 ? run(DivergedCollectives())
          : is("skipped barrier")          ? run(SkippedBarrier())
+         : is("named barriers")           ? run(NamedBarriers())
+         : is("other count")              ? run(OtherCount<true>())
+         : is("one too many")             ? run(OtherCount<false>())
+         : is("other barrier")            ? run(OtherBarrier())
          : is("outside shared")           ? run(OutsideShared())
          : is("outside global")           ? run(OutsideGlobal())
                                           : "no such fault";

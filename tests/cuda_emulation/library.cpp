@@ -38,6 +38,11 @@ size_t emulated_block_bytes(int op, int dtype, int64_t n, int stage) {
   return kernel_of(static_cast<Op>(op), dtype, n, static_cast<Stage>(stage)).block_bytes(n);
 }
 
+// The last order that select.h gives to the class "block".
+int emulated_largest_block(int op, int dtype) {
+  return largest_block(static_cast<Op>(op), static_cast<Dtype>(dtype));
+}
+
 // Runs an operator for n, batch > 0; null, or what went wrong. other: grad or Z, or
 // none, which is a grad of 1.
 const char* emulated_run(int op, int dtype, int64_t n, int64_t batch, const EmulatedTensor* A,

@@ -1,56 +1,60 @@
 // Kernels of the class "block": one matrix per block, in shared memory.
 //
-// det and slogdet: P B = L U. Cofactors: det(B) B^-T from the same factors (block/inverse.h), which
-// fails only where a pivot is exactly zero, the pivots grow, or the inverse leaves the range of the
-// format: such a matrix is done again by the rank-revealing LDU of its block, in the same memory.
+// det and slogdet: P B = L U. Cofactors: det(B) B^-T by block/sweep.h, which fails only where a
+// pivot is exactly zero, the pivots grow, or the inverse leaves the range of the format: such a
+// matrix is done again by the rank-revealing LDU of its block, with the result's own memory as the
+// second matrix that it needs.
 #pragma once
 
-#include "inverse.h"
+#include "factor.h"
+#include "sweep.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// kRows: the orders go up to 32 kRows. Threads and blocks are as many as shared memory, and the
-// registers that tiles need, leave room for.
-template <typename V, int kRows, bool kTwoMatrices>
+// kRows: the orders go up to 32 kRows, a thread for each row. kMostBlocks: blocks of an SM, in
+// float32, that shared memory and registers leave room for.
+template <typename V, int kRows, int kMostBlocks>
 struct BlockKernel {
   static constexpr Memory kMemory = Memory::kShared;
-  static constexpr int kNumbers = sizeof(V) / 4;  // float32 numbers of the same size
-  static constexpr int kMostRows = kTwoMatrices ? (kNumbers == 1 ? 6 : 4)
-                                                : (kNumbers == 1   ? 8
-                                                   : kNumbers == 2 ? 6
-                                                                   : 4);
-  static constexpr int kThreads = kRows <= 2 ? 64 : kRows <= 4 && !kTwoMatrices ? 128 : 256;
-  static constexpr int kMostBlocks = kTwoMatrices ? (kRows <= 2 ? 6 : 1)
-                                                  : (kRows <= 2   ? 8
-                                                     : kRows <= 4 ? 4
-                                                                  : 8 - kRows);
-  static constexpr int kBlocksPerSm = std::max(1, kMostBlocks / kNumbers);
+  static constexpr int kCarveout = 100;  // percent of the L1 cache that shared memory should take
   static constexpr int64_t kMatricesPerBlock = 1;
-  using Matrix = BlockFactors<V, kRows, kThreads>;
+  static constexpr int kNumbers = sizeof(V) / 4;  // float32 numbers of the same size
+  static constexpr int kMostRows = kNumbers <= 2 ? 8 : 4, kNextRows = 2 * kRows;
+  static constexpr int kThreads = kRows * kWarpSize;
+  static constexpr int kBlocksPerSm = std::max(1, kMostBlocks / kNumbers);
   using Space = BlockSpace<V, kThreads>;
-
-  static size_t block_bytes(int64_t n) {
-    Pieces<true> counter(nullptr);
-    Space(counter, static_cast<int>(n), kTwoMatrices);
-    return counter.bytes;
-  }
+  using Exchange = PanelExchange<V, kThreads>;
 };
 
 // kDet and kSlogdet.
 template <typename V, int kRows>
-struct BlockDeterminants : BlockKernel<V, kRows, false> {
-  using Base = BlockKernel<V, kRows, false>;
+struct BlockDeterminants : BlockKernel<V, kRows, 16 / kRows> {
+  using Base = BlockKernel<V, kRows, 16 / kRows>;
+  using Base::kThreads;
+  using Exchange = typename Base::Exchange;
+  using Space = typename Base::Space;
+
+  static size_t block_bytes(int64_t n) {
+    Pieces<true> counter(nullptr);
+    Space(counter, static_cast<int>(n), sizeof(Exchange));
+    return counter.bytes;
+  }
+
   TORCHDET_DEVICE static void run(const Problem& p) {
     const int64_t b = block_index();
     Pieces<false> pieces(shared_memory<unsigned char>());
-    const typename Base::Space space(pieces, static_cast<int>(p.n), false);
-    Team<Base::kThreads> team(space.vectors.slots);
-    const TeamSpace<V> team_space(space.A, space.X, space.vectors);
-    TeamAlgorithms<V, Base::kThreads> algorithms(team, team_space);
-    typename Base::Matrix matrix(space);
+    const Space space(pieces, static_cast<int>(p.n), sizeof(Exchange));
+    Team<kThreads> team(space.vectors.slots);
+    const TeamSpace<V> team_space(space.A, {nullptr, 0, 0}, space.vectors);
+    TeamAlgorithms<V, kThreads> algorithms(team, team_space);
+    BlockMatrix<V, kRows, kThreads> matrix(space);
     const Equilibration<V> eq = matrix.read(p.A, b, algorithms);
-    Scaled<V> d = matrix.factor();
+    BlockFactors<V, kThreads> factors(space.A, space.vectors.row_index,
+                                      *reinterpret_cast<Exchange*>(space.vectors.slots));
+    Scaled<V> d = factors.factor();
+    d.mantissa = factors.is_odd() ? -d.mantissa : d.mantissa;
+    d = team.reduce(d, [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });
     if (thread_index() == 0) {
       d.mantissa = add_poison(d.mantissa, eq.poison);
       d.exponent = d.exponent + eq.total;
@@ -61,87 +65,124 @@ struct BlockDeterminants : BlockKernel<V, kRows, false> {
 
 // kCofactor, kDetBackward and kSlogdetBackward.
 template <typename V, int kRows>
-struct BlockCofactors : BlockKernel<V, kRows, true> {
-  using Base = BlockKernel<V, kRows, true>;
-  static constexpr int kThreads = Base::kThreads;
+struct BlockCofactors : BlockKernel<V, kRows, 12 / kRows> {
+  using Base = BlockKernel<V, kRows, 12 / kRows>;
+  using Base::kThreads;
+  using Exchange = typename Base::Exchange;
+  using Space = typename Base::Space;
   using R = RealOf<V>;
+  using I = IntegerOf<V>;
+
+  // The slots take the exchange of the sweep, and in write_slow exponents.
+  TORCHDET_ANYWHERE static int slot_bytes(int n) {
+    return static_cast<int>(maximum(sizeof(Exchange), n * sizeof(I)));
+  }
+  static size_t block_bytes(int64_t n) {
+    Pieces<true> counter(nullptr);
+    Space(counter, static_cast<int>(n), slot_bytes(static_cast<int>(n)));
+    return counter.bytes;
+  }
 
   TORCHDET_DEVICE static void run(const Problem& p) {
+    const int n = static_cast<int>(p.n);
     const int64_t b = block_index();
     Pieces<false> pieces(shared_memory<unsigned char>());
-    const typename Base::Space space(pieces, static_cast<int>(p.n), true);
+    const Space space(pieces, n, slot_bytes(n));
     Team<kThreads> team(space.vectors.slots);
-    const TeamSpace<V> team_space(space.A, space.X, space.vectors);
-    TeamAlgorithms<V, kThreads> algorithms(team, team_space);
-    typename Base::Matrix matrix(space);
-    Equilibration<V> eq = matrix.read(p.A, b, algorithms);
-    const Scaled<V> own = matrix.factor();
-    if (thread_index() == 0) {
-      *space.determinant = own;
-    }
-    sync_block();
-    const Scaled<V> d = *space.determinant;
-    const int is_safe = component_size(d.mantissa) != R(0) && !matrix.has_grown() ? 1 : 0;
-    const auto both = [](int x, int y) { return x & y; };
-    bool is_done = false;
-    if (team.reduce(is_safe, both) != 0) {
-      BlockInverse<V, kRows, kThreads>(matrix, space).compute();
-      // C(B) = d B^-T; slogdet divides by d again, so there it is left out.
-      Scaled<V> factor = gradient_factor(p, b, scaled_one<V>(), eq.total);
-      factor = p.op == Op::kSlogdetBackward ? factor : factor * d;
-      const int finite = write(p, b, space, factor, eq.poison, matrix.is_scaled()) ? 1 : 0;
-      is_done = team.reduce(finite, both) != 0;
-    }
-    if (!is_done) {
-      algorithms.read(p.A, b);
-      eq = algorithms.equilibrate();
-      write_cofactors(algorithms, p, b, eq);
+    if (!write_fast(p, b, space, team)) {
+      write_slow(p, b, space, team);
     }
   }
 
  private:
-  // Row p(c) of X, times the factor, becomes row c of the result. Whether X is finite, as far as
-  // this thread sees.
-  TORCHDET_DEVICE static bool write(const Problem& p, int64_t b, const typename Base::Space& space,
+  // Whether the result is right: the same in all threads.
+  TORCHDET_DEVICE static bool write_fast(const Problem& p, int64_t b, const Space& space,
+                                         Team<kThreads>& team) {
+    const TeamSpace<V> team_space(space.A, {nullptr, 0, 0}, space.vectors);
+    TeamAlgorithms<V, kThreads> algorithms(team, team_space);
+    BlockMatrix<V, kRows, kThreads> matrix(space);
+    const Equilibration<V> eq = matrix.read(p.A, b, algorithms);
+    BlockSweep<V, kThreads> sweep(space.A, space.vectors.row_index,
+                                  *reinterpret_cast<Exchange*>(space.vectors.slots));
+    sweep.run();
+    const auto both = [](int x, int y) { return x & y; };
+    const int is_safe = sweep.is_regular() && !matrix.has_grown(sweep.largest()) ? 1 : 0;
+    if (team.reduce(is_safe, both) == 0) {
+      return false;
+    }
+    const V pivot = sweep.is_odd() ? -sweep.pivot() : sweep.pivot();
+    const Scaled<V> d = team.reduce(normalise(pivot, I(0)),
+                                    [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });
+    // C(B) = d B^-T; slogdet divides by d again, so there it is left out.
+    Scaled<V> factor = gradient_factor(p, b, scaled_one<V>(), eq.total);
+    factor = p.op == Op::kSlogdetBackward ? factor : factor * d;
+    const int finite = write(p, b, space, factor, eq.poison, matrix.is_scaled()) ? 1 : 0;
+    return team.reduce(finite, both) != 0;
+  }
+
+  // Row q_k of A, as block/sweep.h leaves it, times the factor is column k of the result. Whether A
+  // is finite, as far as this thread sees.
+  TORCHDET_DEVICE static bool write(const Problem& p, int64_t b, const Space& space,
                                     Scaled<V> factor, R poison, bool is_scaled) {
-    constexpr int kCount = Chunk<V>::kCount;
+    constexpr int kCount = Chunk<V>::kCount, kWarps = kThreads / kWarpSize;
     const int n = static_cast<int>(p.n), words = words_of<V>(n);
-    const int lane = thread_index() % kWarpSize;
     V* const out = static_cast<V*>(p.out) + b * n * n;
-    const bool wide = n % kCount == 0 && reinterpret_cast<uintptr_t>(out) % sizeof(Wide) == 0;
+    const TeamVectors<V>& vectors = space.vectors;
+    // A lane has a column; where warps are left over, some share the words of a row.
+    const int across = (n + kWarpSize - 1) / kWarpSize, parts = kWarps / across;
+    const int warp = thread_index() / kWarpSize;
+    const int k = warp % across * kWarpSize + thread_index() % kWarpSize;
     R check = 0;
-    for (int place = thread_index() / kWarpSize; place < n; place += kThreads / kWarpSize) {
-      const int c = space.vectors.row_index[place];
-      const IntegerOf<V> exponent =
-          factor.exponent + (is_scaled ? space.vectors.row[c] : IntegerOf<V>(0));
-      for (int w = lane; w < words; w += kWarpSize) {
-        Chunk<V> chunk = Chunk<V>::load(space.X.data + place * space.X.stride + w * kCount);
+    if (k < n && warp / across < parts) {
+      const V* const row = space.A.data + vectors.row_index[k] * space.A.stride;
+      const I exponent = factor.exponent + (is_scaled ? vectors.column[k] : I(0));
+      for (int w = warp / across; w < words; w += parts) {
+        const auto chunk = load_shared<Chunk<V>>(row + w * kCount);
         TORCHDET_UNROLL
         for (int e = 0; e < kCount; ++e) {
           const int j = w * kCount + e;
           if (j < n) {
             const V x = chunk.x[e];
+            const int c = vectors.row_index[j];
             check = add_nothing(x, check);
             const V scaled =
-                scale_pow2(x * factor.mantissa,
-                           exponent + (is_scaled ? space.vectors.column[j] : IntegerOf<V>(0)));
-            chunk.x[e] = add_poison(p.op == Op::kCofactor ? scaled : conj(scaled), poison);
-          }
-        }
-        V* const to = out + int64_t(c) * n + w * kCount;
-        if (wide) {
-          chunk.store_elsewhere(to);
-        } else {
-          TORCHDET_UNROLL
-          for (int e = 0; e < kCount; ++e) {
-            if (w * kCount + e < n) {
-              to[e] = chunk.x[e];
-            }
+                scale_pow2(x * factor.mantissa, exponent + (is_scaled ? vectors.row[c] : I(0)));
+            out[int64_t(c) * n + k] =
+                add_poison(p.op == Op::kCofactor ? scaled : conj(scaled), poison);
           }
         }
       }
     }
     return check == R(0);
+  }
+
+  // By LDU. Its second matrix lies where the result will. Exponents of columns wait in registers,
+  // while their memory has the list of columns; that of the slots is theirs at the end.
+  TORCHDET_DEVICE static void write_slow(const Problem& p, int64_t b, const Space& space,
+                                         Team<kThreads>& team) {
+    const int n = static_cast<int>(p.n), t = thread_index();
+    V* const out = static_cast<V*>(p.out) + b * n * n;
+    TeamVectors<V> vectors = space.vectors;
+    vectors.column_index = reinterpret_cast<int*>(vectors.column);
+    const TeamSpace<V> team_space(space.A, {out, n, n}, vectors);
+    TeamAlgorithms<V, kThreads> matrix(team, team_space);
+    matrix.read(p.A, b);
+    const Equilibration<V> eq = matrix.equilibrate();
+    const I column = t < n ? vectors.column[t] : I(0);
+    team.sync();
+    const Scaled<V> factor = compute_cofactors(matrix, p, b, eq);
+    I* const columns = reinterpret_cast<I*>(vectors.slots);
+    if (t < n) {
+      columns[t] = column;
+    }
+    team.for_entries(0, n, 0, n, [&](int i, int j) { space.A(i, j) = team_space.X(i, j); });
+    team.sync();
+    team.for_entries(0, n, 0, n, [&](int i, int j) {
+      const int r = vectors.row_index[i], c = vectors.column_index[j];
+      const V x = scale_pow2(space.A(i, j) * factor.mantissa,
+                             factor.exponent + vectors.row[r] + columns[c]);
+      out[int64_t(r) * n + c] = add_poison(p.op == Op::kCofactor ? x : conj(x), eq.poison);
+    });
   }
 };
 

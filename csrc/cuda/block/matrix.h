@@ -3,7 +3,7 @@
 //
 // Rows are read and written in words of 16 bytes. Where memory allows it a row has an odd number of
 // words, so that the eight words which shared memory serves at once, if they are the same words of
-// eight rows, lie in different banks. No row ever moves: row_index lists the rows in pivoted order.
+// eight rows, lie in different banks. No row ever moves: row_index lists them in pivoted order.
 #pragma once
 
 #include "../team/kernels.h"
@@ -36,7 +36,8 @@ TORCHDET_ANYWHERE int words_of(int n) {
 }
 template <typename V>
 TORCHDET_ANYWHERE int block_stride(int n) {
-  constexpr int kLeastScarce = 129;  // from here on a word more may be one too many
+  // From here on a word more is one too many for 227 KB.
+  constexpr int kLeastScarce = sizeof(V) == 4 ? 237 : 168;
   const int words = words_of<V>(n);
   const bool collides = n < kLeastScarce ? words % 2 == 0 : words % 8 == 0;
   return (collides ? words + 1 : words) * Chunk<V>::kCount;
@@ -64,16 +65,15 @@ class Pieces {
   unsigned char* memory_;
 };
 
-// What a block keeps in shared memory; X and what follows only for cofactors.
+// What a block keeps in shared memory. The slots come last: least_slots bytes, or more, that an
+// algorithm may use between two reductions.
 template <typename V, int kThreads>
 struct BlockSpace {
-  TeamMatrix<V> A, X = {nullptr, 0, 0};
-  TeamVectors<V> vectors;
-  PivotQuotient<V>* quotients = nullptr;  // by the pivots of a panel
-  Scaled<V>* determinant = nullptr;
+  TeamMatrix<V> A;
+  TeamVectors<V> vectors = {};
 
   template <bool kCounts>
-  TORCHDET_ANYWHERE BlockSpace(Pieces<kCounts>& pieces, int n, bool two_matrices) {
+  TORCHDET_ANYWHERE BlockSpace(Pieces<kCounts>& pieces, int n, int least_slots) {
     const int stride = block_stride<V>(n);
     A = {pieces.template take<V>(int64_t(n) * stride), n, stride};
     // Together also room for a word of each thread.
@@ -81,15 +81,8 @@ struct BlockSpace {
     vectors.row = pieces.template take<IntegerOf<V>>(maximum(n, kLeast));
     vectors.column = pieces.template take<IntegerOf<V>>(maximum(n, kLeast));
     vectors.row_index = pieces.template take<int>(n);
-    vectors.slots = pieces.template take<unsigned char>(Team<kThreads>::kAllSlotBytes);
-    if (two_matrices) {
-      X = {pieces.template take<V>(int64_t(n) * stride), n, stride};
-      vectors.column_index = pieces.template take<int>(n);
-      vectors.row_place = pieces.template take<int>(n);
-      vectors.column_place = pieces.template take<int>(n);
-      quotients = pieces.template take<PivotQuotient<V>>(kPanel<V>);
-      determinant = pieces.template take<Scaled<V>>(1);
-    }
+    vectors.slots =
+        pieces.template take<unsigned char>(maximum(Team<kThreads>::kAllSlotBytes, least_slots));
   }
 };
 
@@ -121,14 +114,7 @@ class BlockMatrix {
   using T = ScalarOf<V>;
   using Space = BlockSpace<V, kThreads>;
   static constexpr int kWarps = kThreads / kWarpSize;
-  static constexpr int kCount = Chunk<V>::kCount;         // numbers in a word
-  static constexpr int kPanelWords = kPanel<V> / kCount;  // words in a row of a panel
-
-  // A thread's tile of an update. The threads of a warp are 4 x 8, so that those which share a
-  // quarter of an access read neighbouring words of one row.
-  static constexpr int kTileRows = sizeof(V) == 4 ? 8 : 4;
-  static constexpr int kTileWords = sizeof(V) == 4 ? 1 : 2;
-  static constexpr int kWarpColumns = 8, kWarpRows = kWarpSize / kWarpColumns;
+  static constexpr int kCount = Chunk<V>::kCount;  // numbers in a word
 
   TORCHDET_DEVICE BlockMatrix(const Space& space)
       : s_(space), a_(space.A.data), stride_(space.A.stride), n_(space.A.n) {}
@@ -168,55 +154,12 @@ class BlockMatrix {
   }
   TORCHDET_DEVICE bool is_scaled() const { return is_scaled_; }
 
-  // Whether the thread's share of U has numbers of 2^kGrowth times the largest of B, or more. Where
+  // Whether a number of U of those leading bits is 2^kGrowth times the largest of B, or more. Where
   // pivots grow, partial pivoting loses what cofactors need. The growth is about n^(2/3) for usual
   // matrices, 2^(n - 1) at the worst.
-  TORCHDET_DEVICE bool has_grown() const {
+  TORCHDET_DEVICE bool has_grown(int32_t bits) const {
     constexpr int kGrowth = 7;
-    int32_t largest = 0;
-    for (int place = thread_index() / kWarpSize; place < n_; place += kWarps) {
-      const V* const from = row(place);
-      for (int w = thread_index() % kWarpSize; w < words_of<V>(n_); w += kWarpSize) {
-        const Chunk<V> chunk = Chunk<V>::load(from + w * kCount);
-        TORCHDET_UNROLL
-        for (int e = 0; e < kCount; ++e) {
-          const int j = w * kCount + e;
-          largest = j >= place && j < n_ ? maximum(largest, leading_bits(chunk.x[e])) : largest;
-        }
-      }
-    }
-    return largest - largest_ >= kGrowth << kLeadingFraction<R>;
-  }
-
-  TORCHDET_DEVICE V* row(int position) const {
-    return a_ + s_.vectors.row_index[position] * stride_;
-  }
-
-  // body(words, inside, tile) in threads that share the tiles of rows [begin, end) and of the words
-  // [first_word, last_word) of each row: body(i, w) has the thread's rows i + 0 .. kTileRows - 1
-  // and words w, w + kWarpColumns, ..
-  template <typename Body>
-  TORCHDET_DEVICE static void for_tiles(int begin, int end, int first_word, int last_word,
-                                        Body body) {
-    constexpr int kWide = kWarpColumns * kTileWords, kHigh = kWarpRows * kTileRows;
-    const int lane = thread_index() % kWarpSize;
-    const int count = last_word - first_word;
-    const int i = begin + lane / kWarpColumns * kTileRows;
-    const int w = first_word + lane % kWarpColumns;
-    int down = 0, right = thread_index() / kWarpSize * kWide;
-    while (true) {
-      while (right >= count) {
-        right -= (count + kWide - 1) / kWide * kWide;
-        down += kHigh;
-      }
-      if (begin + down >= end) {
-        return;
-      }
-      if (i + down < end && w + right < last_word) {
-        body(i + down, w + right);
-      }
-      right += kWarps * kWide;
-    }
+    return bits - largest_ >= kGrowth << kLeadingFraction<R>;
   }
 
  private:
@@ -310,12 +253,9 @@ class BlockMatrix {
            largest <= leading_bits_of_pow2<R>(kCentral);
   }
 
- protected:
   const Space& s_;
   V* const a_;
   const int stride_, n_;
-
- private:
   bool is_scaled_ = false;
   int32_t largest_ = 0;  // leading bits of the largest entry of B, about
 };

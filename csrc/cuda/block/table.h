@@ -13,7 +13,7 @@ template <template <typename, int> typename Kernel, typename V, int kRows = 2>
 CudaKernel block_kernel(int64_t n) {
   if constexpr (kRows < Kernel<V, kRows>::kMostRows) {
     if (n > kRows * kWarpSize) {
-      return block_kernel<Kernel, V, kRows + 2>(n);
+      return block_kernel<Kernel, V, Kernel<V, kRows>::kNextRows>(n);
     }
   }
   return make_kernel<Kernel<V, kRows>>();

@@ -42,18 +42,26 @@ struct TeamKernel {
   }
 };
 
-// C(B) = s X 2^e for the equilibrated matrix B, and with it the operator's result; det(B) = s d.
+// C(B) = s X 2^e for the equilibrated matrix B, in the order of the factors; det(B) = s d. Returns
+// what makes the operator's result of X, but for the scaling of rows and columns.
 template <typename V, int kSize>
-TORCHDET_DEVICE void write_cofactors(TeamAlgorithms<V, kSize>& matrix, const Problem& p, int64_t b,
-                                     const Equilibration<V>& eq) {
+TORCHDET_DEVICE Scaled<V> compute_cofactors(TeamAlgorithms<V, kSize>& matrix, const Problem& p,
+                                            int64_t b, const Equilibration<V>& eq) {
   const RealOf<V> sign = matrix.factor();
   const Scaled<V> d = matrix.product();
-  matrix.invert_permutations();
   const IntegerOf<V> e = matrix.exclusive_products();
   matrix.template carry_back<true>();
   Scaled<V> factor = gradient_factor(p, b, Scaled<V>{d.mantissa * sign, d.exponent}, eq.total);
   factor.mantissa = factor.mantissa * sign;
   factor.exponent = factor.exponent + e;
+  return factor;
+}
+// The same, and the result.
+template <typename V, int kSize>
+TORCHDET_DEVICE void write_cofactors(TeamAlgorithms<V, kSize>& matrix, const Problem& p, int64_t b,
+                                     const Equilibration<V>& eq) {
+  const Scaled<V> factor = compute_cofactors(matrix, p, b, eq);
+  matrix.invert_permutations();
   matrix.write(p, b, factor, eq.poison);
 }
 
