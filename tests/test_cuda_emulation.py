@@ -216,7 +216,10 @@ def test_threads_that_do_not_meet_at_a_collective_are_named(fault, where):
     (
         ("foreign lane", "shuffles from lane 20, which does not take part in 0x0000ffff"),
         ("unnamed caller", "calls any_in_warp of 0xfffeffff, which does not name it"),
-        ("other count", "calls sync_threads of (32|64) at barrier 1, where others wait for (64|32)"),
+        (
+            "other count",
+            "calls sync_threads of (32|64) at barrier 1, where others wait for (64|32)",
+        ),
         ("one too many", "calls sync_threads of 32 at barrier 1, where all have arrived"),
     ),
 )
