@@ -20,6 +20,16 @@
 
 namespace torchdet {
 constexpr uint32_t kAllLanes = 0xffffffffu;
+
+// The blocks of a cluster, which read each other's shared memory.
+template <typename Kernel>
+constexpr int cluster_size_of() {
+  if constexpr (requires { Kernel::kClusterSize; }) {
+    return Kernel::kClusterSize;
+  } else {
+    return 1;
+  }
+}
 }
 
 #ifdef __CUDACC__
@@ -102,6 +112,46 @@ TORCHDET_DEVICE void store_shared(void* to, const W& word) {
   *static_cast<W*>(to) = word;
 }
 
+// Clusters are there from compute capability 9.0 on. A kernel that uses them is nothing in code for
+// older devices, where it must not be launched (CudaLimits::has_clusters).
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+constexpr bool kHasClusters = true;
+
+TORCHDET_DEVICE int cluster_rank() {
+  return static_cast<int>(__clusterRelativeBlockRank());
+}
+// Where the block of that rank has what this block has in `own`, a place in its shared memory. No
+// block may end before the others have read, and met behind that.
+template <typename T>
+TORCHDET_DEVICE const T* map_shared(const T* own, int rank) {
+  return static_cast<const T*>(__cluster_map_shared_rank(own, rank));
+}
+// What a thread has written before it arrives is there for all that have waited.
+TORCHDET_DEVICE void arrive_cluster() {
+  __cluster_barrier_arrive();
+}
+TORCHDET_DEVICE void wait_cluster() {
+  __cluster_barrier_wait();
+}
+TORCHDET_DEVICE void sync_cluster() {
+  arrive_cluster();
+  wait_cluster();
+}
+#else
+constexpr bool kHasClusters = false;
+
+TORCHDET_DEVICE int cluster_rank() {
+  return 0;
+}
+template <typename T>
+TORCHDET_DEVICE const T* map_shared(const T* own, int) {
+  return own;
+}
+TORCHDET_DEVICE void arrive_cluster() {}
+TORCHDET_DEVICE void wait_cluster() {}
+TORCHDET_DEVICE void sync_cluster() {}
+#endif
+
 template <typename Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
     run_kernel(const __grid_constant__ Problem problem) {
@@ -120,8 +170,17 @@ const char* launch(const Problem& problem, unsigned blocks, size_t shared_bytes,
       return cudaGetErrorString(status);
     }
   }
-  run_kernel<Kernel>
-      <<<blocks, Kernel::kThreads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(problem);
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {cluster_size_of<Kernel>(), 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = blocks;
+  config.blockDim = Kernel::kThreads;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &attribute;
+  config.numAttrs = cluster_size_of<Kernel>() > 1 ? 1 : 0;
+  cudaLaunchKernelEx(&config, run_kernel<Kernel>, problem);  // an error comes from the next call
   const cudaError_t status = cudaGetLastError();
   return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
 }

@@ -18,12 +18,14 @@ void emulated_schedule(int order, uint64_t seed, int fill) {
                          static_cast<unsigned char>(fill)};
 }
 
-// The kernels of the class "large", in the order in which they run.
-enum Stage { kNative, kPrepare, kFinish };
+// The kernels of the class "large", in the order in which they run; then those of the class
+// "cluster", by the size of the cluster.
+enum Stage { kNative, kPrepare, kFinish, kCluster };
 
 static const CudaKernel& kernel_of(Op op, int dtype, int64_t n, Stage stage) {
   const CudaKernelTable& table = cuda_kernels();
-  return stage == kPrepare  ? table.large[dtype].prepare
+  return stage >= kCluster  ? table.cluster[dtype][stage - kCluster]
+         : stage == kPrepare ? table.large[dtype].prepare
          : stage == kFinish ? table.large[dtype].select(op)
                             : table.select_native(op, static_cast<Dtype>(dtype), n);
 }
