@@ -30,7 +30,7 @@ constexpr int cluster_size_of() {
     return 1;
   }
 }
-}
+}  // namespace torchdet
 
 #ifdef __CUDACC__
 

@@ -14,8 +14,7 @@ __global__ void any_kernel() {}
 cudaError_t has_cluster_kernels(int device, bool& result) {
   int has_clusters = 0;
   cudaFuncAttributes code = {};
-  cudaError_t status =
-      cudaDeviceGetAttribute(&has_clusters, cudaDevAttrClusterLaunch, device);
+  cudaError_t status = cudaDeviceGetAttribute(&has_clusters, cudaDevAttrClusterLaunch, device);
   if (status == cudaSuccess && has_clusters != 0) {
     status = cudaFuncGetAttributes(&code, any_kernel);
   }

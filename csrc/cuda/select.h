@@ -31,7 +31,7 @@ constexpr int largest_warp(Op, Dtype) {
 
 // The largest orders of the class "block" in 227 KB of shared memory. Determinants keep one matrix.
 constexpr int largest_block(Op op, Dtype dtype) {
-  constexpr int kDeterminants[kDtypes] = {238, 168, 168, 119};
+  constexpr int kDeterminants[kDtypes] = {238, 168, 169, 119};
   return op == Op::kDet || op == Op::kSlogdet ? kDeterminants[static_cast<int>(dtype)]
                                               : static_cast<int>(kCudaSizeClasses[2].largest_n);
 }

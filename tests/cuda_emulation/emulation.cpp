@@ -133,7 +133,7 @@ struct Block {
   const Problem* problem = nullptr;
   int64_t index = 0, count = 0;  // index: of the first block
   int threads = 0, cluster_size = 1;
-  int current = 0;  // thread, counted through all blocks
+  int current = 0;      // thread, counted through all blocks
   bool failed = false;  // a thread did what it must not
   size_t shared_bytes = 0;
   std::vector<SharedMemory> shared;  // of each block

@@ -3,11 +3,12 @@
 // Every CUDA thread is a fiber. The threads of a block run one after the other, each to its next
 // collective; blocks follow one another. The order is a choice of the caller (forward, reverse,
 // random, where warps also overtake each other): a result that changes with it means that a barrier
-// is missing. The blocks of a cluster run together. Shared memory is a heap block of exactly the launched size, filled with a pattern:
-// bytes 0xff are NaN and -1. These end the run with a message: a collective at which the lanes that
-// it names do not all meet, or do not name the same lanes; a thread that calls one without being
-// named; a shuffle from a lane that does not take part; a barrier of the block or the cluster that
-// some threads never reach; a block that ends while another one may still read its shared memory.
+// is missing. The blocks of a cluster run together. Shared memory is a heap block of exactly the
+// launched size, filled with a pattern: bytes 0xff are NaN and -1. These end the run with a
+// message: a collective at which the lanes that it names do not all meet, or do not name the same
+// lanes; a thread that calls one without being named; a shuffle from a lane that does not take
+// part; a barrier of the block or the cluster that some threads never reach; a block that ends
+// while another one may still read its shared memory.
 //
 // What it cannot see: a race between threads that a shuffle happens to order, rounding of
 // instructions without a host equivalent, bank conflicts, alignment beyond what the sanitizers
@@ -26,8 +27,16 @@ namespace torchdet {
 namespace emulation {
 
 enum class Order { kForward, kReverse, kRandom };
-enum class Collective { kNone, kSyncBlock, kSyncWarp, kShuffle, kShuffleXor, kAny, kMaximum,
-                        kWaitCluster };
+enum class Collective {
+  kNone,
+  kSyncBlock,
+  kSyncWarp,
+  kShuffle,
+  kShuffleXor,
+  kAny,
+  kMaximum,
+  kWaitCluster
+};
 
 struct Schedule {
   Order order = Order::kForward;

@@ -136,6 +136,69 @@ struct SkippedBarrier : Faulty {
   }
 };
 
+// Two blocks of a cluster: each reads what the other has written.
+struct Cluster {
+  static constexpr int kThreads = 32, kClusterSize = 2;
+  static float* shared_and_out(const Problem& p) {
+    shared_memory<float>()[thread_index()] =
+        static_cast<float>(100 * cluster_rank() + thread_index());
+    return static_cast<float*>(p.out) + block_index() * kThreads;
+  }
+  static float of_other() {
+    return *map_shared(shared_memory<float>() + thread_index(), 1 - cluster_rank());
+  }
+};
+template <bool kBefore, bool kBehind>
+struct OtherBlock : Cluster {
+  static void run(const Problem& p) {
+    float* out = shared_and_out(p);
+    if (kBefore) {
+      sync_cluster();
+    }
+    out[thread_index()] = of_other();
+    if (kBehind) {
+      sync_cluster();
+    }
+  }
+};
+// Block 1 ends behind the barrier before which block 0 has not yet read.
+struct LateReader : Cluster {
+  static void run(const Problem& p) {
+    float* out = shared_and_out(p);
+    sync_cluster();
+    arrive_cluster();
+    if (cluster_rank() == 0) {
+      out[thread_index()] = of_other();
+    }
+    wait_cluster();
+  }
+};
+struct SkippedClusterBarrier : Cluster {
+  static void run(const Problem& p) {
+    float* out = shared_and_out(p);
+    if (cluster_rank() == 0 || thread_index() < 8) {
+      sync_cluster();
+    }
+    out[thread_index()] = 0;
+  }
+};
+template <bool kArrives>
+struct UnpairedClusterBarrier : Cluster {
+  static void run(const Problem&) {
+    if (kArrives) {
+      arrive_cluster();
+      arrive_cluster();
+    }
+    wait_cluster();
+  }
+};
+struct ForeignBlock : Cluster {
+  static void run(const Problem& p) {
+    float* out = shared_and_out(p);
+    out[thread_index()] = *map_shared(shared_memory<float>(), kClusterSize);
+  }
+};
+
 struct OutsideShared : Faulty {
   static void run(const Problem&) { shared_memory<float>()[thread_index() + 1] = 1; }
 };
@@ -152,23 +215,32 @@ extern "C" const char* emulated_fault(const char* name, float* out) {
   p.out = out;
   const auto is = [&](const char* other) { return std::strcmp(name, other) == 0; };
   const auto run = [&](auto kernel) {
-    return launch<decltype(kernel)>(p, 1, kThreads * sizeof(float), nullptr);
+    return launch<decltype(kernel)>(p, cluster_size_of<decltype(kernel)>(),
+                                    kThreads * sizeof(float), nullptr);
   };
-  return is("barrier")           ? run(Neighbour<true>())
-         : is("no barrier")      ? run(Neighbour<false>())
-         : is("warp barrier")    ? run(WarpNeighbour<true>())
-         : is("no warp barrier") ? run(WarpNeighbour<false>())
-         : is("whole warp")      ? run(HalfWarps<true>())
-         : is("half warps")      ? run(HalfWarps<false>())
-         : is("lanes apart")     ? run(LanesApart())
-         : is("foreign lane")    ? run(ForeignLane())
-         : is("unnamed caller")  ? run(UnnamedCaller())
-         : is("other lanes")     ? run(OtherLanes())
-         : is("uninitialised")   ? run(Uninitialised())
-         : is("exited lane")     ? run(ExitedLane())
-         : is("diverged")        ? run(DivergedCollectives())
-         : is("skipped barrier") ? run(SkippedBarrier())
-         : is("outside shared")  ? run(OutsideShared())
-         : is("outside global")  ? run(OutsideGlobal())
-                                 : "no such fault";
+  return is("barrier")                   ? run(Neighbour<true>())
+         : is("no barrier")              ? run(Neighbour<false>())
+         : is("warp barrier")            ? run(WarpNeighbour<true>())
+         : is("no warp barrier")         ? run(WarpNeighbour<false>())
+         : is("whole warp")              ? run(HalfWarps<true>())
+         : is("half warps")              ? run(HalfWarps<false>())
+         : is("lanes apart")             ? run(LanesApart())
+         : is("foreign lane")            ? run(ForeignLane())
+         : is("unnamed caller")          ? run(UnnamedCaller())
+         : is("other lanes")             ? run(OtherLanes())
+         : is("uninitialised")           ? run(Uninitialised())
+         : is("exited lane")             ? run(ExitedLane())
+         : is("diverged")                ? run(DivergedCollectives())
+         : is("skipped barrier")         ? run(SkippedBarrier())
+         : is("cluster")                 ? run(OtherBlock<true, true>())
+         : is("no barrier before")       ? run(OtherBlock<false, true>())
+         : is("no barrier behind")       ? run(OtherBlock<true, false>())
+         : is("late reader")             ? run(LateReader())
+         : is("skipped cluster barrier") ? run(SkippedClusterBarrier())
+         : is("second arrival")          ? run(UnpairedClusterBarrier<true>())
+         : is("no arrival")              ? run(UnpairedClusterBarrier<false>())
+         : is("foreign block")           ? run(ForeignBlock())
+         : is("outside shared")          ? run(OutsideShared())
+         : is("outside global")          ? run(OutsideGlobal())
+                                         : "no such fault";
 }

@@ -24,10 +24,10 @@ enum Stage { kNative, kPrepare, kFinish, kCluster };
 
 static const CudaKernel& kernel_of(Op op, int dtype, int64_t n, Stage stage) {
   const CudaKernelTable& table = cuda_kernels();
-  return stage >= kCluster  ? table.cluster[dtype][stage - kCluster]
+  return stage >= kCluster   ? table.cluster[dtype][stage - kCluster]
          : stage == kPrepare ? table.large[dtype].prepare
-         : stage == kFinish ? table.large[dtype].select(op)
-                            : table.select_native(op, static_cast<Dtype>(dtype), n);
+         : stage == kFinish  ? table.large[dtype].select(op)
+                             : table.select_native(op, static_cast<Dtype>(dtype), n);
 }
 
 // Bytes that a block (in the class "large" a matrix) needs.

@@ -23,28 +23,34 @@ class ClusterFactors : public ClusterPanels<V, kClusterSize_> {
 
   // det(B) 2^(all blocks' own_exponent) is left in the block that is_last().
   TORCHDET_DEVICE void factor_all(I own_exponent) {
-    const int panels = layout_.panels;
-    for (int k = 0;; ++k) {
+    // Two halves for each panel, each with columns to eliminate from: one place in the code.
+    TORCHDET_ROLL
+    for (int half = 0;; ++half) {
+      const int k = half / 2;
       const bool is_owner = k % kClusterSize == rank_;
-      if (is_owner) {
-        Base::factor(k, own_exponent);
+      // The columns of this block behind panel `of` begin at word `first`.
+      int of = k, first, last = words_;
+      if (half % 2 == 0) {
+        if (is_owner) {
+          Base::factor(k, own_exponent);
+        }
+        arrive_cluster();
+        of = k - 1;
+        first = is_owner && k > 0 ? (k / kClusterSize + 1) * kPanelWords : last;
+      } else {
+        wait_cluster();
+        if (k + 1 == layout_.panels) {
+          return;
+        }
+        if (!is_owner) {
+          fetch(k);
+        }
+        sync_block();
+        first = (k - rank_ + kClusterSize) / kClusterSize * kPanelWords;
+        const bool is_next_owner = (k + 1) % kClusterSize == rank_;
+        last = is_next_owner ? minimum(first + kPanelWords, last) : last;
       }
-      arrive_cluster();
-      if (is_owner && k > 0) {
-        eliminate(k - 1, (k / kClusterSize + 1) * kPanelWords, words_);
-      }
-      wait_cluster();
-      if (k + 1 == panels) {
-        return;
-      }
-      if (!is_owner) {
-        fetch(k);
-      }
-      sync_block();
-      // The columns of this block that panel k does not yet contain begin here.
-      const int first = (k - rank_ + kClusterSize) / kClusterSize * kPanelWords;
-      const bool is_next_owner = (k + 1) % kClusterSize == rank_;
-      eliminate(k, first, is_next_owner ? minimum(first + kPanelWords, words_) : words_);
+      eliminate(of, first, last);
     }
   }
 

@@ -17,7 +17,7 @@ inline namespace TORCHDET_CAPABILITY {
 // next; wide ones save barriers of the cluster, one for each panel.
 constexpr int kClusterPanelWords = 4;
 template <typename V>
-constexpr int kClusterPanel = kClusterPanelWords* Chunk<V>::kCount;
+constexpr int kClusterPanel = kClusterPanelWords * Chunk<V>::kCount;
 
 // What a block may have on devices of compute capability 9.0.
 constexpr size_t kClusterShared = 227 * 1024;

@@ -61,7 +61,8 @@ class ClusterMatrix {
   }
   // The multipliers of panel k, a row of P of them for each row of the matrix.
   TORCHDET_DEVICE V* multipliers(int k) const {
-    return at<V>(layout_.multipliers[0] + k % 2 * (layout_.multipliers[1] - layout_.multipliers[0]));
+    return at<V>(layout_.multipliers[0] +
+                 k % 2 * (layout_.multipliers[1] - layout_.multipliers[0]));
   }
   // The column of the matrix that is column j of this block.
   TORCHDET_DEVICE int column_of(int j) const { return (j / P * kClusterSize + rank_) * P + j % P; }

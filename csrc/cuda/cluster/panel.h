@@ -1,8 +1,9 @@
 // The panels of a cluster's LU: columns of up to kThreads rows, factored by all warps of one block.
 //
-// Each thread holds a row of the panel in registers. The search for a pivot takes one barrier: every
-// warp finds its own best row and publishes it, beside its key, before anyone knows which warp has
-// the best of all; behind the barrier all warps compare the keys and read the winner's row.
+// Each thread holds a row of the panel in registers. The search for a pivot takes one barrier:
+// every warp finds its own best row and publishes it, beside its key, before anyone knows which
+// warp has the best of all; behind the barrier all warps compare the keys and read the winner's
+// row.
 #pragma once
 
 #include "matrix.h"
