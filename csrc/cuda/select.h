@@ -11,7 +11,7 @@ constexpr SizeClass kCudaSizeClasses[] = {
     {"thread", 4, "one matrix per thread, in registers", "memory is the limit, no thread waits"},
     {"warp", 32, "one matrix per warp or part of a warp", "a column to a lane, in registers"},
     {"block", 167, "one matrix per block, in shared memory", "fits in the shared memory"},
-    {"cluster", 520, "one matrix per cluster of 2 to 8 blocks, in their shared memory",
+    {"cluster", 512, "one matrix per cluster of 2 to 8 blocks, in their shared memory",
      "fits in the shared memory of a cluster"},
     {"large", std::numeric_limits<int64_t>::max(), "torch's LU between two kernels",
      "does not fit in the shared memory"},
@@ -47,13 +47,13 @@ constexpr int cluster_size(int i) {
 // The largest orders of the class "cluster" in 227 KB for each of eight blocks; those of "block"
 // where the operator has no such kernel.
 constexpr int largest_cluster(Op op, Dtype dtype) {
-  constexpr int kDeterminants[kDtypes] = {520, 393, 393, 296};
+  constexpr int kDeterminants[kDtypes] = {512, 391, 392, 295};
   return op == Op::kDet || op == Op::kSlogdet ? kDeterminants[static_cast<int>(dtype)]
                                               : largest_block(op, dtype);
 }
 // Clusters serve batches of this many matrices and more; smaller ones go to "large". A matrix alone
 // leaves all but 2 to 8 multiprocessors idle, and still a cluster is predicted to be done in 50 to
-// 110 us (n = 256 to 520), the time of its pivots one after the other, where LU on the whole device
+// 110 us (n = 256 to 512), the time of its pivots one after the other, where LU on the whole device
 // takes several kernels for each of its panels. And with no crossover by batch, the bits of a
 // matrix do not depend on the size of its batch.
 constexpr int64_t kLeastClusterBatch = 1;

@@ -21,8 +21,9 @@ class ClusterFactors : public ClusterPanels<V, kClusterSize_> {
   using Base::Base, Base::kClusterSize, Base::kCount, Base::kThreads, Base::kWarps, Base::P,
       Base::multipliers;
 
-  // det(B) 2^(all blocks' own_exponent) is left in the block that is_last().
-  TORCHDET_DEVICE void factor_all(I own_exponent) {
+  // det(B) times 2^own_exponent of every block, in the first thread of the first block.
+  TORCHDET_DEVICE Scaled<V> factor_all(I own_exponent) {
+    Base::determinant_.exponent = own_exponent;
     // Two halves for each panel, each with columns to eliminate from: one place in the code.
     TORCHDET_ROLL
     for (int half = 0;; ++half) {
@@ -32,20 +33,22 @@ class ClusterFactors : public ClusterPanels<V, kClusterSize_> {
       int of = k, first, last = words_;
       if (half % 2 == 0) {
         if (is_owner) {
-          Base::factor(k, own_exponent);
+          Base::factor(k);
         }
         arrive_cluster();
+        if (is_owner) {
+          Base::multiply(k);
+        }
         of = k - 1;
         first = is_owner && k > 0 ? (k / kClusterSize + 1) * kPanelWords : last;
       } else {
         wait_cluster();
         if (k + 1 == layout_.panels) {
-          return;
+          return product_of_blocks();
         }
         if (!is_owner) {
           fetch(k);
         }
-        sync_block();
         first = (k - rank_ + kClusterSize) / kClusterSize * kPanelWords;
         const bool is_next_owner = (k + 1) % kClusterSize == rank_;
         last = is_next_owner ? minimum(first + kPanelWords, last) : last;
@@ -54,35 +57,47 @@ class ClusterFactors : public ClusterPanels<V, kClusterSize_> {
     }
   }
 
-  TORCHDET_DEVICE bool is_last() const { return (layout_.panels - 1) % kClusterSize == rank_; }
-  TORCHDET_DEVICE Scaled<V> determinant() const {
-    return *Base::template at<Scaled<V>>(layout_.determinant);
-  }
-
  private:
   static constexpr int kPanelWords = kClusterPanelWords;
-  // A thread's tile of an update, as in block/matrix.h: the threads of a warp are 4 x 8.
-  static constexpr int kTileRows = sizeof(V) == 4 ? 8 : 4;
-  static constexpr int kTileWords = sizeof(V) == 4 ? 1 : 2;
-  static constexpr int kWarpColumns = 8, kWarpRows = kWarpSize / kWarpColumns;
+  static constexpr int kTileRows = 4, kTileWords = 2;  // of a thread, in an update
   using Base::layout_, Base::n_, Base::stride_, Base::a_, Base::row_index_, Base::rank_,
       Base::words_;
 
-  // Multipliers and order of the rows from the owner of panel k, which factors its next panel into
-  // other memory: what is fetched here is written again only behind the next barrier.
-  TORCHDET_DEVICE void fetch(int k) {
-    const int owner = k % kClusterSize;
-    const int* const list = map_shared(row_index_, owner);
-    const V* const from = map_shared(multipliers(k), owner);
-    for (int t = thread_index(); t < (n_ - k * P) * kPanelWords; t += kThreads) {
-      const int place = k * P + t / kPanelWords, word = t % kPanelWords;
-      const int index = list[place];
-      const int offset = index * P + word * kCount;
-      Chunk<V>::load(from + offset).store(multipliers(k) + offset);
-      if (word == 0) {
-        row_index_[place] = index;
+  TORCHDET_DEVICE Scaled<V> product_of_blocks() {
+    Scaled<V>* const own = Base::template at<Scaled<V>>(layout_.determinant);
+    if (thread_index() == 0) {
+      *own = Base::determinant_;
+    }
+    sync_cluster();
+    Scaled<V> product = Base::determinant_;
+    if (rank_ == 0 && thread_index() == 0) {
+      for (int r = 1; r < kClusterSize; ++r) {
+        product = product * *map_shared(own, r);
       }
     }
+    sync_cluster();
+    return product;
+  }
+
+  // Multipliers and order of the rows from the owner of panel k, which factors its next panel into
+  // other memory: what is fetched here is written again only behind the next barrier. The order
+  // before this panel lists the same rows from here on; it gives way when nobody needs it.
+  TORCHDET_DEVICE void fetch(int k) {
+    const int owner = k % kClusterSize, first = k * P, place = first + thread_index();
+    const V* const from = map_shared(multipliers(k), owner);
+    int index = 0;
+    if (place < n_) {
+      index = *map_shared(row_index_ + place, owner);
+    }
+    for (int t = thread_index(); t < (n_ - first) * kPanelWords; t += kThreads) {
+      const int offset = row_index_[first + t / kPanelWords] * P + t % kPanelWords * kCount;
+      Chunk<V>::load(from + offset).store(multipliers(k) + offset);
+    }
+    sync_block();
+    if (place < n_) {
+      row_index_[place] = index;
+    }
+    sync_block();
   }
 
   // The words [first, last) of each row lose what panel k takes from them.
@@ -129,20 +144,23 @@ class ClusterFactors : public ClusterPanels<V, kClusterSize_> {
 
   // The rows below lose L21 U12, in tiles.
   TORCHDET_DEVICE void update(int k, int first, int last) {
-    constexpr int kHigh = kWarpRows * kTileRows, kWide = kWarpColumns * kTileWords;
+    // Threads of a warp side by side, to read neighbouring words of one row: as many as there are
+    // words in a panel, or twice that.
+    const int columns = last - first <= kPanelWords ? kPanelWords : 2 * kPanelWords;
+    const int high = kWarpSize / columns * kTileRows, wide = columns * kTileWords;
     const int lane = thread_index() % kWarpSize, begin = (k + 1) * P;
-    const int right = quotient_up(last - first, kWide);
-    const int tiles = quotient_up(n_ - begin, kHigh) * right;
+    const int right = quotient_up(last - first, wide);
+    const int tiles = quotient_up(n_ - begin, high) * right;
     TORCHDET_ROLL
     for (int tile = thread_index() / kWarpSize; tile < tiles; tile += kWarps) {
-      const int place = begin + tile / right * kHigh + lane / kWarpColumns * kTileRows;
-      const int word = first + tile % right * kWide + lane % kWarpColumns;
+      const int place = begin + tile / right * high + lane / columns * kTileRows;
+      const int word = first + tile % right * wide + lane % columns;
       if (place < n_ && word < last) {
-        update_tile(k, place, word, last);
+        update_tile(k, place, word, columns, last);
       }
     }
   }
-  TORCHDET_DEVICE void update_tile(int k, int place, int first_word, int last_word) {
+  TORCHDET_DEVICE void update_tile(int k, int place, int first_word, int columns, int last_word) {
     const V* const multipliers_of_panel = multipliers(k);
     int row[kTileRows];
     Chunk<V> c[kTileRows][kTileWords];
@@ -151,13 +169,13 @@ class ClusterFactors : public ClusterPanels<V, kClusterSize_> {
       row[r] = row_index_[place + r < n_ ? place + r : place];
       TORCHDET_UNROLL
       for (int w = 0; w < kTileWords; ++w) {
-        const int word = first_word + w * kWarpColumns;
+        const int word = first_word + w * columns;
         if (w == 0 || word < last_word) {
           c[r][w] = Chunk<V>::load(a_ + row[r] * stride_ + word * kCount);
         }
       }
     }
-    TORCHDET_UNROLL
+    TORCHDET_ROLL
     for (int v = 0; v < kPanelWords; ++v) {
       Chunk<V> l[kTileRows];
       TORCHDET_UNROLL
@@ -169,7 +187,7 @@ class ClusterFactors : public ClusterPanels<V, kClusterSize_> {
         const V* const from = a_ + row_index_[k * P + v * kCount + e] * stride_;
         TORCHDET_UNROLL
         for (int w = 0; w < kTileWords; ++w) {
-          const int word = first_word + w * kWarpColumns;
+          const int word = first_word + w * columns;
           if (w == 0 || word < last_word) {
             const Chunk<V> u = Chunk<V>::load(from + word * kCount);
             TORCHDET_UNROLL
@@ -187,7 +205,7 @@ class ClusterFactors : public ClusterPanels<V, kClusterSize_> {
     for (int r = 0; r < kTileRows; ++r) {
       TORCHDET_UNROLL
       for (int w = 0; w < kTileWords; ++w) {
-        const int word = first_word + w * kWarpColumns;
+        const int word = first_word + w * columns;
         if (place + r < n_ && (w == 0 || word < last_word)) {
           c[r][w].store(a_ + row[r] * stride_ + word * kCount);
         }
@@ -217,9 +235,8 @@ struct ClusterDeterminants {
       const int64_t b = block_index() / kClusterSize;
       Matrix matrix(static_cast<int>(p.n));
       const Equilibration<V> eq = matrix.read(p.A, b);
-      matrix.factor_all(eq.total);
-      if (matrix.is_last() && thread_index() == 0) {
-        Scaled<V> d = matrix.determinant();
+      Scaled<V> d = matrix.factor_all(eq.total);
+      if (cluster_rank() == 0 && thread_index() == 0) {
         d.mantissa = add_poison(d.mantissa, eq.poison);
         write_determinant(p, b, d);
       }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "../block/matrix.h"
+#include "../pivot.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
@@ -32,7 +33,8 @@ struct ClusterLayout {
   int n, panels;
   int stride;  // numbers between rows
   // Offsets in bytes.
-  size_t multipliers[2], lines, keys, row_index, sizes, slots, determinant, least_column, bytes;
+  size_t multipliers[2], lines, keys, pivots, row_index, sizes, slots, determinant, least_column,
+      bytes;
 
   TORCHDET_ANYWHERE constexpr ClusterLayout(int order, int warps)
       : ClusterLayout(order, warps, words_of_block(order, 0) | 1) {
@@ -51,10 +53,11 @@ struct ClusterLayout {
     return quotient_up(columns_of_block(n, rank), kCount);
   }
 
-  // The largest order that shared memory holds.
+  // The largest order that shared memory holds, with no more rows than threads that have 128
+  // registers each: four warps on each of the four schedulers.
   static constexpr int largest_order() {
     int n = kClusterSize * P;
-    while (ClusterLayout(n + 1, quotient_up(n + 1, kWarpSize)).bytes <= kClusterShared) {
+    while (n < 512 && ClusterLayout(n + 1, quotient_up(n + 1, kWarpSize)).bytes <= kClusterShared) {
       ++n;
     }
     return n;
@@ -68,6 +71,7 @@ struct ClusterLayout {
     multipliers[1] = take(size_t(n) * P * sizeof(V));
     lines = take(2 * warps * P * sizeof(V));
     keys = take(2 * warps * sizeof(int32_t));
+    pivots = take(2 * warps * sizeof(Pivot<V, true>));
     row_index = take(n * sizeof(int));
     sizes = take(n * sizeof(int32_t));
     slots = take(2 * warps * Team<kWarpSize>::kSlotBytes);

@@ -1,9 +1,9 @@
 // The panels of a cluster's LU: columns of up to kThreads rows, factored by all warps of one block.
 //
 // Each thread holds a row of the panel in registers. The search for a pivot takes one barrier:
-// every warp finds its own best row and publishes it, beside its key, before anyone knows which
-// warp has the best of all; behind the barrier all warps compare the keys and read the winner's
-// row.
+// every warp finds its own best row and publishes it, with its key and the reciprocal of its entry,
+// before anyone knows which warp has the best of all; behind the barrier all warps compare the keys
+// and read the winner's row.
 #pragma once
 
 #include "matrix.h"
@@ -40,55 +40,56 @@ class ClusterPanels : public ClusterMatrix<V, kClusterSize_> {
   using I = IntegerOf<V>;
   using Base::Base, Base::kClusterSize, Base::kCount, Base::kWarps, Base::P, Base::multipliers;
 
-  // Factors panel k, which this block owns: its multipliers, the rows' order, and det(B) as far as
-  // this panel, from that of the block before. own_exponent: of this block, taken once.
-  TORCHDET_DEVICE void factor(int k, I own_exponent) {
-    const int t = thread_index(), lane = t % kWarpSize, warp = t / kWarpSize;
-    const int left = n_ - k * P, steps = minimum(P, left);
+  // Factors panel k, which this block owns: leaves its multipliers and the rows' order.
+  TORCHDET_DEVICE void factor(int k) {
+    const int left = n_ - k * P, warp = thread_index() / kWarpSize;
     const int active_warps = quotient_up(left, kWarpSize);
-    if (warp >= active_warps) {
-      for (int s = 0; s < steps; ++s) {
-        sync_block();
-      }
-    } else {
+    if (warp < active_warps) {
       take_steps(k, left, active_warps);
-    }
-    if (warp == 0) {
-      // A lane for each step. Mantissas are below 2 (2 sqrt(2) in modulus where complex), so 16 of
-      // them need no care.
-      const bool is_step = lane < steps;
-      Scaled<V> product = is_step ? normalise(own_pivot_, I(0)) : scaled_one<V>();
-      // A pivot row passes the rows before it that are still waiting.
-      int is_odd = is_step ? own_place_ : 0;
-      for (int s = 0; s < steps; ++s) {
-        const int earlier = shuffle(own_place_, s);
-        is_odd ^= is_step && s < lane && earlier < own_place_ ? 1 : 0;
-      }
-      is_odd &= 1;
-      TORCHDET_UNROLL
-      for (int mask = 1; mask < P; mask *= 2) {
-        const Scaled<V> other = shuffle_xor(product, mask);
-        const bool is_lower = (lane & mask) == 0;
-        product = {(is_lower ? product : other).mantissa * (is_lower ? other : product).mantissa,
-                   product.exponent + other.exponent};
-        is_odd ^= shuffle_xor(is_odd, mask);
-      }
-      if (lane == 0) {
-        Scaled<V>* const determinant = Base::template at<Scaled<V>>(layout_.determinant);
-        const Scaled<V> before =
-            k == 0 ? scaled_one<V>() : *map_shared(determinant, (k - 1) % kClusterSize);
-        product.mantissa = is_odd ? -product.mantissa : product.mantissa;
-        product.exponent = product.exponent + (k < kClusterSize ? own_exponent : I(0));
-        *determinant = before * normalise(product.mantissa, product.exponent);
+    } else {
+      for (int s = 0; s < minimum(P, left); ++s) {
+        sync_block();
       }
     }
     sync_block();
   }
 
+  // What panel k, just factored, is to the determinant: in the first warp.
+  TORCHDET_DEVICE void multiply(int k) {
+    const int lane = thread_index(), steps = minimum(P, n_ - k * P);
+    if (lane >= kWarpSize) {
+      return;
+    }
+    // A lane for each step. Mantissas are below 2 (2 sqrt(2) in modulus where complex), so 16 of
+    // them need no care.
+    const bool is_step = lane < steps;
+    Scaled<V> product = is_step ? normalise(own_pivot_, I(0)) : scaled_one<V>();
+    // A pivot row passes the rows before it that are still waiting.
+    int is_odd = is_step ? own_place_ : 0;
+    for (int s = 0; s < steps; ++s) {
+      const int earlier = shuffle(own_place_, s);
+      is_odd ^= is_step && s < lane && earlier < own_place_ ? 1 : 0;
+    }
+    is_odd &= 1;
+    TORCHDET_UNROLL
+    for (int mask = 1; mask < P; mask *= 2) {
+      const Scaled<V> other = shuffle_xor(product, mask);
+      const bool is_lower = (lane & mask) == 0;  // complex products in the same order everywhere
+      product = {(is_lower ? product : other).mantissa * (is_lower ? other : product).mantissa,
+                 product.exponent + other.exponent};
+      is_odd ^= shuffle_xor(is_odd, mask);
+    }
+    product.mantissa = is_odd ? -product.mantissa : product.mantissa;
+    determinant_ = determinant_ * normalise(product.mantissa, product.exponent);
+  }
+
  protected:
   using Base::layout_, Base::n_, Base::stride_, Base::a_, Base::row_index_;
+  Scaled<V> determinant_ = scaled_one<V>();  // of this block's panels
 
  private:
+  using PanelPivot = Pivot<V, true>;
+
   // Pivots and steps: of step s in lane s of every warp that takes part.
   TORCHDET_DEVICE void take_steps(int k, int left, int active_warps) {
     const int t = thread_index(), lane = t % kWarpSize, warp = t / kWarpSize;
@@ -103,11 +104,14 @@ class ClusterPanels : public ClusterMatrix<V, kClusterSize_> {
       if (s < left) {
         V* const lines = Base::template at<V>(layout_.lines) + s % 2 * kWarps * P;
         int32_t* const keys = Base::template at<int32_t>(layout_.keys) + s % 2 * kWarps;
+        PanelPivot* const pivots = Base::template at<PanelPivot>(layout_.pivots) + s % 2 * kWarps;
         constexpr int32_t kNone = std::numeric_limits<int32_t>::min();
         const int32_t own = is_waiting ? cluster_key(pivot_size(m[s]), t) : kNone;
         const int32_t best_of_warp = reduce_maximum_in_warp(own);
+        const PanelPivot candidate(m[s]);
         if (is_waiting && own == best_of_warp) {
           store<s>(m, lines + warp * P);
+          pivots[warp] = candidate;
         }
         if (lane == 0) {
           keys[warp] = best_of_warp;
@@ -124,7 +128,7 @@ class ClusterPanels : public ClusterMatrix<V, kClusterSize_> {
         // Rows that wait make room for those that are chosen from behind them.
         place = t == q ? s : is_waiting && t < q ? place + 1 : place;
         is_waiting = is_waiting && t != q;
-        V l = PivotQuotient<V>(u[s])(m[s]);
+        V l = pivots[q / kWarpSize].quotient(m[s]);
         if constexpr (kIsComplex<V>) {  // whose quotients of equal numbers need not be exactly 1
           l = select(m[s].re == u[s].re && m[s].im == u[s].im && pivot_size(u[s]) != R(0), one<V>(),
                      l);
