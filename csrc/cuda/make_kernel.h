@@ -26,6 +26,7 @@ CudaKernel make_kernel() {
     if (!kIsShared) {  // those loop over the batch with as many blocks as there is memory for
       blocks = std::min(blocks, p.large.workspace_blocks);
     }
+    blocks *= cluster_size_of<Kernel>();
     if (blocks > std::numeric_limits<int32_t>::max()) {
       return "more matrices than one launch can have";
     }

@@ -9,7 +9,8 @@ inline namespace TORCHDET_CAPABILITY {
 // Pivots of balanced matrices are below 2^(E/2), E being the largest exponent of the format, and so
 // are those of all results that thread/algorithms.h trusts. Those below 2^-E/2 are lifted by
 // 2^(E/2), which makes every subnormal number normal and keeps all reciprocals within the format.
-template <typename V>
+// kAnySize: so are those above 2^(E/2) lowered, for orders at which pivots may grow beyond it.
+template <typename V, bool kAnySize = false>
 class Pivot {
  public:
   using R = RealOf<V>;
@@ -22,6 +23,10 @@ class Pivot {
     is_zero = size == R(0);
     is_tiny_ = size < exact_pow2<R>(-kLift);
     lift_ = is_tiny_ ? exact_pow2<R>(kLift) : R(1);
+    if constexpr (kAnySize) {
+      is_huge_ = size >= exact_pow2<R>(kLift);
+      lift_ = is_huge_ ? exact_pow2<R>(-kLift) : lift_;
+    }
     lifted_ = select(is_zero, one<V>(), u * lift_);
     if constexpr (kIsComplex<V>) {  // brought to [1, 2), so that its square is within the format
       exponent_ = static_cast<int>(exponent_of<true>(component_size(lifted_)));
@@ -56,15 +61,18 @@ class Pivot {
   }
   TORCHDET_DEVICE int exponent() const {
     if constexpr (kIsComplex<V>) {
-      return exponent_ - (is_tiny_ ? kLift : 0);
+      return exponent_ - lift_exponent();
     } else {
-      return static_cast<int>(exponent_of_normal(lifted_)) - (is_tiny_ ? kLift : 0);
+      return static_cast<int>(exponent_of_normal(lifted_)) - lift_exponent();
     }
   }
 
   bool is_zero;
 
  private:
+  TORCHDET_DEVICE int lift_exponent() const {
+    return is_tiny_ ? kLift : kAnySize && is_huge_ ? -kLift : 0;
+  }
   // exponent_of<true> for numbers that are not zero.
   TORCHDET_DEVICE static IntegerOf<R> exponent_of_normal(R x) {
     return (bits_of(abs(x)) >> F::kFractionBits) - F::kMaxExponent;
@@ -79,7 +87,7 @@ class Pivot {
     return y;
   }
 
-  bool is_tiny_;
+  bool is_tiny_, is_huge_ = false;
   R lift_, centre_ = R(1);
   int exponent_ = 0;
   V lifted_, inverse_;

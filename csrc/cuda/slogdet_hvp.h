@@ -192,7 +192,7 @@ struct SharedSlogdetHvp {
       if (wide) {
         for_places(
             n / kCount,
-            [&](int i, int w) { return Chunk<V>::load_global(from + i * down + w * kCount); },
+            [&](int i, int w) { return Chunk<V>::load_elsewhere(from + i * down + w * kCount); },
             [&](int i, int w, const Chunk<V>& numbers) {
               TORCHDET_UNROLL
               for (int e = 0; e < kCount; ++e) {
@@ -285,7 +285,7 @@ struct SharedSlogdetHvp {
             width / kCount,
             [&](int i, int w) { return Chunk<V>::load(from + i * strip_stride + w * kCount); },
             [&](int i, int w, const Chunk<V>& x) {
-              x.store_global(out + int64_t(i) * n + begin + w * kCount);
+              x.store_elsewhere(out + int64_t(i) * n + begin + w * kCount);
             });
       } else {
         for_places(

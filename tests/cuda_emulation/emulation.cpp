@@ -33,6 +33,8 @@ const char* name_of(Collective collective) {
       return "shuffle";
     case Collective::kShuffleXor:
       return "shuffle_xor";
+    case Collective::kWaitCluster:
+      return "wait_cluster";
     case Collective::kMaximum:
       return "reduce_maximum_in_warp";
     default:
@@ -50,16 +52,32 @@ struct Thread {
   unsigned generation = 0;  // collectives passed; payloads alternate, so that a fast thread does
                             // not overwrite what a slow one has yet to read
   unsigned char payload[2][kLargestPayload];
+  int arrivals = 0, waits = 0;  // at barriers of the cluster
+  void* arrived = nullptr;      // there, as races.h has it
 };
 
+// What one block of the cluster has and has done.
+struct SharedMemory {
+  // Memory of its own for every block, so that the sanitizers see its end.
+  std::unique_ptr<unsigned char[]> data;
+  int running = 0;  // threads that have not ended
+  // The barrier of the cluster behind which no other block reads this memory any more, as far as
+  // they have said.
+  int free_behind = 0;
+};
+
+// The running cluster, most often of one block.
 struct Block {
   void (*body)(const Problem&) = nullptr;
   const Problem* problem = nullptr;
-  int64_t index = 0, count = 0;
-  int threads = 0, current = 0;
+  int64_t index = 0, count = 0;  // index: of the first block
+  int threads = 0, cluster_size = 1;
+  int current = 0;      // thread, counted through all blocks
   bool failed = false;  // a thread did what it must not
-  void* shared = nullptr;
   size_t shared_bytes = 0;
+  std::vector<SharedMemory> shared;  // of each block
+  // That of earlier ones, where the thread sanitizer must not see it used again.
+  std::vector<std::unique_ptr<unsigned char[]>> kept;
   Context scheduler;
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_bytes = 0;
@@ -68,6 +86,13 @@ struct Block {
 thread_local Block block;
 thread_local std::vector<Thread> pool;
 thread_local std::string message;
+
+int all_threads() {
+  return block.cluster_size * block.threads;
+}
+int rank_of_block() {
+  return block.current / block.threads;
+}
 
 // A switch, told to AddressSanitizer, which follows the stack.
 void enter(Thread& thread) {
@@ -94,6 +119,8 @@ void leave(Thread& thread) {
 #endif
 }
 
+void finish(Thread& thread);
+
 void thread_main() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_stack, &block.scheduler_stack_bytes);
@@ -102,7 +129,7 @@ void thread_main() {
   block.body(*block.problem);
   races::end_thread();
   Thread& thread = pool[block.current];
-  thread.finished = true;
+  finish(thread);
   leave(thread);
   std::abort();  // a finished thread is never entered again
 }
@@ -134,14 +161,38 @@ bool meet(int begin, int count, uint32_t lanes, Collective collective, std::mt19
   }
   return true;
 }
+// A thread goes on when all of the cluster have arrived as often as it waits for; in random order
+// some other time.
+bool meet_cluster(std::mt19937_64& random) {
+  const auto begin = pool.begin(), end = begin + all_threads();
+  const int all = std::min_element(begin, end, [](const Thread& a, const Thread& b) {
+                    return a.arrivals < b.arrivals;
+                  })->arrivals;
+  bool progress = false;
+  for (auto thread = begin; thread != end; ++thread) {
+    if (thread->waits_at == Collective::kWaitCluster && thread->waits < all) {
+      progress = true;
+      if (schedule.order != Order::kRandom || random() % 2 == 0) {
+        thread->waits_at = Collective::kNone;
+        ++thread->waits;
+      }
+    }
+  }
+  return progress;
+}
 // False where no thread can ever go on.
 bool release(std::mt19937_64& random) {
-  bool progress = meet(0, block.threads, kAllLanes, Collective::kSyncBlock, random);
-  for (int t = 0; t < block.threads; ++t) {
+  bool progress = meet_cluster(random);
+  for (int b = 0; b < block.cluster_size; ++b) {
+    progress = meet(b * block.threads, block.threads, kAllLanes, Collective::kSyncBlock, random) ||
+               progress;
+  }
+  for (int t = 0; t < all_threads(); ++t) {
     const Collective collective = pool[t].waits_at;
     const uint32_t lanes = pool[t].lanes;
     const bool is_first = t % kWarp == std::countr_zero(lanes);
-    if (is_first && collective != Collective::kNone && collective != Collective::kSyncBlock) {
+    if (is_first && collective != Collective::kNone && collective != Collective::kSyncBlock &&
+        collective != Collective::kWaitCluster) {
       progress = meet(t / kWarp * kWarp, kWarp, lanes, collective, random) || progress;
     }
   }
@@ -161,13 +212,14 @@ std::string where_is(const Thread& thread) {
              : std::string(name_of(thread.waits_at)) + " of " + name_of(thread.lanes);
 }
 
-void describe(const std::string& fault) {
-  message = "emulated kernel: block " + std::to_string(block.index) + ": " + fault;
+void describe(int64_t index, const std::string& fault) {
+  message = "emulated kernel: block " + std::to_string(index) + ": " + fault;
 }
+// Threads are counted through all blocks of the cluster.
 void describe_deadlock() {
-  describe("threads do not meet at a collective:");
-  for (int begin = 0, t = 0; t < block.threads; ++t) {
-    if (t + 1 == block.threads || where_is(pool[t]) != where_is(pool[t + 1])) {
+  describe(block.index, "threads do not meet at a collective:");
+  for (int begin = 0, t = 0; t < all_threads(); ++t) {
+    if (t + 1 == all_threads() || where_is(pool[t]) != where_is(pool[t + 1])) {
       message +=
           " " + std::to_string(begin) + ".." + std::to_string(t) + " at " + where_is(pool[t]);
       begin = t + 1;
@@ -176,28 +228,60 @@ void describe_deadlock() {
 }
 // The running thread goes no further, nor does its block.
 [[noreturn]] void fail(const std::string& fault) {
-  describe("thread " + std::to_string(block.current) + fault);
+  describe(block_index(), "thread " + std::to_string(thread_index()) + fault);
   block.failed = true;
   leave(pool[block.current]);
   std::abort();  // it is never entered again
 }
 
-// Byte by byte: a call of memcpy would be an access of the kernel's to ThreadSanitizer.
+// Byte by byte: a call of memcpy or memset would be an access of the kernel's to ThreadSanitizer.
 void copy(void* to, const void* from, size_t bytes) {
   for (size_t i = 0; i < bytes; ++i) {
     static_cast<volatile unsigned char*>(to)[i] = static_cast<const unsigned char*>(from)[i];
   }
 }
+void fill(SharedMemory& shared, uint32_t word) {
+  for (size_t i = 0; i < block.shared_bytes; ++i) {
+    static_cast<volatile unsigned char*>(shared.data.get())[i] =
+        static_cast<unsigned char>(word >> i % 4 * 8);
+  }
+}
 
-bool run_block(std::mt19937_64& random) {
-  for (int t = 0; t < block.threads; ++t) {
+// With its last thread a block ends, and what it shared is nobody's.
+void finish(Thread& thread) {
+  thread.finished = true;
+  SharedMemory& own = block.shared[rank_of_block()];
+  if (--own.running == 0) {
+    const auto begin = pool.begin() + rank_of_block() * block.threads;
+    for (auto other = begin; other != begin + block.threads; ++other) {
+      if (other->waits < own.free_behind) {
+        fail(" ends while other blocks may still read its shared memory");
+      }
+    }
+    fill(own, schedule.fill ^ 0x5a5a5a5a);
+  }
+}
+
+bool run_cluster(std::mt19937_64& random) {
+  for (SharedMemory& shared : block.shared) {
+    if (races::kAreWatched) {  // nothing orders the end of a block and the start of another
+      block.kept.push_back(std::move(shared.data));
+    }
+    shared.data.reset(new unsigned char[block.shared_bytes]);
+    fill(shared, schedule.fill);
+    shared.running = block.threads;
+    shared.free_behind = 0;
+  }
+  for (int t = 0; t < all_threads(); ++t) {
     Thread& thread = pool[t];
     thread.context.prepare(thread.stack.get(), thread_main);
     thread.finished = false;
     thread.waits_at = Collective::kNone;
     thread.generation = 0;
+    thread.arrivals = thread.waits = 0;
   }
-  std::vector<int> order(block.threads);
+  races::begin_block();
+  std::vector<int> order(all_threads());
   std::iota(order.begin(), order.end(), 0);
   if (schedule.order == Order::kReverse) {
     std::reverse(order.begin(), order.end());
@@ -216,7 +300,7 @@ bool run_block(std::mt19937_64& random) {
       }
     }
     const auto is_done = [](const Thread& thread) { return thread.finished; };
-    if (std::all_of(pool.begin(), pool.begin() + block.threads, is_done)) {
+    if (std::all_of(pool.begin(), pool.begin() + all_threads(), is_done)) {
       return true;
     }
     if (!release(random)) {
@@ -229,23 +313,23 @@ bool run_block(std::mt19937_64& random) {
 }  // namespace
 
 int64_t block_index() {
-  return block.index;
+  return block.index + rank_of_block();
 }
 int64_t block_count() {
   return block.count;
 }
 int thread_index() {
-  return block.current;
+  return block.current % block.threads;
 }
 void* shared_memory() {
-  return block.shared;
+  return block.shared[rank_of_block()].data.get();
 }
 
 void access(const void* address, size_t bytes) {
   // Of the instruction that called: a name for it, since all accesses are inlined.
   const void* const instruction = __builtin_return_address(0);
   const size_t offset =
-      reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(block.shared);
+      reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(shared_memory());
   if (offset >= block.shared_bytes || bytes > block.shared_bytes - offset || offset % bytes != 0) {
     fail(" accesses " + std::to_string(bytes) + " bytes at place " +
          std::to_string(static_cast<int64_t>(offset)) + " of " +
@@ -253,6 +337,49 @@ void access(const void* address, size_t bytes) {
   }
   banks::note({block.current / kWarp, pool[block.current].generation, instruction},
               block.current % kWarp, offset, bytes);
+}
+
+int cluster_rank() {
+  return rank_of_block();
+}
+// Reading is taken to end at the thread's next arrival at the barrier of the cluster.
+const void* map_shared(const void* own, int rank) {
+  const unsigned char* const begin = block.shared[rank_of_block()].data.get();
+  const size_t offset = static_cast<const unsigned char*>(own) - begin;
+  if (offset >= block.shared_bytes) {
+    fail(" maps what is not in its shared memory");
+  }
+  if (rank < 0 || rank >= block.cluster_size) {
+    fail(" reads block " + std::to_string(rank) + " of " + std::to_string(block.cluster_size));
+  }
+  SharedMemory& other = block.shared[rank];
+  if (other.running == 0) {
+    fail(" reads the shared memory of block " + std::to_string(rank) +
+         " of the cluster, which has ended");
+  }
+  if (rank != rank_of_block()) {
+    other.free_behind = std::max(other.free_behind, pool[block.current].arrivals + 1);
+  }
+  return other.data.get() + offset;
+}
+void arrive_cluster() {
+  Thread& thread = pool[block.current];
+  if (thread.arrivals > thread.waits) {
+    fail(" arrives at the barrier of the cluster twice");
+  }
+  // In the place of lanes a number for each barrier, so that a thread that is ahead has arrived
+  // elsewhere.
+  const uint32_t number = static_cast<uint32_t>(thread.arrivals % 16);
+  thread.arrived = races::arrive({Collective::kWaitCluster, 0, number});
+  ++thread.arrivals;
+}
+void wait_cluster() {
+  const Thread& thread = pool[block.current];
+  if (thread.arrivals == thread.waits) {
+    fail(" waits at a barrier of the cluster at which it has not arrived");
+  }
+  arrive(Collective::kWaitCluster, kAllLanes, nullptr, 0);
+  races::go_on(thread.arrived);
 }
 
 void arrive(Collective collective, uint32_t lanes, const void* payload, size_t bytes) {
@@ -266,7 +393,7 @@ void arrive(Collective collective, uint32_t lanes, const void* payload, size_t b
   thread.lanes = lanes;
   if (races::orders_memory(collective)) {
     const bool is_block = collective == Collective::kSyncBlock;
-    const int begin = is_block ? 0 : block.current / kWarp * kWarp;
+    const int begin = is_block ? rank_of_block() * block.threads : block.current / kWarp * kWarp;
     void* const arrived = races::arrive({collective, begin, lanes});
     leave(thread);
     races::go_on(arrived);
@@ -287,36 +414,28 @@ void receive(int lane, void* to, size_t bytes) {
 }
 
 const char* run(void (*body)(const Problem&), const Problem& problem, int64_t blocks, int threads,
-                size_t shared_bytes) {
-  if (static_cast<int>(pool.size()) < threads) {
-    pool = std::vector<Thread>(threads);
+                size_t shared_bytes, int cluster_size) {
+  block.threads = threads;
+  block.cluster_size = cluster_size;
+  block.shared_bytes = shared_bytes;
+  block.shared = std::vector<SharedMemory>(cluster_size);
+  if (static_cast<int>(pool.size()) < all_threads()) {
+    pool = std::vector<Thread>(all_threads());
   }
   std::mt19937_64 random(schedule.seed);
-  std::vector<std::unique_ptr<unsigned char[]>> kept;
   bool is_sound = true;
-  races::begin_launch(threads);
-  for (int64_t b = 0; b < blocks && is_sound; ++b) {
-    // Memory of its own for every block, so that the sanitizers see its end.
-    std::unique_ptr<unsigned char[]> shared(new unsigned char[shared_bytes]);
-    for (size_t i = 0; i < shared_bytes; ++i) {
-      shared[i] = static_cast<unsigned char>(schedule.fill >> i % 4 * 8);
-    }
+  races::begin_launch(all_threads());
+  for (int64_t b = 0; b < blocks && is_sound; b += cluster_size) {
     block.body = body;
     block.problem = &problem;
     block.index = b;
     block.count = blocks;
-    block.threads = threads;
-    block.shared = shared.get();
-    block.shared_bytes = shared_bytes;
     block.failed = false;
-    races::begin_block();
-    is_sound = run_block(random);
+    is_sound = run_cluster(random);
     banks::end_block();
-    if (races::kAreWatched) {  // nothing orders the end of a block and the start of another
-      kept.push_back(std::move(shared));
-    }
   }
   races::end_launch();
+  block.kept.clear();
   return is_sound ? nullptr : message.c_str();
 }
 

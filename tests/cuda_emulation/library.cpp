@@ -17,14 +17,16 @@ void emulated_schedule(int order, uint64_t seed, uint32_t fill) {
   emulation::schedule = {static_cast<emulation::Order>(order), seed, fill};
 }
 
-// The kernels of the class "large", in the order in which they run.
-enum Stage { kNative, kPrepare, kFinish };
+// The kernels of the class "large", in the order in which they run; then those of the class
+// "cluster", by the size of the cluster.
+enum Stage { kNative, kPrepare, kFinish, kCluster };
 
 static const CudaKernel& kernel_of(Op op, int dtype, int64_t n, Stage stage) {
   const CudaKernelTable& table = cuda_kernels();
-  return stage == kPrepare  ? table.large[dtype].prepare
-         : stage == kFinish ? table.large[dtype].select(op)
-                            : table.select_native(op, static_cast<Dtype>(dtype), n);
+  return stage >= kCluster   ? table.cluster[dtype][stage - kCluster]
+         : stage == kPrepare ? table.large[dtype].prepare
+         : stage == kFinish  ? table.large[dtype].select(op)
+                             : table.select_native(op, static_cast<Dtype>(dtype), n);
 }
 
 // Bytes that a block (in the class "large" a matrix) needs.

@@ -130,7 +130,7 @@ struct BlockCofactors : BlockKernel<V, kRows, true> {
         }
         V* const to = out + int64_t(c) * n + w * kCount;
         if (wide) {
-          chunk.store_global(to);
+          chunk.store_elsewhere(to);
         } else {
           TORCHDET_UNROLL
           for (int e = 0; e < kCount; ++e) {

@@ -12,7 +12,7 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// As many numbers as one word holds; load() and store() are those of shared memory.
+// As many numbers as one word holds. load() and store() are those of the block's shared memory.
 template <typename V>
 struct alignas(sizeof(Wide)) Chunk {
   static constexpr int kCount = kWideRows<V>;
@@ -20,10 +20,10 @@ struct alignas(sizeof(Wide)) Chunk {
 
   TORCHDET_DEVICE static Chunk load(const V* from) { return load_shared<Chunk>(from); }
   TORCHDET_DEVICE void store(V* to) const { store_shared(to, *this); }
-  TORCHDET_DEVICE static Chunk load_global(const V* from) {
+  TORCHDET_DEVICE static Chunk load_elsewhere(const V* from) {
     return *reinterpret_cast<const Chunk*>(from);
   }
-  TORCHDET_DEVICE void store_global(V* to) const { *reinterpret_cast<Chunk*>(to) = *this; }
+  TORCHDET_DEVICE void store_elsewhere(V* to) const { *reinterpret_cast<Chunk*>(to) = *this; }
 };
 
 template <typename V>
@@ -246,7 +246,7 @@ class BlockMatrix {
         for (int w = 0; w < kWords; ++w) {
           if (i < n_ && lane + w * kWarpSize < words) {
             const V* const word = from + i * stride + (lane + w * kWarpSize) * kCount;
-            chunk[t][w] = kCopy ? Chunk<V>::load_global(word) : Chunk<V>::load(word);
+            chunk[t][w] = kCopy ? Chunk<V>::load_elsewhere(word) : Chunk<V>::load(word);
           }
         }
       }
