@@ -10,16 +10,21 @@
 #include <vector>
 
 #include "banks.h"
-#include "context.h"
-#include "device.h"
 #include "races.h"
+#include "state.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
 
 namespace torchdet::emulation {
+
+thread_local Block block;
+thread_local std::vector<Thread> pool;
+
 namespace {
+
+thread_local std::string message;
 
 const char* name_of(Collective collective) {
   switch (collective) {
@@ -40,58 +45,6 @@ const char* name_of(Collective collective) {
     default:
       return "any_in_warp";
   }
-}
-
-struct Thread {
-  Context context;
-  std::unique_ptr<char[]> stack{new char[kStackBytes]};
-  void* sanitizer_stack = nullptr;
-  bool finished = false;
-  Collective waits_at = Collective::kNone;
-  uint32_t lanes = 0;       // that it waits for, or with which it passed the last collective
-  unsigned generation = 0;  // collectives passed; payloads alternate, so that a fast thread does
-                            // not overwrite what a slow one has yet to read
-  unsigned char payload[2][kLargestPayload];
-  int arrivals = 0, waits = 0;  // at barriers of the cluster
-  void* arrived = nullptr;      // there, as races.h has it
-};
-
-// What one block of the cluster has and has done.
-struct SharedMemory {
-  // Memory of its own for every block, so that the sanitizers see its end.
-  std::unique_ptr<unsigned char[]> data;
-  int running = 0;  // threads that have not ended
-  // The barrier of the cluster behind which no other block reads this memory any more, as far as
-  // they have said.
-  int free_behind = 0;
-};
-
-// The running cluster, most often of one block.
-struct Block {
-  void (*body)(const Problem&) = nullptr;
-  const Problem* problem = nullptr;
-  int64_t index = 0, count = 0;  // index: of the first block
-  int threads = 0, cluster_size = 1;
-  int current = 0;      // thread, counted through all blocks
-  bool failed = false;  // a thread did what it must not
-  size_t shared_bytes = 0;
-  std::vector<SharedMemory> shared;  // of each block
-  // That of earlier ones, where the thread sanitizer must not see it used again.
-  std::vector<std::unique_ptr<unsigned char[]>> kept;
-  Context scheduler;
-  const void* scheduler_stack = nullptr;
-  size_t scheduler_stack_bytes = 0;
-};
-
-thread_local Block block;
-thread_local std::vector<Thread> pool;
-thread_local std::string message;
-
-int all_threads() {
-  return block.cluster_size * block.threads;
-}
-int rank_of_block() {
-  return block.current / block.threads;
 }
 
 // A switch, told to AddressSanitizer, which follows the stack.
@@ -226,13 +179,17 @@ void describe_deadlock() {
     }
   }
 }
-// The running thread goes no further, nor does its block.
-[[noreturn]] void fail(const std::string& fault) {
+
+}  // namespace
+
+void fail(const std::string& fault) {
   describe(block_index(), "thread " + std::to_string(thread_index()) + fault);
   block.failed = true;
   leave(pool[block.current]);
   std::abort();  // it is never entered again
 }
+
+namespace {
 
 // Byte by byte: a call of memcpy or memset would be an access of the kernel's to ThreadSanitizer.
 void copy(void* to, const void* from, size_t bytes) {
@@ -337,49 +294,6 @@ void access(const void* address, size_t bytes) {
   }
   banks::note({block.current / kWarp, pool[block.current].generation, instruction},
               block.current % kWarp, offset, bytes);
-}
-
-int cluster_rank() {
-  return rank_of_block();
-}
-// Reading is taken to end at the thread's next arrival at the barrier of the cluster.
-const void* map_shared(const void* own, int rank) {
-  const unsigned char* const begin = block.shared[rank_of_block()].data.get();
-  const size_t offset = static_cast<const unsigned char*>(own) - begin;
-  if (offset >= block.shared_bytes) {
-    fail(" maps what is not in its shared memory");
-  }
-  if (rank < 0 || rank >= block.cluster_size) {
-    fail(" reads block " + std::to_string(rank) + " of " + std::to_string(block.cluster_size));
-  }
-  SharedMemory& other = block.shared[rank];
-  if (other.running == 0) {
-    fail(" reads the shared memory of block " + std::to_string(rank) +
-         " of the cluster, which has ended");
-  }
-  if (rank != rank_of_block()) {
-    other.free_behind = std::max(other.free_behind, pool[block.current].arrivals + 1);
-  }
-  return other.data.get() + offset;
-}
-void arrive_cluster() {
-  Thread& thread = pool[block.current];
-  if (thread.arrivals > thread.waits) {
-    fail(" arrives at the barrier of the cluster twice");
-  }
-  // In the place of lanes a number for each barrier, so that a thread that is ahead has arrived
-  // elsewhere.
-  const uint32_t number = static_cast<uint32_t>(thread.arrivals % 16);
-  thread.arrived = races::arrive({Collective::kWaitCluster, 0, number});
-  ++thread.arrivals;
-}
-void wait_cluster() {
-  const Thread& thread = pool[block.current];
-  if (thread.arrivals == thread.waits) {
-    fail(" waits at a barrier of the cluster at which it has not arrived");
-  }
-  arrive(Collective::kWaitCluster, kAllLanes, nullptr, 0);
-  races::go_on(thread.arrived);
 }
 
 void arrive(Collective collective, uint32_t lanes, const void* payload, size_t bytes) {
