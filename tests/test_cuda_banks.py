@@ -65,8 +65,8 @@ def test_nothing_is_counted_unless_it_is_asked_for():
 @pytest.mark.parametrize("n", (33, 40, 64))
 def test_a_matrix_of_a_block_lies_in_different_banks(operator, dtype, n):
     # A row has an odd number of words (block/matrix.h), so those of eight neighbouring rows do not
-    # collide; rows in pivoted order do here and there. With an even number, of which half the banks
-    # or fewer serve a column, these accesses would take twice as long.
+    # collide; rows in pivoted order do here and there. With an even number, accesses down a column,
+    # which are most of them, would find half the banks or fewer, and take twice as long.
     counted = emulated.shared_accesses(operator, *arguments(operator, n, dtype, 1))
     assert counted.accesses > 0
-    assert counted.wavefronts < 1.25 * counted.least
+    assert counted.wavefronts < 1.5 * counted.least
