@@ -16,9 +16,11 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #define TORCHDET_CAPABILITY emulated
 #define TORCHDET_DEVICE [[gnu::always_inline]] inline
@@ -114,11 +116,17 @@ inline bool any_in_warp(bool x, uint32_t lanes = kAllLanes) {
   }
   return any;
 }
-// As wrong as a GPU's may be, so that who needs more bits must work for them.
+// As wrong as a GPU's may be, so that who needs more bits must work for them; subnormal numbers are
+// zero, on both sides.
 template <typename T>
 T approximate_reciprocal(T x) {
-  return (1 / x) * (1 + T(sizeof(T) == 4 ? 0x1p-22 : 0x1p-20));
+  const auto flushed = [](T y) {
+    return std::abs(y) < std::numeric_limits<T>::min() ? std::copysign(T(0), y) : y;
+  };
+  return flushed((1 / flushed(x)) * (1 + T(sizeof(T) == 4 ? 0x1p-22 : 0x1p-20)));
 }
+template <typename T>
+void compute_here(T&) {}
 inline int32_t reduce_maximum_in_warp(int32_t x, uint32_t lanes = kAllLanes) {
   emulation::arrive(emulation::Collective::kMaximum, lanes, &x, sizeof(x));
   for (uint32_t rest = lanes; rest != 0; rest &= rest - 1) {
