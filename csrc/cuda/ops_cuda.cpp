@@ -2,7 +2,7 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include "../operators.h"
-#include "kernels.h"
+#include "kernel_table.h"
 
 // The headers of a CPU-only torch do not declare it, and its library does not have it: weak, so
 // that a build with CUDA kernels can still be imported there.
