@@ -169,6 +169,22 @@ def test_nan_as_a_gpu_makes_it_is_chosen_as_a_pivot(dtype):
     assert np.isnan(det).all()
 
 
+@pytest.mark.parametrize("dtype", ("float32", "complex64"))
+def test_pivots_that_have_grown_to_the_end_of_the_range_are_divided_by(dtype):
+    # Each step doubles column n - 2. Its pivot is 2^(n - 2), whose reciprocal no normal number is;
+    # the row behind it has half of that there, and loses half of what the pivot's row has in the
+    # last column: det = 2^(n - 2) (1 - 1/2). All numbers are powers of two, without rounding.
+    n = 129
+    A = (np.eye(n) - np.tri(n, k=-1)).astype(dtype)
+    A[:, -2] = 1
+    A[-1] = 0
+    A[-1, -3] = -1
+    A[-2:, -1] = 1
+    (sign,), (log,) = emulated.run("slogdet", A[None], cluster=2)
+    assert sign == 1
+    assert abs(log - (n - 3) * np.log(2)) <= 2 * np.finfo(dtype).eps * log
+
+
 @pytest.mark.parametrize("dtype", emulated.DTYPES)
 def test_a_stride_of_zero_repeats_a_matrix(dtype):
     A = arguments("det", 40, dtype, 9)[0][8]

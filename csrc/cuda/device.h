@@ -83,6 +83,13 @@ TORCHDET_DEVICE double approximate_reciprocal(double x) {
   asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
   return y;
 }
+// x is there from here on: a compiler would move what makes it into the branch that uses it.
+TORCHDET_DEVICE void compute_here(float& x) {
+  asm volatile("" : "+f"(x));
+}
+TORCHDET_DEVICE void compute_here(double& x) {
+  asm volatile("" : "+d"(x));
+}
 // The largest x of the lanes, in all of them.
 TORCHDET_DEVICE int32_t reduce_maximum_in_warp(int32_t x, uint32_t lanes = kAllLanes) {
 #if __CUDA_ARCH__ >= 800

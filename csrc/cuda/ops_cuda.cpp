@@ -2,7 +2,7 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include "../operators.h"
-#include "kernels.h"
+#include "kernel_table.h"
 #include "runtime.h"
 #include "stream.h"
 

@@ -6,12 +6,43 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
+// What a quotient by a pivot takes; other threads may have it from shared memory.
+template <typename V>
+class alignas(sizeof(Wide)) PivotDivisor {
+ public:
+  using R = RealOf<V>;
+
+  // a / u: of equal real numbers exactly 1 (math/scaled.h). Where u is 0, every a of an unfinished
+  // row is 0, and so is the quotient.
+  TORCHDET_DEVICE V quotient(V a) const {
+    V lifted = a * lift_;
+    if constexpr (kIsComplex<V>) {
+      lifted = lifted * centre_;
+    }
+    return corrected_quotient(lifted, lifted_, inverse_);
+  }
+
+  // Has the reciprocal computed here, where there is time, and not where it is first used.
+  TORCHDET_DEVICE void compute() {
+    if constexpr (kIsComplex<V>) {
+      compute_here(inverse_.re);
+      compute_here(inverse_.im);
+    } else {
+      compute_here(inverse_);
+    }
+  }
+
+ protected:
+  R lift_, centre_ = R(1);
+  V lifted_, inverse_;
+};
+
 // Pivots of balanced matrices are below 2^(E/2), E being the largest exponent of the format, and so
 // are those of all results that thread/algorithms.h trusts. Those below 2^-E/2 are lifted by
 // 2^(E/2), which makes every subnormal number normal and keeps all reciprocals within the format.
 // kAnySize: so are those above 2^(E/2) lowered, for orders at which pivots may grow beyond it.
 template <typename V, bool kAnySize = false>
-class Pivot {
+class Pivot : public PivotDivisor<V> {
  public:
   using R = RealOf<V>;
   using T = ScalarOf<V>;
@@ -37,16 +68,6 @@ class Pivot {
     } else {
       inverse_ = reciprocal_of(lifted_);
     }
-  }
-
-  // a / u: of equal real numbers exactly 1 (math/scaled.h). Where u is 0, every a of an unfinished
-  // row is 0, and so is the quotient.
-  TORCHDET_DEVICE V quotient(V a) const {
-    V lifted = a * lift_;
-    if constexpr (kIsComplex<V>) {
-      lifted = lifted * centre_;
-    }
-    return corrected_quotient(lifted, lifted_, inverse_);
   }
 
   // u = mantissa 2^exponent with the larger component of the mantissa in [1, 2); of zero, 1.
@@ -87,10 +108,10 @@ class Pivot {
     return y;
   }
 
+  using PivotDivisor<V>::lift_, PivotDivisor<V>::centre_, PivotDivisor<V>::lifted_,
+      PivotDivisor<V>::inverse_;
   bool is_tiny_, is_huge_ = false;
-  R lift_, centre_ = R(1);
   int exponent_ = 0;
-  V lifted_, inverse_;
 };
 
 }  // namespace TORCHDET_CAPABILITY

@@ -47,7 +47,7 @@ constexpr int cluster_size(int i) {
 // The largest orders of the class "cluster" in 227 KB for each of eight blocks; those of "block"
 // where the operator has no such kernel.
 constexpr int largest_cluster(Op op, Dtype dtype) {
-  constexpr int kDeterminants[kDtypes] = {512, 391, 392, 295};
+  constexpr int kDeterminants[kDtypes] = {512, 392, 392, 295};
   return op == Op::kDet || op == Op::kSlogdet ? kDeterminants[static_cast<int>(dtype)]
                                               : largest_block(op, dtype);
 }

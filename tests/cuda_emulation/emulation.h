@@ -130,6 +130,8 @@ T approximate_reciprocal(T x) {
   const T y = (1 / flushed(x)) * (1 + T(sizeof(T) == 4 ? 0x1p-22 : 0x1p-20));
   return std::isnan(y) ? std::bit_cast<T>(~Bits(0) >> 1) : flushed(y);
 }
+template <typename T>
+void compute_here(T&) {}
 inline int32_t reduce_maximum_in_warp(int32_t x, uint32_t lanes = kAllLanes) {
   emulation::arrive(emulation::Collective::kMaximum, lanes, &x, sizeof(x));
   for (uint32_t rest = lanes; rest != 0; rest &= rest - 1) {

@@ -1,6 +1,7 @@
 // The emulated kernels behind a C interface (emulated.py calls it).
 #include "../emulation/view_of.h"
 #include "device.h"
+#include "kernel_table.h"
 
 using namespace torchdet;
 

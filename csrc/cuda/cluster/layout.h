@@ -71,7 +71,7 @@ struct ClusterLayout {
     multipliers[1] = take(size_t(n) * P * sizeof(V));
     lines = take(2 * warps * P * sizeof(V));
     keys = take(2 * warps * sizeof(int32_t));
-    pivots = take(2 * warps * sizeof(Pivot<V, true>));
+    pivots = take(2 * warps * sizeof(PivotDivisor<V>));
     row_index = take(n * sizeof(int));
     sizes = take(n * sizeof(int32_t));
     slots = take(2 * warps * Team<kWarpSize>::kSlotBytes);

@@ -88,8 +88,6 @@ class ClusterPanels : public ClusterMatrix<V, kClusterSize_> {
   Scaled<V> determinant_ = scaled_one<V>();  // of this block's panels
 
  private:
-  using PanelPivot = Pivot<V, true>;
-
   // Pivots and steps: of step s in lane s of every warp that takes part.
   TORCHDET_DEVICE void take_steps(int k, int left, int active_warps) {
     const int t = thread_index(), lane = t % kWarpSize, warp = t / kWarpSize;
@@ -104,11 +102,13 @@ class ClusterPanels : public ClusterMatrix<V, kClusterSize_> {
       if (s < left) {
         V* const lines = Base::template at<V>(layout_.lines) + s % 2 * kWarps * P;
         int32_t* const keys = Base::template at<int32_t>(layout_.keys) + s % 2 * kWarps;
-        PanelPivot* const pivots = Base::template at<PanelPivot>(layout_.pivots) + s % 2 * kWarps;
+        PivotDivisor<V>* const pivots =
+            Base::template at<PivotDivisor<V>>(layout_.pivots) + s % 2 * kWarps;
         constexpr int32_t kNone = std::numeric_limits<int32_t>::min();
         const int32_t own = is_waiting ? cluster_key(pivot_size(m[s]), t) : kNone;
         const int32_t best_of_warp = reduce_maximum_in_warp(own);
-        const PanelPivot candidate(m[s]);
+        Pivot<V, true> candidate(m[s]);
+        candidate.compute();  // while the maximum is on its way
         if (is_waiting && own == best_of_warp) {
           store<s>(m, lines + warp * P);
           pivots[warp] = candidate;
