@@ -15,6 +15,8 @@
 // as one instruction of the warp. A loop that the GPU's compiler unrolls may be a loop here: lanes
 // that skip different turns of it then appear together, whereas the GPU serves them one after the
 // other.
+//
+// Counting is for builds without ThreadSanitizer, which would take its own notes for accesses.
 #pragma once
 
 #include <cstddef>
