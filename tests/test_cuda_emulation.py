@@ -355,7 +355,9 @@ def outcomes(fault: str) -> set[bytes]:
     return seen
 
 
-@pytest.mark.parametrize("fault", ("no barrier", "no warp barrier", "half warps", "uninitialised"))
+@pytest.mark.parametrize(
+    "fault", ("no barrier", "no warp barrier", "half warps", "uninitialised", "no barrier before")
+)
 def test_a_race_or_uninitialised_memory_shows_in_the_result(fault):
     assert len(outcomes(fault)) > 1
 
@@ -366,7 +368,9 @@ def test_a_race_that_a_collective_happens_to_order_does_not_show(fault):
     assert len(outcomes(fault)) == 1
 
 
-@pytest.mark.parametrize("sound", ("barrier", "warp barrier", "whole warp", "named barriers"))
+@pytest.mark.parametrize(
+    "sound", ("barrier", "warp barrier", "whole warp", "named barriers", "cluster")
+)
 def test_with_its_barrier_the_same_kernel_always_gives_one_result(sound):
     assert len(outcomes(sound)) == 1
 
@@ -379,6 +383,7 @@ def test_with_its_barrier_the_same_kernel_always_gives_one_result(sound):
         ("skipped barrier", "0..31 at sync_block 32..63 at the end"),
         ("other lanes", "0..15 at sync_warp 16..31 at the end"),
         ("other barrier", "0..63 at sync_threads"),
+        ("skipped cluster barrier", "0..39 at wait_cluster 40..63 at the end"),
     ),
 )
 def test_threads_that_do_not_meet_at_a_collective_are_named(fault, where):
@@ -397,12 +402,24 @@ def test_threads_that_do_not_meet_at_a_collective_are_named(fault, where):
             "calls sync_threads of (32|64) at barrier 1, where others wait for (64|32)",
         ),
         ("one too many", "calls sync_threads of 32 at barrier 1, where all have arrived"),
+        ("second arrival", "arrives at the barrier of the cluster twice"),
+        ("no arrival", "waits at a barrier of the cluster at which it has not arrived"),
+        ("foreign block", "reads block 2 of 2"),
     ),
 )
 def test_a_thread_that_does_what_its_lanes_forbid_is_named(fault, what):
     for order in emulated.ORDERS:
         emulated.schedule(order, 1)
-        with pytest.raises(RuntimeError, match=rf"block 0: thread \d+ {what}"):
+        with pytest.raises(RuntimeError, match=rf"block [01]: thread \d+ {what}"):
+            emulated.fault(fault)
+
+
+@pytest.mark.parametrize("fault", ("no barrier behind", "late reader"))
+def test_a_block_that_ends_while_another_may_still_read_it_is_named(fault):
+    what = "ends while other blocks may still read|reads the shared memory of block . .* has ended"
+    for order, seed in itertools.product(emulated.ORDERS, range(4)):
+        emulated.schedule(order, seed)
+        with pytest.raises(RuntimeError, match=what):
             emulated.fault(fault)
 
 

@@ -20,7 +20,17 @@
 
 namespace torchdet {
 constexpr uint32_t kAllLanes = 0xffffffffu;
+
+// The blocks of a cluster, which read each other's shared memory.
+template <typename Kernel>
+constexpr int cluster_size_of() {
+  if constexpr (requires { Kernel::kClusterSize; }) {
+    return Kernel::kClusterSize;
+  } else {
+    return 1;
+  }
 }
+}  // namespace torchdet
 
 #ifdef __CUDACC__
 
@@ -77,6 +87,13 @@ TORCHDET_DEVICE double approximate_reciprocal(double x) {
   asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
   return y;
 }
+// x is there from here on: a compiler would move what makes it into the branch that uses it.
+TORCHDET_DEVICE void compute_here(float& x) {
+  asm volatile("" : "+f"(x));
+}
+TORCHDET_DEVICE void compute_here(double& x) {
+  asm volatile("" : "+d"(x));
+}
 // The largest x of the lanes, in all of them.
 TORCHDET_DEVICE int32_t reduce_maximum_in_warp(int32_t x, uint32_t lanes = kAllLanes) {
 #if __CUDA_ARCH__ >= 800
@@ -108,6 +125,46 @@ TORCHDET_DEVICE void store_shared(void* to, const W& word) {
   *static_cast<W*>(to) = word;
 }
 
+// Clusters are there from compute capability 9.0 on. A kernel that uses them is nothing in code for
+// older devices, where it must not be launched (CudaLimits::has_clusters).
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+constexpr bool kHasClusters = true;
+
+TORCHDET_DEVICE int cluster_rank() {
+  return static_cast<int>(__clusterRelativeBlockRank());
+}
+// Where the block of that rank has what this block has in `own`, a place in its shared memory. No
+// block may end before the others have read, and met behind that.
+template <typename T>
+TORCHDET_DEVICE const T* map_shared(const T* own, int rank) {
+  return static_cast<const T*>(__cluster_map_shared_rank(own, rank));
+}
+// What a thread has written before it arrives is there for all that have waited.
+TORCHDET_DEVICE void arrive_cluster() {
+  __cluster_barrier_arrive();
+}
+TORCHDET_DEVICE void wait_cluster() {
+  __cluster_barrier_wait();
+}
+TORCHDET_DEVICE void sync_cluster() {
+  arrive_cluster();
+  wait_cluster();
+}
+#else
+constexpr bool kHasClusters = false;
+
+TORCHDET_DEVICE int cluster_rank() {
+  return 0;
+}
+template <typename T>
+TORCHDET_DEVICE const T* map_shared(const T* own, int) {
+  return own;
+}
+TORCHDET_DEVICE void arrive_cluster() {}
+TORCHDET_DEVICE void wait_cluster() {}
+TORCHDET_DEVICE void sync_cluster() {}
+#endif
+
 template <typename Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
     run_kernel(const __grid_constant__ Problem problem) {
@@ -129,9 +186,9 @@ template <typename Kernel>
 const char* launch(const Problem& problem, unsigned blocks, size_t shared_bytes, void* stream) {
   static PreparedDevices prepared;
   const void* const kernel = reinterpret_cast<const void*>(run_kernel<Kernel>);
-  return launch_kernel(
-      {kernel, prepared, carveout_of<Kernel>(), Kernel::kThreads, blocks, shared_bytes}, problem,
-      stream);
+  return launch_kernel({kernel, prepared, carveout_of<Kernel>(), Kernel::kThreads,
+                        cluster_size_of<Kernel>(), blocks, shared_bytes},
+                       problem, stream);
 }
 
 }  // namespace TORCHDET_CAPABILITY

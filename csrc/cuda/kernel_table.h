@@ -11,6 +11,7 @@ void add_kernels(CudaKernelTable& table) {
   add_thread_kernels<kDtype>(table);
   add_warp_kernels<kDtype>(table);
   add_block_kernels<kDtype>(table);
+  add_cluster_kernels<kDtype>(table);
   add_large_kernels<kDtype>(table);
 }
 

@@ -37,12 +37,26 @@ struct CudaLargeKernels : KernelsByOperator<CudaKernel> {
 // small[dtype][n] for the orders of the classes "thread" and "warp".
 struct CudaKernelTable {
   CudaKernels small[kDtypes][kLargestSmall + 1], block[kDtypes];
+  CudaKernel cluster[kDtypes][kClusterSizes];  // determinants
   CudaLargeKernels large[kDtypes];
 
   // The kernel in shared memory or registers, whether or not a block has so much.
   const CudaKernel& select_native(Op op, Dtype dtype, int64_t n) const {
     const int d = static_cast<int>(dtype);
     return (n <= largest_warp(op, dtype) ? small[d][n] : block[d]).select(op);
+  }
+
+  // The kernel of the smallest cluster whose blocks, with that much shared memory, hold the matrix;
+  // null where there is none.
+  const CudaKernel* select_cluster(Op op, Dtype dtype, int64_t n, size_t shared_bytes) const {
+    const bool has_kernels = op == Op::kDet || op == Op::kSlogdet;
+    for (int i = 0; has_kernels && i < kClusterSizes; ++i) {
+      const CudaKernel& kernel = cluster[static_cast<int>(dtype)][i];
+      if (kernel.block_bytes(n) <= shared_bytes) {
+        return &kernel;
+      }
+    }
+    return nullptr;
   }
 };
 
@@ -52,6 +66,7 @@ constexpr size_t kSharedBytesEverywhere = 48 * 1024;
 struct CudaLimits {
   size_t shared_bytes_per_block;
   int multiprocessors;
+  bool has_clusters;  // the device, and the kernels of this build that run on it
   const char* error;  // null, or why the device could not be asked
 };
 CudaLimits cuda_limits(int device);
@@ -63,6 +78,8 @@ template <Dtype kDtype>
 void add_warp_kernels(CudaKernelTable& table);
 template <Dtype kDtype>
 void add_block_kernels(CudaKernelTable& table);
+template <Dtype kDtype>
+void add_cluster_kernels(CudaKernelTable& table);
 template <Dtype kDtype>
 void add_large_kernels(CudaKernelTable& table);
 

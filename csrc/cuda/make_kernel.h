@@ -31,6 +31,7 @@ CudaKernel make_kernel() {
       blocks = Kernel::count_blocks(p);
       shared_bytes = Kernel::kSharedBytes;
     }
+    blocks *= cluster_size_of<Kernel>();
     if (blocks > std::numeric_limits<int32_t>::max()) {
       return "more matrices than one launch can have";
     }

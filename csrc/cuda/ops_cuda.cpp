@@ -54,6 +54,14 @@ struct CudaBackend {
       const CudaLimits limits = cuda_limits(device);
       check(limits.error == nullptr, name_of(problem.op), ": CUDA: ", limits.error);
       if (bytes > limits.shared_bytes_per_block) {
+        const CudaKernel* const cluster =
+            limits.has_clusters && problem.batch >= kLeastClusterBatch
+                ? table.select_cluster(problem.op, dtype, problem.n, limits.shared_bytes_per_block)
+                : nullptr;
+        if (cluster != nullptr) {
+          launch(*cluster, problem, device);
+          return;
+        }
         run_large(problem, table.large[static_cast<int>(dtype)], limits, A);
         return;
       }

@@ -6,6 +6,37 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
+// What a quotient by a pivot takes; other threads may have it from shared memory.
+template <typename V>
+class alignas(sizeof(Wide)) PivotDivisor {
+ public:
+  using R = RealOf<V>;
+
+  // a / u: of equal real numbers exactly 1 (math/scaled.h). Where u is 0, every a of an unfinished
+  // row is 0, and so is the quotient.
+  TORCHDET_DEVICE V quotient(V a) const {
+    V lifted = a * lift_;
+    if constexpr (kIsComplex<V>) {
+      lifted = lifted * centre_;
+    }
+    return corrected_quotient(lifted, lifted_, inverse_);
+  }
+
+  // Has the reciprocal computed here, where there is time, and not where it is first used.
+  TORCHDET_DEVICE void compute() {
+    if constexpr (kIsComplex<V>) {
+      compute_here(inverse_.re);
+      compute_here(inverse_.im);
+    } else {
+      compute_here(inverse_);
+    }
+  }
+
+ protected:
+  R lift_, centre_ = R(1);
+  V lifted_, inverse_;
+};
+
 // Pivots of balanced matrices are below 2^(E/2), E being the largest exponent of the format, and so
 // are those of all results that thread/algorithms.h trusts. Those below 2^-E/2 are lifted by
 // 2^(E/2), which makes every subnormal number normal and keeps all reciprocals within the format.
@@ -13,7 +44,7 @@ inline namespace TORCHDET_CAPABILITY {
 // kAnySize: also larger pivots, which are lowered by as much. What else underflows with that is
 // less than the rounding errors of an elimination with such a pivot.
 template <typename V, bool kAnySize = false>
-class Pivot {
+class Pivot : public PivotDivisor<V> {
  public:
   using R = RealOf<V>;
   using T = ScalarOf<V>;
@@ -26,7 +57,8 @@ class Pivot {
     is_tiny_ = size < exact_pow2<R>(-kLift);
     lift_ = is_tiny_ ? exact_pow2<R>(kLift) : R(1);
     if constexpr (kAnySize) {
-      lift_ = size >= exact_pow2<R>(kLift) ? exact_pow2<R>(-kLift) : lift_;
+      is_huge_ = size >= exact_pow2<R>(kLift);
+      lift_ = is_huge_ ? exact_pow2<R>(-kLift) : lift_;
     }
     lifted_ = select(is_zero, one<V>(), u * lift_);
     if constexpr (kIsComplex<V>) {  // brought to [1, 2), so that its square is within the format
@@ -38,16 +70,6 @@ class Pivot {
     } else {
       inverse_ = reciprocal_of(lifted_);
     }
-  }
-
-  // a / u: of equal real numbers exactly 1 (math/scaled.h). Where u is 0, every a of an unfinished
-  // row is 0, and so is the quotient.
-  TORCHDET_DEVICE V quotient(V a) const {
-    V lifted = a * lift_;
-    if constexpr (kIsComplex<V>) {
-      lifted = lifted * centre_;
-    }
-    return corrected_quotient(lifted, lifted_, inverse_);
   }
 
   // u = mantissa 2^exponent with the larger component of the mantissa in [1, 2); of zero, 1.
@@ -64,15 +86,18 @@ class Pivot {
   TORCHDET_DEVICE int exponent() const {
     static_assert(!kAnySize);
     if constexpr (kIsComplex<V>) {
-      return exponent_ - (is_tiny_ ? kLift : 0);
+      return exponent_ - lift_exponent();
     } else {
-      return static_cast<int>(exponent_of_normal(lifted_)) - (is_tiny_ ? kLift : 0);
+      return static_cast<int>(exponent_of_normal(lifted_)) - lift_exponent();
     }
   }
 
   bool is_zero;
 
  private:
+  TORCHDET_DEVICE int lift_exponent() const {
+    return is_tiny_ ? kLift : kAnySize && is_huge_ ? -kLift : 0;
+  }
   // exponent_of<true> for numbers that are not zero.
   TORCHDET_DEVICE static IntegerOf<R> exponent_of_normal(R x) {
     return (bits_of(abs(x)) >> F::kFractionBits) - F::kMaxExponent;
@@ -87,10 +112,10 @@ class Pivot {
     return y;
   }
 
-  bool is_tiny_;
-  R lift_, centre_ = R(1);
+  using PivotDivisor<V>::lift_, PivotDivisor<V>::centre_, PivotDivisor<V>::lifted_,
+      PivotDivisor<V>::inverse_;
+  bool is_tiny_, is_huge_ = false;
   int exponent_ = 0;
-  V lifted_, inverse_;
 };
 
 }  // namespace TORCHDET_CAPABILITY

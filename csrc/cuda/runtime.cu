@@ -46,6 +46,21 @@ cudaError_t prepare(const KernelLaunch& launch) {
   return status;
 }
 
+__global__ void any_kernel() {}
+
+// Whether the device runs code of this build that knows clusters: code for an older architecture,
+// compiled anew by the driver, does not.
+cudaError_t has_cluster_kernels(int device, bool& result) {
+  int has_clusters = 0;
+  cudaFuncAttributes code = {};
+  cudaError_t status = cudaDeviceGetAttribute(&has_clusters, cudaDevAttrClusterLaunch, device);
+  if (status == cudaSuccess && has_clusters != 0) {
+    status = cudaFuncGetAttributes(&code, any_kernel);
+  }
+  result = code.ptxVersion >= 90;
+  return status;
+}
+
 }  // namespace
 
 const char* launch_kernel(const KernelLaunch& launch, const Problem& problem, void* stream) {
@@ -59,18 +74,34 @@ const char* launch_kernel(const KernelLaunch& launch, const Problem& problem, vo
   config.blockDim = dim3(static_cast<unsigned>(launch.threads));
   config.dynamicSmemBytes = launch.shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(launch.cluster_size), 1, 1};
+  config.attrs = &cluster;
+  config.numAttrs = launch.cluster_size > 1 ? 1 : 0;
   void* parameters[] = {const_cast<Problem*>(&problem)};
   return failure(cudaLaunchKernelExC(&config, launch.kernel, parameters));
 }
 
 CudaLimits cuda_limits(int device) {
+  thread_local int asked = -1;  // the answers do not change
+  thread_local CudaLimits limits;
+  if (device == asked) {
+    return limits;
+  }
   int shared = 0, multiprocessors = 0;
   cudaError_t status =
       cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   if (status == cudaSuccess) {
     status = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   }
-  return {static_cast<size_t>(shared), multiprocessors, failure(status)};
+  bool has_clusters = false;
+  if (status == cudaSuccess) {
+    status = has_cluster_kernels(device, has_clusters);
+  }
+  limits = {static_cast<size_t>(shared), multiprocessors, has_clusters, failure(status)};
+  asked = status == cudaSuccess ? device : -1;
+  return limits;
 }
 
 std::string cuda_driver_problem() {

@@ -20,6 +20,7 @@ struct KernelLaunch {
   PreparedDevices& prepared;  // one for each kernel, which lives as long as the program
   int carveout;               // shared memory in percent of what it shares with the L1 cache
   int threads;
+  int cluster_size;  // in blocks
   unsigned blocks;
   size_t shared_bytes;
 };

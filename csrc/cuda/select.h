@@ -11,6 +11,8 @@ constexpr SizeClass kCudaSizeClasses[] = {
     {"thread", 12, "one matrix per thread, in registers", "memory is the limit, no thread waits"},
     {"warp", 32, "one matrix per warp or part of a warp", "a column to a lane, in registers"},
     {"block", 238, "one matrix per block, in shared memory", "fits in the shared memory"},
+    {"cluster", 512, "one matrix per cluster of 2 to 8 blocks, in their shared memory",
+     "fits in the shared memory of a cluster"},
     {"large", std::numeric_limits<int64_t>::max(), "torch's LU between two kernels",
      "does not fit in the shared memory"},
 };
@@ -61,18 +63,42 @@ constexpr int largest_block(Op op, Dtype dtype) {
   }
 }
 
+// --- The class "cluster" ---
+
+// Clusters have 2, 4 or 8 blocks: as few as hold the matrix, so that as many matrices as possible
+// are at work side by side.
+constexpr int kClusterSizes = 3;
+constexpr int cluster_size(int i) {
+  return 2 << i;
+}
+// The largest orders of the class "cluster" in 227 KB for each of eight blocks; those of "block"
+// where the operator has no such kernel.
+constexpr int largest_cluster(Op op, Dtype dtype) {
+  constexpr int kDeterminants[kDtypes] = {512, 392, 392, 295};
+  return op == Op::kDet || op == Op::kSlogdet ? kDeterminants[static_cast<int>(dtype)]
+                                              : largest_block(op, dtype);
+}
+// Clusters serve batches of this many matrices and more; smaller ones go to "large". A matrix alone
+// leaves all but 2 to 8 multiprocessors idle, and still a cluster is predicted to be done in 50 to
+// 110 us (n = 256 to 512), the time of its pivots one after the other, where LU on the whole device
+// takes several kernels for each of its panels. And with no crossover by batch, the bits of a
+// matrix do not depend on the size of its batch.
+constexpr int64_t kLeastClusterBatch = 1;
+
 // Where the matrix fits in shared memory; "large" serves where it does not.
 constexpr Choice select_cuda(Op op, Dtype dtype, int64_t n) {
   const int64_t largest[] = {largest_thread(op, dtype), largest_warp(op, dtype),
-                             largest_block(op, dtype), kCudaSizeClasses[3].largest_n};
+                             largest_block(op, dtype), largest_cluster(op, dtype),
+                             kCudaSizeClasses[4].largest_n};
   int i = 0;
   while (n > largest[i]) {
     ++i;
   }
-  const char* const kFiles[] = {
-      n <= kLargestClosedThread ? "csrc/cuda/thread/kernels.h"
-                                : "csrc/cuda/thread/elimination_kernels.h",
-      "csrc/cuda/warp/kernels.h", "csrc/cuda/block/kernels.h", "csrc/cuda/large/kernels.h"};
+  const char* const kFiles[] = {n <= kLargestClosedThread
+                                    ? "csrc/cuda/thread/kernels.h"
+                                    : "csrc/cuda/thread/elimination_kernels.h",
+                                "csrc/cuda/warp/kernels.h", "csrc/cuda/block/kernels.h",
+                                "csrc/cuda/cluster/kernels.h", "csrc/cuda/large/kernels.h"};
   const bool is_hvp = op == Op::kDetHvp || op == Op::kDetBackwardJvp;
   const char* const file = op == Op::kSlogdetHvp
                                ? i < 3 ? "csrc/cuda/slogdet_hvp.h" : "csrc/cuda/ops_cuda.cpp"

@@ -1,5 +1,4 @@
 // Where an emulated thread stands: its stack and registers, and the switch from one to another.
-// Included by emulation.cpp alone, since it defines the switch.
 #pragma once
 
 #include <algorithm>
@@ -16,27 +15,6 @@ constexpr size_t kStackBytes = 256 * 1024;
 #if defined(__x86_64__)
 // A system call free switch: the registers that a call preserves go on the old stack.
 extern "C" void torchdet_switch(void** save, void* resume);
-asm(R"(
-.text
-.hidden torchdet_switch
-.globl torchdet_switch
-torchdet_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-)");
 
 class Context {
  public:

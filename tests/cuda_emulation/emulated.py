@@ -30,7 +30,8 @@ ORDERS = ("forward", "reverse", "random")
 # What a block of an H200 may have; smaller ones send more orders to the class "large".
 SHARED_BYTES = 227 * 1024
 LDU_BLOCKS = 2
-_NATIVE, _COPY, _SCALE, _PIVOTS, _DIRECTION, _FINISH, _BY_LDU = range(7)
+CLUSTER_SIZES = (2, 4, 8)
+_NATIVE, _COPY, _SCALE, _PIVOTS, _DIRECTION, _FINISH, _BY_LDU, _CLUSTER = range(8)
 
 
 class _Tensor(ctypes.Structure):
@@ -91,16 +92,27 @@ def largest_block(operator: str, dtype: str) -> int:
     return library().emulated_largest_block(_OPS[operator], DTYPES.index(dtype))
 
 
+def cluster_of(operator: str, dtype: str, n: int) -> int:
+    """The blocks of the smallest cluster of an H200 that holds the matrix; 0 where none does."""
+    if operator not in ("det", "slogdet"):
+        return 0
+    stages = enumerate(CLUSTER_SIZES, _CLUSTER)
+    sizes = (s for k, s in stages if _block_bytes(operator, dtype, n, k) <= SHARED_BYTES)
+    return next(sizes, 0)
+
+
 def run(
     operator: str,
     A: np.ndarray,
     other: np.ndarray | None = None,
     large: bool = False,
     by_ldu: bool = True,
+    cluster: int = 0,
 ) -> tuple[np.ndarray, ...]:
-    """The results of an operator; `other` is grad or Z. large: the class "large" at any order.
+    """The results of an operator; `other` is grad or Z.
 
-    by_ldu: there, whether what the inverse does not serve for is done again.
+    large, cluster: the class "large", or a cluster of so many blocks, at any order.
+    by_ldu: in "large", whether what the inverse does not serve for is done again.
     """
     lib, n = library(), A.shape[-1]
     op, dtype = _OPS[operator], DTYPES.index(A.dtype.name)
@@ -134,7 +146,12 @@ def run(
         if message is not None:
             raise RuntimeError(message.decode())
 
-    if not large and fits(operator, A.dtype.name, n):
+    is_native = not cluster and fits(operator, A.dtype.name, n)
+    if not large and not is_native:
+        cluster = cluster or cluster_of(operator, A.dtype.name, n)
+    if cluster:
+        launch(_CLUSTER + CLUSTER_SIZES.index(cluster))
+    elif not large and is_native:
         launch(_NATIVE)
     elif operator in FURTHER_OPERATORS:
         raise ValueError(f"{operator} has no kernel of its own for {A.dtype} at n = {n}")

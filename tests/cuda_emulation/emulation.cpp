@@ -10,16 +10,21 @@
 #include <vector>
 
 #include "banks.h"
-#include "context.h"
-#include "device.h"
 #include "races.h"
+#include "state.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
 
 namespace torchdet::emulation {
+
+thread_local Block block;
+thread_local std::vector<Thread> pool;
+
 namespace {
+
+thread_local std::string message;
 
 const char* name_of(Collective collective) {
   switch (collective) {
@@ -35,42 +40,14 @@ const char* name_of(Collective collective) {
       return "shuffle";
     case Collective::kShuffleXor:
       return "shuffle_xor";
+    case Collective::kWaitCluster:
+      return "wait_cluster";
     case Collective::kMaximum:
       return "reduce_maximum_in_warp";
     default:
       return "any_in_warp";
   }
 }
-
-struct Thread {
-  Context context;
-  std::unique_ptr<char[]> stack{new char[kStackBytes]};
-  void* sanitizer_stack = nullptr;
-  bool finished = false;
-  Collective waits_at = Collective::kNone;
-  uint32_t lanes = 0;          // that it waits for, or with which it passed the last collective
-  int barrier = 0, count = 0;  // of sync_threads
-  unsigned generation = 0;     // collectives passed; payloads alternate, so that a fast thread does
-                               // not overwrite what a slow one has yet to read
-  unsigned char payload[2][kLargestPayload];
-};
-
-struct Block {
-  void (*body)(const Problem&) = nullptr;
-  const Problem* problem = nullptr;
-  int64_t index = 0, count = 0;
-  int threads = 0, current = 0;
-  bool failed = false;  // a thread did what it must not
-  void* shared = nullptr;
-  size_t shared_bytes = 0;
-  Context scheduler;
-  const void* scheduler_stack = nullptr;
-  size_t scheduler_stack_bytes = 0;
-};
-
-thread_local Block block;
-thread_local std::vector<Thread> pool;
-thread_local std::string message;
 
 // A switch, told to AddressSanitizer, which follows the stack.
 void enter(Thread& thread) {
@@ -84,6 +61,8 @@ void enter(Thread& thread) {
   Context::switch_to(block.scheduler, thread.context);
 #endif
 }
+}  // namespace
+
 void leave(Thread& thread) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(thread.finished ? nullptr : &thread.sanitizer_stack,
@@ -97,6 +76,10 @@ void leave(Thread& thread) {
 #endif
 }
 
+namespace {
+
+void finish(Thread& thread);
+
 void thread_main() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_stack, &block.scheduler_stack_bytes);
@@ -105,7 +88,7 @@ void thread_main() {
   block.body(*block.problem);
   races::end_thread();
   Thread& thread = pool[block.current];
-  thread.finished = true;
+  finish(thread);
   leave(thread);
   std::abort();  // a finished thread is never entered again
 }
@@ -137,39 +120,40 @@ bool meet(int begin, int count, uint32_t lanes, Collective collective, std::mt19
   }
   return true;
 }
-// The threads that wait at a named barrier.
-int count_waiting(int barrier) {
-  return static_cast<int>(
-      std::count_if(pool.begin(), pool.begin() + block.threads, [&](const Thread& thread) {
-        return thread.waits_at == Collective::kSyncThreads && thread.barrier == barrier;
-      }));
-}
-// Those of a named barrier go on, if all have arrived; in random order some other time.
-bool meet(int barrier, int count, std::mt19937_64& random) {
-  if (count_waiting(barrier) != count) {
-    return false;
-  }
-  if (schedule.order != Order::kRandom || random() % 2 != 0) {
-    for (int t = 0; t < block.threads; ++t) {
-      if (pool[t].waits_at == Collective::kSyncThreads && pool[t].barrier == barrier) {
-        pool[t].waits_at = Collective::kNone;
+// A thread goes on when all of the cluster have arrived as often as it waits for; in random order
+// some other time.
+bool meet_cluster(std::mt19937_64& random) {
+  const auto begin = pool.begin(), end = begin + all_threads();
+  const int all = std::min_element(begin, end, [](const Thread& a, const Thread& b) {
+                    return a.arrivals < b.arrivals;
+                  })->arrivals;
+  bool progress = false;
+  for (auto thread = begin; thread != end; ++thread) {
+    if (thread->waits_at == Collective::kWaitCluster && thread->waits < all) {
+      progress = true;
+      if (schedule.order != Order::kRandom || random() % 2 == 0) {
+        thread->waits_at = Collective::kNone;
+        ++thread->waits;
       }
     }
-    races::met({Collective::kSyncThreads, barrier, 0});
   }
-  return true;
+  return progress;
 }
 // False where no thread can ever go on.
 bool release(std::mt19937_64& random) {
-  bool progress = meet(0, block.threads, kAllLanes, Collective::kSyncBlock, random);
-  for (int t = 0; t < block.threads; ++t) {
+  bool progress = meet_cluster(random);
+  for (int b = 0; b < block.cluster_size; ++b) {
+    progress = meet(b * block.threads, block.threads, kAllLanes, Collective::kSyncBlock, random) ||
+               progress;
+  }
+  for (int t = 0; t < all_threads(); ++t) {
     const Collective collective = pool[t].waits_at;
     const uint32_t lanes = pool[t].lanes;
     const bool is_first = t % kWarp == std::countr_zero(lanes);
     if (collective == Collective::kSyncThreads) {
-      progress = meet(pool[t].barrier, pool[t].count, random) || progress;
+      progress = meet_at_barrier(t, random) || progress;
     } else if (is_first && collective != Collective::kNone &&
-               collective != Collective::kSyncBlock) {
+               collective != Collective::kSyncBlock && collective != Collective::kWaitCluster) {
       progress = meet(t / kWarp * kWarp, kWarp, lanes, collective, random) || progress;
     }
   }
@@ -189,43 +173,80 @@ std::string where_is(const Thread& thread) {
              : std::string(name_of(thread.waits_at)) + " of " + name_of(thread.lanes);
 }
 
-void describe(const std::string& fault) {
-  message = "emulated kernel: block " + std::to_string(block.index) + ": " + fault;
+void describe(int64_t index, const std::string& fault) {
+  message = "emulated kernel: block " + std::to_string(index) + ": " + fault;
 }
+// Threads are counted through all blocks of the cluster.
 void describe_deadlock() {
-  describe("threads do not meet at a collective:");
-  for (int begin = 0, t = 0; t < block.threads; ++t) {
-    if (t + 1 == block.threads || where_is(pool[t]) != where_is(pool[t + 1])) {
+  describe(block.index, "threads do not meet at a collective:");
+  for (int begin = 0, t = 0; t < all_threads(); ++t) {
+    if (t + 1 == all_threads() || where_is(pool[t]) != where_is(pool[t + 1])) {
       message +=
           " " + std::to_string(begin) + ".." + std::to_string(t) + " at " + where_is(pool[t]);
       begin = t + 1;
     }
   }
 }
-// The running thread goes no further, nor does its block.
-[[noreturn]] void fail(const std::string& fault) {
-  describe("thread " + std::to_string(block.current) + fault);
+
+}  // namespace
+
+void fail(const std::string& fault) {
+  describe(block_index(), "thread " + std::to_string(thread_index()) + fault);
   block.failed = true;
   leave(pool[block.current]);
   std::abort();  // it is never entered again
 }
 
-// Byte by byte: a call of memcpy would be an access of the kernel's to ThreadSanitizer.
+namespace {
+
+// Byte by byte: a call of memcpy or memset would be an access of the kernel's to ThreadSanitizer.
 void copy(void* to, const void* from, size_t bytes) {
   for (size_t i = 0; i < bytes; ++i) {
     static_cast<volatile unsigned char*>(to)[i] = static_cast<const unsigned char*>(from)[i];
   }
 }
+void fill(SharedMemory& shared, uint32_t word) {
+  for (size_t i = 0; i < block.shared_bytes; ++i) {
+    static_cast<volatile unsigned char*>(shared.data.get())[i] =
+        static_cast<unsigned char>(word >> i % 4 * 8);
+  }
+}
 
-bool run_block(std::mt19937_64& random) {
-  for (int t = 0; t < block.threads; ++t) {
+// With its last thread a block ends, and what it shared is nobody's.
+void finish(Thread& thread) {
+  thread.finished = true;
+  SharedMemory& own = block.shared[rank_of_block()];
+  if (--own.running == 0) {
+    const auto begin = pool.begin() + rank_of_block() * block.threads;
+    for (auto other = begin; other != begin + block.threads; ++other) {
+      if (other->waits < own.free_behind) {
+        fail(" ends while other blocks may still read its shared memory");
+      }
+    }
+    fill(own, schedule.fill ^ 0x5a5a5a5a);
+  }
+}
+
+bool run_cluster(std::mt19937_64& random) {
+  for (SharedMemory& shared : block.shared) {
+    if (races::kAreWatched) {  // nothing orders the end of a block and the start of another
+      block.kept.push_back(std::move(shared.data));
+    }
+    shared.data.reset(new unsigned char[block.shared_bytes]);
+    fill(shared, schedule.fill);
+    shared.running = block.threads;
+    shared.free_behind = 0;
+  }
+  for (int t = 0; t < all_threads(); ++t) {
     Thread& thread = pool[t];
     thread.context.prepare(thread.stack.get(), thread_main);
     thread.finished = false;
     thread.waits_at = Collective::kNone;
     thread.generation = 0;
+    thread.arrivals = thread.waits = 0;
   }
-  std::vector<int> order(block.threads);
+  races::begin_block();
+  std::vector<int> order(all_threads());
   std::iota(order.begin(), order.end(), 0);
   if (schedule.order == Order::kReverse) {
     std::reverse(order.begin(), order.end());
@@ -244,7 +265,7 @@ bool run_block(std::mt19937_64& random) {
       }
     }
     const auto is_done = [](const Thread& thread) { return thread.finished; };
-    if (std::all_of(pool.begin(), pool.begin() + block.threads, is_done)) {
+    if (std::all_of(pool.begin(), pool.begin() + all_threads(), is_done)) {
       return true;
     }
     if (!release(random)) {
@@ -257,23 +278,23 @@ bool run_block(std::mt19937_64& random) {
 }  // namespace
 
 int64_t block_index() {
-  return block.index;
+  return block.index + rank_of_block();
 }
 int64_t block_count() {
   return block.count;
 }
 int thread_index() {
-  return block.current;
+  return block.current % block.threads;
 }
 void* shared_memory() {
-  return block.shared;
+  return block.shared[rank_of_block()].data.get();
 }
 
 void access(const void* address, size_t bytes) {
   // Of the instruction that called: a name for it, since all accesses are inlined.
   const void* const instruction = __builtin_return_address(0);
   const size_t offset =
-      reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(block.shared);
+      reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(shared_memory());
   if (offset >= block.shared_bytes || bytes > block.shared_bytes - offset || offset % bytes != 0) {
     fail(" accesses " + std::to_string(bytes) + " bytes at place " +
          std::to_string(static_cast<int64_t>(offset)) + " of " +
@@ -294,38 +315,13 @@ void arrive(Collective collective, uint32_t lanes, const void* payload, size_t b
   thread.lanes = lanes;
   if (races::orders_memory(collective)) {
     const bool is_block = collective == Collective::kSyncBlock;
-    const int begin = is_block ? 0 : block.current / kWarp * kWarp;
+    const int begin = is_block ? rank_of_block() * block.threads : block.current / kWarp * kWarp;
     void* const arrived = races::arrive({collective, begin, lanes});
     leave(thread);
     races::go_on(arrived);
   } else {
     leave(thread);
   }
-}
-
-void arrive(int barrier, int count) {
-  Thread& thread = pool[block.current];
-  const std::string call =
-      " calls sync_threads of " + std::to_string(count) + " at barrier " + std::to_string(barrier);
-  if (barrier < 1 || barrier > 15 || count < kWarp || count % kWarp != 0) {
-    fail(call);
-  }
-  for (int t = 0; t < block.threads; ++t) {
-    if (pool[t].waits_at == Collective::kSyncThreads && pool[t].barrier == barrier &&
-        pool[t].count != count) {
-      fail(call + ", where others wait for " + std::to_string(pool[t].count));
-    }
-  }
-  if (count_waiting(barrier) == count) {
-    fail(call + ", where all have arrived");
-  }
-  thread.waits_at = Collective::kSyncThreads;
-  thread.lanes = kAllLanes;
-  thread.barrier = barrier;
-  thread.count = count;
-  void* const arrived = races::arrive({Collective::kSyncThreads, barrier, 0});
-  leave(thread);
-  races::go_on(arrived);
 }
 
 void receive(int lane, void* to, size_t bytes) {
@@ -340,36 +336,28 @@ void receive(int lane, void* to, size_t bytes) {
 }
 
 const char* run(void (*body)(const Problem&), const Problem& problem, int64_t blocks, int threads,
-                size_t shared_bytes) {
-  if (static_cast<int>(pool.size()) < threads) {
-    pool = std::vector<Thread>(threads);
+                size_t shared_bytes, int cluster_size) {
+  block.threads = threads;
+  block.cluster_size = cluster_size;
+  block.shared_bytes = shared_bytes;
+  block.shared = std::vector<SharedMemory>(cluster_size);
+  if (static_cast<int>(pool.size()) < all_threads()) {
+    pool = std::vector<Thread>(all_threads());
   }
   std::mt19937_64 random(schedule.seed);
-  std::vector<std::unique_ptr<unsigned char[]>> kept;
   bool is_sound = true;
-  races::begin_launch(threads);
-  for (int64_t b = 0; b < blocks && is_sound; ++b) {
-    // Memory of its own for every block, so that the sanitizers see its end.
-    std::unique_ptr<unsigned char[]> shared(new unsigned char[shared_bytes]);
-    for (size_t i = 0; i < shared_bytes; ++i) {
-      shared[i] = static_cast<unsigned char>(schedule.fill >> i % 4 * 8);
-    }
+  races::begin_launch(all_threads());
+  for (int64_t b = 0; b < blocks && is_sound; b += cluster_size) {
     block.body = body;
     block.problem = &problem;
     block.index = b;
     block.count = blocks;
-    block.threads = threads;
-    block.shared = shared.get();
-    block.shared_bytes = shared_bytes;
     block.failed = false;
-    races::begin_block();
-    is_sound = run_block(random);
+    is_sound = run_cluster(random);
     banks::end_block();
-    if (races::kAreWatched) {  // nothing orders the end of a block and the start of another
-      kept.push_back(std::move(shared));
-    }
   }
   races::end_launch();
+  block.kept.clear();
   return is_sound ? nullptr : message.c_str();
 }
 

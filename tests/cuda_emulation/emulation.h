@@ -3,12 +3,13 @@
 // Every CUDA thread is a fiber. The threads of a block run one after the other, each to its next
 // collective; blocks follow one another. The order is a choice of the caller (forward, reverse,
 // random, where warps also overtake each other): a result that changes with it means that a barrier
-// is missing. Shared memory is a heap block of exactly the launched size, filled with a pattern:
-// words 0xffffffff are NaN and -1, 0x7fffffff NaN and the largest integer. These end the run with a
-// message: a collective at which the lanes that it names do not all meet, or do not name the same
-// lanes; a thread that calls one without being named; a shuffle from a lane that does not take
-// part; a block barrier that some threads never reach; a named barrier whose threads disagree on
-// their number, or are more.
+// is missing. The blocks of a cluster run together. Shared memory is a heap block of exactly the
+// launched size, filled with a pattern: words 0xffffffff are NaN and -1, 0x7fffffff NaN and the
+// largest integer. These end the run with a message: a collective at which the lanes that it names
+// do not all meet, or do not name the same lanes; a thread that calls one without being named; a
+// shuffle from a lane that does not take part; a barrier of the block or the cluster that some
+// threads never reach; a named barrier whose threads disagree on their number, or are more; a block
+// that ends while another one may still read its shared memory.
 //
 // With ThreadSanitizer it also sees races between threads that a shuffle happens to order
 // (races.h); it counts bank conflicts of accesses by load_shared and store_shared (banks.h), whose
@@ -37,7 +38,8 @@ enum class Collective {
   kShuffle,
   kShuffleXor,
   kAny,
-  kMaximum
+  kMaximum,
+  kWaitCluster
 };
 
 struct Schedule {
@@ -56,6 +58,10 @@ int64_t block_index();
 int64_t block_count();
 int thread_index();
 void* shared_memory();
+int cluster_rank();
+const void* map_shared(const void* own, int rank);
+void arrive_cluster();
+void wait_cluster();
 // Waits until every thread that takes part has arrived, of a warp the lanes given; the payload of
 // each can be read with receive() until the next collective.
 void arrive(Collective collective, uint32_t lanes, const void* payload, size_t bytes);
@@ -65,9 +71,10 @@ void access(const void* address, size_t bytes);
 // Waits until `count` threads of the block have arrived at that barrier.
 void arrive(int barrier, int count);
 
-// Runs body(problem) in all threads; null, or a message that stays valid until the next launch.
+// Runs body(problem) in all threads of `blocks` blocks, cluster_size of them at a time; null, or a
+// message that stays valid until the next launch.
 const char* run(void (*body)(const Problem&), const Problem& problem, int64_t blocks, int threads,
-                size_t shared_bytes);
+                size_t shared_bytes, int cluster_size);
 
 }  // namespace emulation
 
@@ -130,6 +137,8 @@ T approximate_reciprocal(T x) {
   const T y = (1 / flushed(x)) * (1 + T(sizeof(T) == 4 ? 0x1p-22 : 0x1p-20));
   return std::isnan(y) ? std::bit_cast<T>(~Bits(0) >> 1) : flushed(y);
 }
+template <typename T>
+void compute_here(T&) {}
 inline int32_t reduce_maximum_in_warp(int32_t x, uint32_t lanes = kAllLanes) {
   emulation::arrive(emulation::Collective::kMaximum, lanes, &x, sizeof(x));
   for (uint32_t rest = lanes; rest != 0; rest &= rest - 1) {
@@ -154,9 +163,30 @@ TORCHDET_DEVICE void store_shared(void* to, const W& word) {
   *static_cast<W*>(to) = word;
 }
 
+constexpr bool kHasClusters = true;
+
+inline int cluster_rank() {
+  return emulation::cluster_rank();
+}
+template <typename T>
+const T* map_shared(const T* own, int rank) {
+  return static_cast<const T*>(emulation::map_shared(own, rank));
+}
+inline void arrive_cluster() {
+  emulation::arrive_cluster();
+}
+inline void wait_cluster() {
+  emulation::wait_cluster();
+}
+inline void sync_cluster() {
+  arrive_cluster();
+  wait_cluster();
+}
+
 template <typename Kernel>
 const char* launch(const Problem& problem, unsigned blocks, size_t shared_bytes, void*) {
-  return emulation::run(Kernel::run, problem, blocks, Kernel::kThreads, shared_bytes);
+  return emulation::run(Kernel::run, problem, blocks, Kernel::kThreads, shared_bytes,
+                        cluster_size_of<Kernel>());
 }
 
 }  // namespace TORCHDET_CAPABILITY

@@ -229,6 +229,69 @@ struct OtherBarrier : Faulty {
   }
 };
 
+// Two blocks of a cluster: each reads what the other has written.
+struct Cluster {
+  static constexpr int kThreads = 32, kClusterSize = 2;
+  static float* shared_and_out(const Problem& p) {
+    shared_memory<float>()[thread_index()] =
+        static_cast<float>(100 * cluster_rank() + thread_index());
+    return static_cast<float*>(p.out) + block_index() * kThreads;
+  }
+  static float of_other() {
+    return *map_shared(shared_memory<float>() + thread_index(), 1 - cluster_rank());
+  }
+};
+template <bool kBefore, bool kBehind>
+struct OtherBlock : Cluster {
+  static void run(const Problem& p) {
+    float* out = shared_and_out(p);
+    if (kBefore) {
+      sync_cluster();
+    }
+    out[thread_index()] = of_other();
+    if (kBehind) {
+      sync_cluster();
+    }
+  }
+};
+// Block 1 ends behind the barrier before which block 0 has not yet read.
+struct LateReader : Cluster {
+  static void run(const Problem& p) {
+    float* out = shared_and_out(p);
+    sync_cluster();
+    arrive_cluster();
+    if (cluster_rank() == 0) {
+      out[thread_index()] = of_other();
+    }
+    wait_cluster();
+  }
+};
+struct SkippedClusterBarrier : Cluster {
+  static void run(const Problem& p) {
+    float* out = shared_and_out(p);
+    if (cluster_rank() == 0 || thread_index() < 8) {
+      sync_cluster();
+    }
+    out[thread_index()] = 0;
+  }
+};
+template <bool kArrives>
+struct UnpairedClusterBarrier : Cluster {
+  static void run(const Problem&) {
+    if (kArrives) {
+      arrive_cluster();
+      arrive_cluster();
+    }
+    wait_cluster();
+  }
+};
+struct ForeignBlock : Cluster {
+  static void run(const Problem& p) {
+    float* out = shared_and_out(p);
+    out[thread_index()] = *map_shared(shared_memory<float>(), kClusterSize);
+  }
+};
+
 struct OutsideShared : Faulty {
   static void run(const Problem&) { shared_memory<float>()[thread_index() + 1] = 1; }
 };
@@ -244,8 +307,9 @@ extern "C" const char* emulated_fault(const char* name, float* out) {
   Problem p;
   p.out = out;
   const auto is = [&](const char* other) { return std::strcmp(name, other) == 0; };
-  const auto run = [&](auto kernel, unsigned blocks = 1) {
-    return launch<decltype(kernel)>(p, blocks, kThreads * sizeof(float), nullptr);
+  const auto run = [&](auto kernel, unsigned clusters = 1) {
+    return launch<decltype(kernel)>(p, clusters * cluster_size_of<decltype(kernel)>(),
+                                    kThreads * sizeof(float), nullptr);
   };
   return is("barrier")                    ? run(Neighbour<true>())
          : is("no barrier")               ? run(Neighbour<false>())
@@ -271,6 +335,14 @@ extern "C" const char* emulated_fault(const char* name, float* out) {
          : is("other count")              ? run(OtherCount<true>())
          : is("one too many")             ? run(OtherCount<false>())
          : is("other barrier")            ? run(OtherBarrier())
+         : is("cluster")                  ? run(OtherBlock<true, true>())
+         : is("no barrier before")        ? run(OtherBlock<false, true>())
+         : is("no barrier behind")        ? run(OtherBlock<true, false>())
+         : is("late reader")              ? run(LateReader())
+         : is("skipped cluster barrier")  ? run(SkippedClusterBarrier())
+         : is("second arrival")           ? run(UnpairedClusterBarrier<true>())
+         : is("no arrival")               ? run(UnpairedClusterBarrier<false>())
+         : is("foreign block")            ? run(ForeignBlock())
          : is("outside shared")           ? run(OutsideShared())
          : is("outside global")           ? run(OutsideGlobal())
                                           : "no such fault";

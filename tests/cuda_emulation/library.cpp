@@ -18,13 +18,15 @@ void emulated_schedule(int order, uint64_t seed, uint32_t fill) {
   emulation::schedule = {static_cast<emulation::Order>(order), seed, fill};
 }
 
-// The kernels of the class "large", in the order in which they run.
-enum Stage { kNative, kCopy, kScale, kPivots, kDirection, kFinish, kByLdu };
+// The kernels of the class "large", in the order in which they run; then those of the class
+// "cluster", by the size of the cluster.
+enum Stage { kNative, kCopy, kScale, kPivots, kDirection, kFinish, kByLdu, kCluster };
 
 static const CudaKernel& kernel_of(Op op, int dtype, int64_t n, Stage stage) {
   const CudaKernelTable& table = cuda_kernels();
   const CudaLargeKernels& large = table.large[dtype];
-  return stage == kCopy        ? large.copy
+  return stage >= kCluster     ? table.cluster[dtype][stage - kCluster]
+         : stage == kCopy      ? large.copy
          : stage == kScale     ? large.scale
          : stage == kPivots    ? large.pivots
          : stage == kDirection ? large.direction

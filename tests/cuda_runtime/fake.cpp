@@ -42,7 +42,9 @@ cudaError_t cudaGetDevice(int* current) {
 }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int of) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? kMultiprocessors : kOptin;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? kMultiprocessors
+           : attribute == cudaDevAttrClusterLaunch     ? 1
+                                                       : kOptin;
   return result(of < kDevices ? cudaSuccess : cudaErrorInvalidValue, "cudaDeviceGetAttribute");
 }
 
@@ -65,6 +67,11 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* ke
                 "cudaLaunchKernelExC");
 }
 
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)()) {
+  attributes->ptxVersion = 90;
+  return result(cudaSuccess, "cudaFuncGetAttributes");
+}
+
 cudaError_t cudaGetLastError() {
   return std::exchange(last_error, cudaSuccess);
 }
@@ -80,7 +87,7 @@ const char* fake_launch(int kernel, int on_device, size_t shared_bytes, int carv
   static torchdet::PreparedDevices prepared[2];
   device = on_device;
   return torchdet::launch_kernel(
-      {&prepared[kernel], prepared[kernel], carveout, 128, 1, shared_bytes}, {}, nullptr);
+      {&prepared[kernel], prepared[kernel], carveout, 128, 1, 1, shared_bytes}, {}, nullptr);
 }
 // Launches that many times; how many failed.
 int fake_launches(int kernel, size_t shared_bytes, int number) {

@@ -1,0 +1,4 @@
+#include "table.h"
+
+template void torchdet::add_cluster_kernels<torchdet::Dtype::kComplexFloat>(
+    torchdet::CudaKernelTable&);
