@@ -22,16 +22,6 @@ class alignas(sizeof(Wide)) PivotDivisor {
     return corrected_quotient(lifted, lifted_, inverse_);
   }
 
-  // Has the reciprocal computed here, where there is time, and not where it is first used.
-  TORCHDET_DEVICE void compute() {
-    if constexpr (kIsComplex<V>) {
-      compute_here(inverse_.re);
-      compute_here(inverse_.im);
-    } else {
-      compute_here(inverse_);
-    }
-  }
-
  protected:
   R lift_, centre_ = R(1);
   V lifted_, inverse_;
@@ -40,7 +30,8 @@ class alignas(sizeof(Wide)) PivotDivisor {
 // Pivots of balanced matrices are below 2^(E/2), E being the largest exponent of the format, and so
 // are those of all results that thread/algorithms.h trusts. Those below 2^-E/2 are lifted by
 // 2^(E/2), which makes every subnormal number normal and keeps all reciprocals within the format.
-// kAnySize: so are those above 2^(E/2) lowered, for orders at which pivots may grow beyond it.
+// kAnySize: so are those above 2^(E/2) lowered, for orders at which pivots may grow beyond it; and
+// there are no quotients before refine().
 template <typename V, bool kAnySize = false>
 class Pivot : public PivotDivisor<V> {
  public:
@@ -63,10 +54,27 @@ class Pivot : public PivotDivisor<V> {
       exponent_ = static_cast<int>(exponent_of<true>(component_size(lifted_)));
       centre_ = exact_pow2<R>(IntegerOf<R>(-exponent_));
       lifted_ = lifted_ * centre_;
-      const R factor = reciprocal_of(fma(lifted_.re, lifted_.re, lifted_.im * lifted_.im));
+      const R square = fma(lifted_.re, lifted_.re, lifted_.im * lifted_.im);
+      const R factor = refined(square, approximate_reciprocal(square));
       inverse_ = {lifted_.re * factor, -lifted_.im * factor};
     } else {
-      inverse_ = reciprocal_of(lifted_);
+      inverse_ = approximate_reciprocal(lifted_);
+      if constexpr (!kAnySize) {
+        inverse_ = refined(lifted_, inverse_);
+      }
+    }
+  }
+
+  // The rest of the reciprocal, here, where there is time, and not where it is first used: the
+  // instruction that approximates it has been on its way.
+  TORCHDET_DEVICE void refine() {
+    if constexpr (kIsComplex<V>) {
+      compute_here(inverse_.re);
+      compute_here(inverse_.im);
+    } else {
+      compute_here(inverse_);
+      inverse_ = refined(lifted_, inverse_);
+      compute_here(inverse_);
     }
   }
 
@@ -98,9 +106,8 @@ class Pivot : public PivotDivisor<V> {
   TORCHDET_DEVICE static IntegerOf<R> exponent_of_normal(R x) {
     return (bits_of(abs(x)) >> F::kFractionBits) - F::kMaxExponent;
   }
-  // Each Newton step doubles the bits that are right.
-  TORCHDET_DEVICE static R reciprocal_of(R x) {
-    R y = approximate_reciprocal(x);
+  // 1 / x from y, about 1 / x: each Newton step doubles the bits that are right.
+  TORCHDET_DEVICE static R refined(R x, R y) {
     TORCHDET_UNROLL
     for (int step = 0; step < (sizeof(R) == 4 ? 1 : 2); ++step) {
       y = fma(fnma(x, y, R(1)), y, y);
