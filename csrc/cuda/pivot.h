@@ -22,16 +22,6 @@ class alignas(sizeof(Wide)) PivotDivisor {
     return corrected_quotient(lifted, lifted_, inverse_);
   }
 
-  // Has the reciprocal computed here, where there is time, and not where it is first used.
-  TORCHDET_DEVICE void compute() {
-    if constexpr (kIsComplex<V>) {
-      compute_here(inverse_.re);
-      compute_here(inverse_.im);
-    } else {
-      compute_here(inverse_);
-    }
-  }
-
  protected:
   R lift_, centre_ = R(1);
   V lifted_, inverse_;
@@ -41,8 +31,9 @@ class alignas(sizeof(Wide)) PivotDivisor {
 // are those of all results that thread/algorithms.h trusts. Those below 2^-E/2 are lifted by
 // 2^(E/2), which makes every subnormal number normal and keeps all reciprocals within the format.
 //
-// kAnySize: also larger pivots, which are lowered by as much. What else underflows with that is
-// less than the rounding errors of an elimination with such a pivot.
+// kAnySize: also larger pivots, to which they may grow at larger orders, which are lowered by as
+// much. What else underflows with that is less than the rounding errors of an elimination with such
+// a pivot. There are no quotients before refine().
 template <typename V, bool kAnySize = false>
 class Pivot : public PivotDivisor<V> {
  public:
@@ -65,16 +56,32 @@ class Pivot : public PivotDivisor<V> {
       exponent_ = static_cast<int>(exponent_of<true>(component_size(lifted_)));
       centre_ = exact_pow2<R>(IntegerOf<R>(-exponent_));
       lifted_ = lifted_ * centre_;
-      const R factor = reciprocal_of(fma(lifted_.re, lifted_.re, lifted_.im * lifted_.im));
+      const R square = fma(lifted_.re, lifted_.re, lifted_.im * lifted_.im);
+      const R factor = refined(square, approximate_reciprocal(square));
       inverse_ = {lifted_.re * factor, -lifted_.im * factor};
     } else {
-      inverse_ = reciprocal_of(lifted_);
+      inverse_ = approximate_reciprocal(lifted_);
+      if constexpr (!kAnySize) {
+        inverse_ = refined(lifted_, inverse_);
+      }
+    }
+  }
+
+  // The rest of the reciprocal, here, where there is time, and not where it is first used: the
+  // instruction that approximates it has been on its way.
+  TORCHDET_DEVICE void refine() {
+    if constexpr (kIsComplex<V>) {
+      compute_here(inverse_.re);
+      compute_here(inverse_.im);
+    } else {
+      compute_here(inverse_);
+      inverse_ = refined(lifted_, inverse_);
+      compute_here(inverse_);
     }
   }
 
   // u = mantissa 2^exponent with the larger component of the mantissa in [1, 2); of zero, 1.
   TORCHDET_DEVICE V mantissa() const {
-    static_assert(!kAnySize);
     if constexpr (kIsComplex<V>) {
       return lifted_;
     } else {
@@ -84,7 +91,6 @@ class Pivot : public PivotDivisor<V> {
     }
   }
   TORCHDET_DEVICE int exponent() const {
-    static_assert(!kAnySize);
     if constexpr (kIsComplex<V>) {
       return exponent_ - lift_exponent();
     } else {
@@ -102,9 +108,8 @@ class Pivot : public PivotDivisor<V> {
   TORCHDET_DEVICE static IntegerOf<R> exponent_of_normal(R x) {
     return (bits_of(abs(x)) >> F::kFractionBits) - F::kMaxExponent;
   }
-  // Each Newton step doubles the bits that are right.
-  TORCHDET_DEVICE static R reciprocal_of(R x) {
-    R y = approximate_reciprocal(x);
+  // 1 / x from y, about 1 / x: each Newton step doubles the bits that are right.
+  TORCHDET_DEVICE static R refined(R x, R y) {
     TORCHDET_UNROLL
     for (int step = 0; step < (sizeof(R) == 4 ? 1 : 2); ++step) {
       y = fma(fnma(x, y, R(1)), y, y);

@@ -79,8 +79,8 @@ constexpr int largest_cluster(Op op, Dtype dtype) {
                                               : largest_block(op, dtype);
 }
 // Clusters serve batches of this many matrices and more; smaller ones go to "large". A matrix alone
-// leaves all but 2 to 8 multiprocessors idle, and still a cluster is predicted to be done in 50 to
-// 110 us (n = 256 to 512), the time of its pivots one after the other, where LU on the whole device
+// leaves all but 2 to 8 multiprocessors idle, and still a cluster is predicted to be done in 60 to
+// 240 us (n = 256 to 512), the time of its pivots one after the other, where LU on the whole device
 // takes several kernels for each of its panels. And with no crossover by batch, the bits of a
 // matrix do not depend on the size of its batch.
 constexpr int64_t kLeastClusterBatch = 1;

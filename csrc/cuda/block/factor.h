@@ -71,7 +71,8 @@ class BlockFactors : public BlockPanels<V, kThreads> {
         const int q = this->choose(key, m, t, threads_of(k), u);
         chosen[t] = q;
         this->is_odd_ = this->is_odd_ != (is_waiting && own < q);
-        const Pivot<V, true> pivot(u[t]);
+        Pivot<V, true> pivot(u[t]);
+        pivot.refine();
         if (own == q) {
           is_waiting = false;
           to = t;

@@ -106,9 +106,9 @@ class ClusterPanels : public ClusterMatrix<V, kClusterSize_> {
             Base::template at<PivotDivisor<V>>(layout_.pivots) + s % 2 * kWarps;
         constexpr int32_t kNone = std::numeric_limits<int32_t>::min();
         const int32_t own = is_waiting ? cluster_key(pivot_size(m[s]), t) : kNone;
-        const int32_t best_of_warp = reduce_maximum_in_warp(own);
         Pivot<V, true> candidate(m[s]);
-        candidate.compute();  // while the maximum is on its way
+        const int32_t best_of_warp = reduce_maximum_in_warp(own);
+        candidate.refine();
         if (is_waiting && own == best_of_warp) {
           store<s>(m, lines + warp * P);
           pivots[warp] = candidate;
