@@ -20,10 +20,10 @@ from problems import arguments
 MISSING = emulated.missing()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
-# A member of every class and every instantiation: orders at the ends of threads (1..4), of 8, 16
-# and 32 numbers per lane, and of blocks: with whole and broken words and panels, and with two and
-# three rows of a panel to a lane.
-ORDERS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 40, 67)
+# A member of every class: orders at the ends of threads (1..4); of warps, with lanes and numbers
+# left over and without, one matrix to a warp or several, by dtype to 32, 48 or 64; and of blocks:
+# with whole and broken words and panels, and with two and three rows of a panel to a lane.
+ORDERS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 20, 32, 33, 40, 47, 48, 64, 67)
 
 
 def batch_of(n: int) -> int:
@@ -74,7 +74,7 @@ def test_a_gradient_that_is_not_given_is_one(n):
     assert_same_bits(emulated.run("slogdet_backward", A), expected, "no gradient")
 
 
-@pytest.mark.parametrize("n", range(1, 37))
+@pytest.mark.parametrize("n", (*range(1, 37), 41, 48, 49, 55, 56, 57, 63, 64, 65))
 @pytest.mark.parametrize("dtype", emulated.DTYPES)
 def test_every_order_is_right(n, dtype):
     checks.every_operator_is_right(emulated.run, n, dtype)

@@ -9,7 +9,7 @@ namespace torchdet {
 // device has. The order given is that of float32 second derivatives in 227 KB.
 constexpr SizeClass kCudaSizeClasses[] = {
     {"thread", 4, "one matrix per thread, in registers", "memory is the limit, no thread waits"},
-    {"warp", 32, "one matrix per warp or part of a warp", "a column to a lane, in registers"},
+    {"warp", 64, "one matrix per warp or part of a warp", "a few columns to a lane, in registers"},
     {"block", 167, "one matrix per block, in shared memory", "fits in the shared memory"},
     {"large", std::numeric_limits<int64_t>::max(), "torch's LU between two kernels",
      "does not fit in the shared memory"},
@@ -23,8 +23,11 @@ constexpr int largest_thread(Op, Dtype) {
   return 4;
 }
 // The largest orders of the class "warp": what a warp's registers hold.
-constexpr int largest_warp(Op, Dtype) {
-  return 32;
+constexpr int largest_warp(Op op, Dtype dtype) {
+  if (op == Op::kDetHvp || op == Op::kDetBackwardJvp || op == Op::kSlogdetHvp) {
+    return 32;
+  }
+  return dtype == Dtype::kFloat ? 64 : dtype == Dtype::kComplexDouble ? 32 : 48;
 }
 
 // Where the matrix fits in shared memory; "large" serves where it does not.

@@ -99,6 +99,10 @@ inline bool any_in_warp(bool x, uint32_t lanes = kAllLanes) {
   }
   return any;
 }
+template <typename T>
+T computed_anew(T x) {
+  return x;
+}
 // As wrong as a GPU's may be, so that who needs more bits must work for them.
 template <typename T>
 T approximate_reciprocal(T x) {
