@@ -22,12 +22,15 @@ constexpr int64_t kLargestSmall = kCudaSizeClasses[1].largest_n;
 constexpr int largest_thread(Op, Dtype) {
   return 4;
 }
-// The largest orders of the class "warp": what a warp's registers hold.
+// The largest orders of the class "warp": what a warp's registers hold. Cofactors keep more beside
+// the matrix than determinants.
 constexpr int largest_warp(Op op, Dtype dtype) {
-  if (op == Op::kDetHvp || op == Op::kDetBackwardJvp || op == Op::kSlogdetHvp) {
+  const bool is_hvp = op == Op::kDetHvp || op == Op::kDetBackwardJvp || op == Op::kSlogdetHvp;
+  const bool is_determinant = op == Op::kDet || op == Op::kSlogdet || op == Op::kDetFrexp;
+  if (is_hvp || dtype == Dtype::kComplexDouble) {
     return 32;
   }
-  return dtype == Dtype::kFloat ? 64 : dtype == Dtype::kComplexDouble ? 32 : 48;
+  return dtype == Dtype::kFloat ? 64 : is_determinant ? 48 : 32;
 }
 
 // Where the matrix fits in shared memory; "large" serves where it does not.

@@ -84,9 +84,10 @@ class WarpPivoting {
   TORCHDET_DEVICE bool is_row(int r) const { return place_ == r; }
   // The pivot.
   TORCHDET_DEVICE V entry() const { return load_shared<V>(line_); }
-  // Every row less its multiple of the pivot row, one place to the left.
-  template <int kWidth>
-  TORCHDET_DEVICE void update(const V (&multiplier)[kRows]) const {
+  // Every row less its multiple of the pivot row, one place to the left. prepare(r, x) is what
+  // becomes of a number x of row r before.
+  template <int kWidth, typename Prepare>
+  TORCHDET_DEVICE void update(const V (&multiplier)[kRows], Prepare prepare) const {
     V(&m)[kRows][N] = matrix_.m;
     TORCHDET_UNROLL
     for (int c = 0; c < kWidth; c += kCount) {
@@ -95,10 +96,14 @@ class WarpPivoting {
       for (int x = c == 0 ? 1 : 0; x < kCount; ++x) {
         TORCHDET_UNROLL
         for (int r = 0; r < kRows; ++r) {
-          m[r][c + x - 1] = fnma(multiplier[r], u.x[x], m[r][c + x]);
+          m[r][c + x - 1] = fnma(multiplier[r], u.x[x], prepare(r, m[r][c + x]));
         }
       }
     }
+  }
+  template <int kWidth>
+  TORCHDET_DEVICE void update(const V (&multiplier)[kRows]) const {
+    update<kWidth>(multiplier, [](int, V x) { return x; });
   }
   // The row found is not looked at again.
   TORCHDET_DEVICE void finish_row() {

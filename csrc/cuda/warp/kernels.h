@@ -40,13 +40,13 @@ constexpr WarpShape cofactor_shape(int n) {
   if (sizeof(V) == 4) {
     return n <= 8    ? WarpShape{4, 128, 4}
            : n <= 16 ? WarpShape{4, 128, 3}
-           : n <= 24 ? WarpShape{4, 128, 2}
-           : n <= 48 ? WarpShape{2, 64, 6}
+           : n <= 24 ? WarpShape{4, 128, 3}
+           : n <= 40 ? WarpShape{2, 64, 6}
                      : WarpShape{2, 64, 4};
   }
   if (sizeof(V) == 8) {
     return n <= 8    ? WarpShape{2, 128, 3}
-           : n <= 16 ? WarpShape{2, 128, 2}
+           : n <= 16 ? WarpShape{2, 128, 3}
            : n <= 32 ? WarpShape{kIsComplex<V> ? 2 : 1, 64, kIsComplex<V> ? 4 : 6}
                      : WarpShape{2, 64, 4};
   }

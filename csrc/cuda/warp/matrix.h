@@ -182,18 +182,20 @@ struct WarpMatrix {
 
   // Condition (1) of the text above.
   TORCHDET_DEVICE bool is_balanced() const {
-    R most = 0, least = std::numeric_limits<T>::max();
+    R sum[kRows], most = 0, least = std::numeric_limits<T>::max();
+    TORCHDET_UNROLL
+    for (int j = 0; j < N; ++j) {
+      TORCHDET_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        sum[r] = j == 0 ? pivot_size(m[r][0]) : sum[r] + pivot_size(m[r][j]);
+      }
+    }
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      R sum = pivot_size(m[r][0]);
-      TORCHDET_UNROLL
-      for (int j = 1; j < N; ++j) {
-        sum = sum + pivot_size(m[r][j]);
-      }
-      if (row_of(r) < n) {
-        most = sum <= exact_pow2<R>(kFar) ? maximum(most, sum) : std::numeric_limits<T>::infinity();
-        least = minimum(least, sum);
-      }
+      const R size = computed_anew(sum[r]);  // in all lanes, before it is looked at in some
+      const bool is_large = !(size <= exact_pow2<R>(kFar));
+      most = is_large ? std::numeric_limits<T>::infinity() : maximum(most, size);
+      least = row_of(r) < n ? minimum(least, size) : least;
     }
     most = reduce_maximum(most);
     least = reduce(least, [](R x, R y) { return minimum(x, y); });
@@ -286,6 +288,9 @@ struct WarpMatrix {
            computed_anew(has_rows() ? first_row : 0) * view.column_stride;
   }
 
+  // A word holds a number of each row of M, but a pivot row is published in words along the row.
+  // Registers cannot be both, and a copy here is one for all steps. The factor of 1 makes a copy of
+  // what would else be the same register.
   template <typename Load>
   TORCHDET_DEVICE void read_words(Load load) {
     LaneWord word[N];
@@ -293,13 +298,14 @@ struct WarpMatrix {
     for (int j = 0; j < N; ++j) {
       word[j] = load(j);
     }
+    const R factor = computed_anew(R(1));
     TORCHDET_UNROLL
     for (int j = 0; j < N; ++j) {
       V number[kRows];
       std::memcpy(static_cast<void*>(number), &word[j], sizeof(word[j]));
       TORCHDET_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        m[r][j] = number[r];
+        m[r][j] = kRows == 1 ? number[r] : number[r] * factor;
       }
     }
   }

@@ -62,7 +62,8 @@ class WarpSweep {
         multiplier[r] = select(is_row, zero<V>(), pivot.quotient(m[r][0]));
         last[r] = select(is_row, one<V>(), -multiplier[r]);
       }
-      advance(pivoting, multiplier, last);
+      pivoting.template update<N>(multiplier);
+      append(last);
       pivoting.multiply(pivot);
       pivoting.look_at(u);
       note(pivoting, k, u);
@@ -71,20 +72,17 @@ class WarpSweep {
     is_regular_ = !pivoting.is_singular();
     pivoting.template publish<N>(matrix_.n - 1);
     const V s = pivoting.entry();
-    V last[kRows];
+    V last[kRows], factor[kRows];
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const bool is_row = pivoting.is_row(r);
-      const V factor = select(is_row, one<V>(), s);
+      factor[r] = select(is_row, one<V>(), s);
       multiplier[r] = select(is_row, zero<V>(), m[r][0]);
       last[r] = select(is_row, one<V>(), -m[r][0]);
-      TORCHDET_UNROLL
-      for (int c = 1; c < N; ++c) {
-        m[r][c] = m[r][c] * factor;
-      }
     }
-    // The pivot row was multiplied by 1, so its entries are those of e_p still.
-    advance(pivoting, multiplier, last);
+    // The pivot row is multiplied by 1: its entries are those of e_p.
+    pivoting.template update<N>(multiplier, [&](int r, V x) { return x * factor[r]; });
+    append(last);
     pivoting.look_at(s);
     note(pivoting, matrix_.n - 1, s);
     before_last_.mantissa = before_last_.mantissa * pivoting.sign();
@@ -184,10 +182,8 @@ class WarpSweep {
   }
 
  private:
-  // m <- m - multiplier (pivot row), one place to the left, with `last` at the end.
-  TORCHDET_DEVICE void advance(const Pivoting& pivoting, const V (&multiplier)[kRows],
-                               const V (&last)[kRows]) {
-    pivoting.template update<N>(multiplier);
+  // To the place at the end that an update leaves.
+  TORCHDET_DEVICE void append(const V (&last)[kRows]) {
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
       matrix_.m[r][N - 1] = last[r];
