@@ -9,7 +9,7 @@ namespace torchdet {
 // device has. The order given is that of float32 second derivatives in 227 KB.
 constexpr SizeClass kCudaSizeClasses[] = {
     {"thread", 4, "one matrix per thread, in registers", "memory is the limit, no thread waits"},
-    {"warp", 32, "one matrix per warp or part of a warp", "a column to a lane, in registers"},
+    {"warp", 64, "one matrix per warp or part of a warp", "a few columns to a lane, in registers"},
     {"block", 167, "one matrix per block, in shared memory", "fits in the shared memory"},
     {"large", std::numeric_limits<int64_t>::max(), "torch's LU between two kernels",
      "does not fit in the shared memory"},
@@ -22,9 +22,15 @@ constexpr int64_t kLargestSmall = kCudaSizeClasses[1].largest_n;
 constexpr int largest_thread(Op, Dtype) {
   return 4;
 }
-// The largest orders of the class "warp": what a warp's registers hold.
-constexpr int largest_warp(Op, Dtype) {
-  return 32;
+// The largest orders of the class "warp": what a warp's registers hold. Cofactors keep more beside
+// the matrix than determinants.
+constexpr int largest_warp(Op op, Dtype dtype) {
+  const bool is_hvp = op == Op::kDetHvp || op == Op::kDetBackwardJvp || op == Op::kSlogdetHvp;
+  const bool is_determinant = op == Op::kDet || op == Op::kSlogdet || op == Op::kDetFrexp;
+  if (is_hvp || dtype == Dtype::kComplexDouble) {
+    return 32;
+  }
+  return dtype == Dtype::kFloat ? 64 : is_determinant ? 48 : 32;
 }
 
 // Where the matrix fits in shared memory; "large" serves where it does not.
