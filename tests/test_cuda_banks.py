@@ -70,3 +70,13 @@ def test_a_matrix_of_a_block_lies_in_different_banks(operator, dtype, n):
     counted = emulated.shared_accesses(operator, *arguments(operator, n, dtype, 1))
     assert counted.accesses > 0
     assert counted.wavefronts < 1.5 * counted.least
+
+
+@pytest.mark.parametrize("operator", ("det", "cofactor"))
+@pytest.mark.parametrize("n", (13, 16, 20, 24, 28, 32, 40, 64))
+def test_the_pivot_rows_of_a_warp_are_free_of_conflicts(operator, n):
+    # Up to eight matrices share a warp, and their lines are four words more than a row apart
+    # (warp/elimination.h): the words of 16 bytes that are served together lie in different banks.
+    counted = emulated.shared_accesses(operator, *arguments(operator, n, "float32", 35))
+    assert counted.accesses > 0
+    assert counted.wavefronts == counted.least

@@ -24,11 +24,12 @@ import units
 MISSING = emulated.missing()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
-# A member of every class and every instantiation: orders at the ends of threads (4, 5, 8, 12), of
-# 8, 16 and 32 numbers per lane, and of blocks: with whole and broken words and panels, and with two
-# and three rows of a panel to a lane. In threads, matrices of an odd number of numbers (5), of an
-# odd number of words (6), and of an even one (8, 12).
-ORDERS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 13, 16, 17, 32, 33, 40, 67)
+# A member of every class: orders at the ends of threads (4, 5, 8, 12); of warps, with lanes and
+# numbers left over and without, one matrix to a warp or several, by dtype to 32, 48 or 64; and of
+# blocks: with whole and broken words and panels, and with two and three rows of a panel to a lane.
+# In threads, matrices of an odd number of numbers (5), of an odd number of words (6), and of an even
+# one (8, 12).
+ORDERS = (1, 2, 3, 4, 5, 6, 8, 9, 12, 13, 16, 17, 20, 32, 33, 40, 47, 48, 64, 67)
 
 
 def batch_of(n: int) -> int:
@@ -127,7 +128,7 @@ def test_powers_of_two_in_rows_change_no_bit_of_a_mantissa(operator, n, dtype):
     assert_same_bits((got,), ((expected * moved).astype(dtype),), "rows")
 
 
-@pytest.mark.parametrize("n", range(1, 37))
+@pytest.mark.parametrize("n", (*range(1, 37), 41, 48, 49, 55, 56, 57, 63, 64, 65))
 @pytest.mark.parametrize("dtype", emulated.DTYPES)
 def test_every_order_is_right(n, dtype):
     checks.every_operator_is_right(emulated.run, n, dtype)
@@ -199,6 +200,62 @@ def test_the_class_block_ends_where_shared_memory_does(operator, dtype):
     n = emulated.largest_block(operator, dtype)
     assert emulated.fits(operator, dtype, n)
     assert not emulated.fits(operator, dtype, n + 1)
+
+
+def scalings(n: int, dtype: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Exponents of rows and columns: around what the class "warp" takes as it is, and far beyond."""
+    far = (np.finfo(dtype).maxexp) // 4
+    least, most = np.finfo(dtype).minexp - np.finfo(dtype).nmant + 4, np.finfo(dtype).maxexp - 8
+    none, first = np.zeros(n, int), np.arange(n) == 0
+    ramp = np.arange(n) - n // 2
+    uniform = [(np.full(n, e), none) for e in (least, -far - 4, 2 - far, far - 9, far + 1, most)]
+    one_row = [(first * e, none) for e in (least, -2 * far, -far, far, most)]
+    one_column = [(none, first * e) for e in (least, -far, -6, -4, -2, 2, 4, 6, far, most)]
+    graded = [(ramp, none), (none, ramp), (ramp, ramp[::-1]), (-ramp * far // n, ramp * far // n)]
+    return [*uniform, *one_row, *one_column, *graded]
+
+
+@pytest.mark.parametrize("n", (5, 9, 13, 16, 24, 32, 33, 48, 64))
+@pytest.mark.parametrize("dtype", emulated.DTYPES)
+def test_every_scaling_of_rows_and_columns_is_right(n, dtype):
+    # Entries are multiples of 1/8 below 2^6: powers of two scale them exactly, to the ends of the
+    # range. But for the scales, determinant and inverse are those of `base`, whose entries are all
+    # of similar size, so that equilibration leads back to it, within a few powers of two.
+    rng = np.random.default_rng(n)
+    base = rng.choice((-1, 1), (n, n)) * rng.integers(4, 9, (n, n)) / 8
+    base = base + np.diag(np.sign(np.diag(base)) * np.round(2 * n**0.5))
+    if dtype.startswith("c"):
+        base = base * (1 + 1j)
+    scales = scalings(n, dtype)
+    A = np.stack([scaled(base, rows[:, None] + columns) for rows, columns in scales]).astype(dtype)
+    sign, log = np.linalg.slogdet(base)
+    inverse = np.linalg.inv(base).T.conj()
+    tolerance = checks.tolerance(base[None].astype(dtype))
+    got_sign, got_log = emulated.run("slogdet", A)
+    (got_inverse,) = emulated.run("slogdet_backward", A)
+    for k, (rows, columns) in enumerate(scales):
+        exponent = int(rows.sum() + columns.sum())
+        right = log + exponent * np.log(2)
+        assert abs(got_sign[k] - sign) <= tolerance, (k, rows, columns)
+        # The logarithm is rounded, too.
+        rounding = 12 * np.finfo(dtype).eps * max(1, abs(right))
+        assert abs(got_log[k] - right) <= tolerance + rounding, (k, rows, columns)
+        wide = got_inverse[k].astype(np.complex128)
+        frame = scaled(wide, rows[:, None] + columns)
+        # Entries that leave the range of the format do so in the truth, too.
+        size = np.abs(scaled(inverse, -(rows[:, None] + columns)))
+        fits = (size < np.finfo(dtype).max / 2) & (size > np.finfo(dtype).tiny)
+        error = np.abs(np.where(fits, frame - inverse, 0)).max()
+        assert error <= tolerance * np.abs(inverse).max(), (k, rows, columns)
+
+
+def scaled(x: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """x 2^exponent, in halves: one power of two may leave the range although the product does not."""
+    half = exponent // 2
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.iscomplexobj(x):
+            return scaled(x.real, exponent) + 1j * scaled(x.imag, exponent)
+        return np.ldexp(np.ldexp(x, half), exponent - half)
 
 
 @pytest.mark.parametrize("operator", emulated.OPERATORS)

@@ -10,7 +10,16 @@ from torchdet.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ["avx512", "avx2", "portable", "cuda"]
-CLASSES = ["lane", "rows", "blocked", "thread", "warp", "block", "cluster", "large"]  # in the order of n
+CLASSES = [
+    "lane",
+    "rows",
+    "blocked",
+    "thread",
+    "warp",
+    "block",
+    "cluster",
+    "large",
+]  # in the order of n
 OPERATORS = [
     "det",
     "slogdet",

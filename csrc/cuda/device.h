@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels.h"
 
@@ -74,6 +75,21 @@ TORCHDET_DEVICE T shuffle_xor(T x, int mask, uint32_t lanes = kAllLanes) {
 }
 TORCHDET_DEVICE bool any_in_warp(bool x, uint32_t lanes = kAllLanes) {
   return __any_sync(lanes, x) != 0;
+}
+// x, computed here: not later, where only some lanes ask for it. What is computed from the result
+// is not kept in registers from an earlier turn of a loop.
+template <typename T>
+TORCHDET_DEVICE T computed_anew(T x) {
+  if constexpr (std::is_same_v<T, float>) {
+    asm volatile("" : "+f"(x));
+  } else if constexpr (std::is_same_v<T, double>) {
+    asm volatile("" : "+d"(x));
+  } else if constexpr (sizeof(T) == 8) {
+    asm volatile("" : "+l"(x));
+  } else {
+    asm volatile("" : "+r"(x));
+  }
+  return x;
 }
 // 1 / x to some twenty bits, where x and 1 / x are normal numbers: one instruction, where a
 // division is a dozen and a call for the cases that cannot occur.

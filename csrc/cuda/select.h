@@ -9,7 +9,7 @@ namespace torchdet {
 // device has. The order given is that of float32 in 227 KB.
 constexpr SizeClass kCudaSizeClasses[] = {
     {"thread", 12, "one matrix per thread, in registers", "memory is the limit, no thread waits"},
-    {"warp", 32, "one matrix per warp or part of a warp", "a column to a lane, in registers"},
+    {"warp", 64, "one matrix per warp or part of a warp", "a few columns to a lane, in registers"},
     {"block", 238, "one matrix per block, in shared memory", "fits in the shared memory"},
     {"cluster", 512, "one matrix per cluster of 2 to 8 blocks, in their shared memory",
      "fits in the shared memory of a cluster"},
@@ -36,9 +36,15 @@ constexpr int largest_thread(Op op, Dtype dtype) {
       return dtype == Dtype::kFloat ? 12 : dtype == Dtype::kComplexDouble ? 5 : 8;
   }
 }
-// The largest orders of the class "warp": what a warp's registers hold.
-constexpr int largest_warp(Op, Dtype) {
-  return 32;
+// The largest orders of the class "warp": what a warp's registers hold. Cofactors keep more beside
+// the matrix than determinants.
+constexpr int largest_warp(Op op, Dtype dtype) {
+  const bool is_hvp = op == Op::kDetHvp || op == Op::kDetBackwardJvp || op == Op::kSlogdetHvp;
+  const bool is_determinant = op == Op::kDet || op == Op::kSlogdet || op == Op::kDetFrexp;
+  if (is_hvp || dtype == Dtype::kComplexDouble) {
+    return 32;
+  }
+  return dtype == Dtype::kFloat ? 64 : is_determinant ? 48 : 32;
 }
 // The largest orders of the class "block": what fits in 227 KB of shared memory. A determinant and
 // cofactors need n^2 numbers, the Hessian-vector products of both kinds 2 n^2.

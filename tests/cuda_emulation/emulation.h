@@ -125,6 +125,10 @@ inline bool any_in_warp(bool x, uint32_t lanes = kAllLanes) {
   }
   return any;
 }
+template <typename T>
+T computed_anew(T x) {
+  return x;
+}
 // As wrong as a GPU's may be, so that who needs more bits must work for them. Subnormal numbers are
 // 0, before and after, and NaN comes as a GPU writes it: all bits but the sign (those of float64
 // are not documented).

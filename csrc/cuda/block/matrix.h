@@ -12,20 +12,6 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// As many numbers as one word holds. load() and store() are those of the block's shared memory.
-template <typename V>
-struct alignas(sizeof(Wide)) Chunk {
-  static constexpr int kCount = kWideRows<V>;
-  V x[kCount];
-
-  TORCHDET_DEVICE static Chunk load(const V* from) { return load_shared<Chunk>(from); }
-  TORCHDET_DEVICE void store(V* to) const { store_shared(to, *this); }
-  TORCHDET_DEVICE static Chunk load_elsewhere(const V* from) {
-    return *reinterpret_cast<const Chunk*>(from);
-  }
-  TORCHDET_DEVICE void store_elsewhere(V* to) const { *reinterpret_cast<Chunk*>(to) = *this; }
-};
-
 template <typename V>
 constexpr int kPanel = sizeof(V) == 16 ? 4 : 8;
 

@@ -1,4 +1,4 @@
-// Kernels of the class "warp": several matrices per warp.
+// Kernels of the class "warp": a matrix for each warp, or several.
 //
 // det and slogdet: the elimination alone, in registers (warp/elimination.h). Cofactors: the sweep
 // (warp/sweep.h), whose result passes through shared memory to be written in whole lines. The few
@@ -12,31 +12,95 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
+// How much a kernel takes of a multiprocessor: rows of M in a lane, threads of a block, and blocks
+// at a time. The last bounds registers: as many are there as leave none in memory.
+struct WarpShape {
+  int rows, threads, blocks;
+};
+template <typename V>
+constexpr WarpShape determinant_shape(int n) {
+  if (sizeof(V) == 4) {
+    return n <= 8    ? WarpShape{4, 128, 6}
+           : n <= 20 ? WarpShape{4, 128, 4}
+           : n <= 32 ? WarpShape{4, 128, 3}
+           : n <= 40 ? WarpShape{2, 64, 8}
+           : n <= 56 ? WarpShape{2, 64, 6}
+                     : WarpShape{2, 64, 4};
+  }
+  if (sizeof(V) == 8) {
+    return n <= 8    ? WarpShape{2, 128, 6}
+           : n <= 16 ? WarpShape{2, 128, 4}
+           : n <= 32 ? WarpShape{kIsComplex<V> ? 2 : 1, 64, kIsComplex<V> ? 4 : 8}
+                     : WarpShape{2, 64, 4};
+  }
+  return n <= 8 ? WarpShape{1, 128, 6} : n <= 16 ? WarpShape{1, 128, 4} : WarpShape{1, 64, 4};
+}
+template <typename V>
+constexpr WarpShape cofactor_shape(int n) {
+  if (sizeof(V) == 4) {
+    return n <= 8    ? WarpShape{4, 128, 4}
+           : n <= 16 ? WarpShape{4, 128, 3}
+           : n <= 24 ? WarpShape{4, 128, 3}
+           : n <= 40 ? WarpShape{2, 64, 6}
+                     : WarpShape{2, 64, 4};
+  }
+  if (sizeof(V) == 8) {
+    return n <= 8    ? WarpShape{2, 128, 3}
+           : n <= 16 ? WarpShape{2, 128, 3}
+           : n <= 32 ? WarpShape{kIsComplex<V> ? 2 : 1, 64, kIsComplex<V> ? 4 : 6}
+                     : WarpShape{2, 64, 4};
+  }
+  return n <= 8 ? WarpShape{1, 128, 3} : n <= 16 ? WarpShape{1, 128, 3} : WarpShape{1, 64, 4};
+}
+
+// What both kernels have in common.
+template <typename V, int N, WarpShape kShape>
+struct WarpKernel {
+  using Matrix = WarpMatrix<V, N, kShape.rows>;
+  static constexpr Memory kMemory = Memory::kShared;
+  static constexpr int kThreads = kShape.threads, kBlocksPerSm = kShape.blocks;
+  static constexpr int kWarps = kThreads / kWarpSize;
+  static constexpr int64_t kMatricesPerBlock = kWarps * Matrix::kPerWarp;
+
+  // The first matrix of the warp.
+  TORCHDET_DEVICE static int64_t first_matrix(int thread) {
+    return block_index() * kMatricesPerBlock + thread / kWarpSize * Matrix::kPerWarp;
+  }
+  // The matrix of a thread. Registers are scarce, so it is worked out where it is needed. Who has
+  // none works on the last one along with the others, and does not write.
+  TORCHDET_DEVICE static int64_t own_matrix() {
+    const int thread = computed_anew(thread_index());
+    return first_matrix(thread) + Matrix::group_of(thread);
+  }
+  TORCHDET_DEVICE static int64_t matrix(const Problem& p) {
+    const int64_t own = own_matrix();
+    return own < p.batch ? own : p.batch - 1;
+  }
+};
+
 // kDet and kSlogdet.
 template <typename V, int N>
-struct WarpDeterminants {
-  using Matrix = WarpMatrix<V, N>;
-  using Scaling = WarpScaling<N>;
-  static constexpr Memory kMemory = Memory::kShared;
-  static constexpr int kThreads = 128, kBlocksPerSm = N == 8 ? 5 : N == 16 ? 3 : 2;
-  static constexpr int64_t kMatricesPerBlock = kThreads / Matrix::kLanes;
-  static size_t block_bytes(int64_t) { return kMatricesPerBlock * sizeof(Scaling); }
+struct WarpDeterminants : WarpKernel<V, N, determinant_shape<V>(N)> {
+  using Base = WarpKernel<V, N, determinant_shape<V>(N)>;
+  using Matrix = typename Base::Matrix;
+  static size_t block_bytes(int64_t) { return Base::kWarps * Matrix::kLineBytes; }
 
   TORCHDET_DEVICE static void run(const Problem& p) {
-    // The first matrix of the warp, and that of the thread.
-    const int64_t first =
-        block_index() * kMatricesPerBlock + thread_index() / kWarpSize * Matrix::kPerWarp;
-    if (first < p.batch) {
-      const int64_t b = first + thread_index() % kWarpSize / Matrix::kLanes;
+    if (Base::first_matrix(thread_index()) < p.batch) {
       Matrix matrix(static_cast<int>(p.n),
-                    shared_memory<Scaling>()[thread_index() / Matrix::kLanes]);
-      matrix.read(p.A, b < p.batch ? b : p.batch - 1);
-      const Equilibration<V> eq = matrix.equilibrate();
-      Scaled<V> d = eliminate(matrix);
-      d.mantissa = add_poison(d.mantissa, eq.poison);
-      d.exponent = d.exponent + eq.total;
-      if (matrix.lane == 0 && b < p.batch) {
-        write_determinant(p, b, d);
+                    shared_memory<V>() + thread_index() / kWarpSize * 2 * Matrix::kOtherLine);
+      Scaled<V> d = scaled_one<V>();
+      // Exponents take the place of lines until pivot rows come.
+      eliminate_in_range(
+          matrix, p.A, [&] { return Base::matrix(p); }, reinterpret_cast<int*>(matrix.line),
+          reinterpret_cast<int*>(matrix.line + Matrix::kOtherLine),
+          [&] { return eliminate(matrix, d); });
+      const int64_t own = Base::own_matrix();
+      if (matrix.is_first() && own < p.batch) {
+        const Equilibration<V> eq = matrix.equilibration();
+        d.mantissa = add_poison(d.mantissa, eq.poison);
+        d.exponent = d.exponent + eq.total;
+        write_determinant(p, own, d);
       }
     }
   }
@@ -44,32 +108,34 @@ struct WarpDeterminants {
 
 // kCofactor, kDetBackward and kSlogdetBackward.
 template <typename V, int N>
-struct WarpCofactors {
-  using Matrix = WarpMatrix<V, N>;
+struct WarpCofactors : WarpKernel<V, N, cofactor_shape<V>(N)> {
+  using Base = WarpKernel<V, N, cofactor_shape<V>(N)>;
+  using Matrix = typename Base::Matrix;
   using Space = SweepSpace<V, N>;
   static constexpr int kLanes = Matrix::kLanes;
-  static constexpr Memory kMemory = Memory::kShared;
-  static constexpr int kThreads = N == 32 ? 64 : 128;
-  static constexpr int kBlocksPerSm = N == 16 ? 3 : 4;
-  static constexpr int64_t kMatricesPerBlock = kThreads / kLanes;
 
-  // Of a warp: the spaces of its matrices, or its work space as a team.
+  // What a warp has as a team: one matrix and the vectors; the other matrix lies in the result.
+  struct Pieces {
+    TeamMatrix<V> X;
+    TeamVectors<V> vectors;
+    TORCHDET_ANYWHERE Pieces(Arena& arena, int n)
+        : X(arena.take_matrix<V>(n)), vectors(arena, n, 0) {}
+  };
+  // Of a warp: lines, then the spaces of its matrices, or its work space as a team.
   TORCHDET_ANYWHERE static size_t warp_bytes(int64_t n) {
     Arena counter(nullptr);
-    TeamSpace<V>(counter, static_cast<int>(n), 0);
-    return std::max(counter.bytes, Matrix::kPerWarp * sizeof(Space));
+    Pieces(counter, static_cast<int>(n));
+    constexpr size_t kSpaces = (Matrix::kPerWarp * sizeof(Space) + 15) / 16 * 16;
+    return std::max(counter.bytes, Matrix::kLineBytes + kSpaces);
   }
-  static size_t block_bytes(int64_t n) { return kThreads / kWarpSize * warp_bytes(n); }
+  static size_t block_bytes(int64_t n) { return Base::kWarps * warp_bytes(n); }
 
   TORCHDET_DEVICE static void run(const Problem& p) {
-    const int warp = thread_index() / kWarpSize;
-    unsigned char* memory = shared_memory<unsigned char>() + warp * warp_bytes(p.n);
-    const int place = thread_index() % kWarpSize / kLanes;
-    const int64_t first = block_index() * kMatricesPerBlock + warp * Matrix::kPerWarp;
+    unsigned char* memory =
+        shared_memory<unsigned char>() + thread_index() / kWarpSize * warp_bytes(p.n);
+    const int64_t first = Base::first_matrix(thread_index());
     if (first < p.batch) {
-      const bool is_own = first + place < p.batch;
-      const int64_t b = is_own ? first + place : p.batch - 1;
-      const bool is_done = write_fast(p, b, reinterpret_cast<Space*>(memory)[place], is_own);
+      const bool is_done = write_fast(p, memory);
       sync_warp();
       if (any_in_warp(!is_done)) {
         for (int t = 0; t < Matrix::kPerWarp && first + t < p.batch; ++t) {
@@ -83,26 +149,33 @@ struct WarpCofactors {
 
  private:
   // False where the sweep does not serve.
-  TORCHDET_DEVICE static bool write_fast(const Problem& p, int64_t b, Space& space, bool writes) {
-    Matrix matrix(static_cast<int>(p.n), space.scaling);
-    matrix.read(p.A, b);
-    const Equilibration<V> eq = matrix.equilibrate();
+  TORCHDET_DEVICE static bool write_fast(const Problem& p, unsigned char* memory) {
+    Matrix matrix(static_cast<int>(p.n), reinterpret_cast<V*>(memory));
+    Space& space = reinterpret_cast<Space*>(memory + Matrix::kLineBytes)[matrix.group];
     WarpSweep<Matrix> sweep(matrix, space);
-    sweep.run();
+    eliminate_in_range(
+        matrix, p.A, [&] { return Base::matrix(p); }, space.row_exponent, space.column_exponent,
+        [&] { return sweep.run(); });
+    const Equilibration<V> eq = matrix.equilibration();
+    const bool is_scaled = any_in_warp(matrix.is_scaled());
+    const int64_t own = Base::own_matrix(), b = Base::matrix(p);
     const Scaled<V> factor = gradient_factor(p, b, sweep.determinant(), IntegerOf<V>(eq.total));
-    const bool is_finite = sweep.store(factor, multiplies_grad(p.op));
+    const bool is_finite = sweep.store(factor, multiplies_grad(p.op), is_scaled);
     sync_warp();
-    if (writes) {
+    if (own < p.batch) {
       sweep.write(static_cast<V*>(p.out) + b * p.n * p.n);
     }
     // NaN and infinity reach every entry by the other way.
     const bool is_done = is_finite && sweep.is_regular() && eq.poison == RealOf<V>(0);
-    return Matrix::reduce(is_done ? 1 : 0, [](int x, int y) { return x & y; }) != 0;
+    return matrix.reduce(is_done ? 1 : 0, [](int x, int y) { return x & y; }) != 0;
   }
 
   TORCHDET_DEVICE static void write_slow(const Problem& p, int64_t b, unsigned char* memory) {
+    const int n = static_cast<int>(p.n);
     Arena arena(memory);
-    const TeamSpace<V> space(arena, static_cast<int>(p.n), 0);
+    const Pieces pieces(arena, n);
+    const TeamMatrix<V> A = {static_cast<V*>(p.out) + b * n * n, n, n};
+    const TeamSpace<V> space(A, pieces.X, pieces.vectors);
     Team<kWarpSize> team(space.vectors.slots);
     TeamAlgorithms<V, kWarpSize> algorithms(team, space);
     algorithms.read(p.A, b);

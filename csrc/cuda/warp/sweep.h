@@ -23,10 +23,10 @@ inline namespace TORCHDET_CAPABILITY {
 // Of one matrix, in shared memory.
 template <typename V, int N>
 struct SweepSpace {
-  WarpScaling<N> scaling;
-  V pivot[N];   // u_k
-  int row[N];   // p_k
-  int step[N];  // its inverse
+  V pivot[N];                               // u_k
+  int row[N];                               // p_k
+  int step[N];                              // its inverse
+  int row_exponent[N], column_exponent[N];  // -r and -c of a matrix that is equilibrated
   // Rows of C(A), at an odd stride, to be written in whole lines. One number more makes the spaces
   // of neighbouring matrices an odd stride apart: else they would all lie in the same banks.
   V result[N * (N | 1) + 1];
@@ -40,52 +40,55 @@ class WarpSweep {
   using I = IntegerOf<V>;
   static constexpr int N = Matrix::kOrder, kRows = Matrix::kRows;
   using Space = SweepSpace<V, N>;
+  using Pivoting = WarpPivoting<Matrix, true>;
 
-  TORCHDET_DEVICE WarpSweep(Matrix& matrix, Space& space)
-      : matrix_(matrix), space_(space), pivoting_(matrix) {}
+  TORCHDET_DEVICE WarpSweep(Matrix& matrix, Space& space) : matrix_(matrix), space_(space) {}
 
-  // All n steps. Afterwards registers N - n + j hold the columns p_j of (2), without P / u_k.
-  TORCHDET_DEVICE void run() {
+  // All n steps; whether all pivots were moderate. Afterwards registers N - n + j hold the columns
+  // p_j of (2), without P / u_k.
+  TORCHDET_DEVICE bool run() {
     V(&m)[kRows][N] = matrix_.m;
+    Pivoting pivoting(matrix_);
     V multiplier[kRows];
     TORCHDET_ROLL
     for (int k = 0; k + 1 < matrix_.n; ++k) {
-      pivoting_.search();
-      const V u = pivoting_.entry(0);
+      pivoting.template publish<N>(k);
+      const V u = pivoting.entry();
       const Pivot<V> pivot(u);
       V last[kRows];
       TORCHDET_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        const bool is_row = pivoting_.is_row(r);
+        const bool is_row = pivoting.is_row(r);
         multiplier[r] = select(is_row, zero<V>(), pivot.quotient(m[r][0]));
         last[r] = select(is_row, one<V>(), -multiplier[r]);
       }
-      advance(multiplier, last);
-      pivoting_.multiply(pivot);
-      note(k, u);
+      pivoting.template update<N>(multiplier);
+      append(last);
+      pivoting.multiply(pivot);
+      pivoting.look_at(u);
+      note(pivoting, k, u);
     }
-    before_last_ = pivoting_.product();
-    is_regular_ = !pivoting_.is_singular();
-    pivoting_.search();
-    const V s = pivoting_.entry(0);
-    V last[kRows];
+    before_last_ = pivoting.product();
+    is_regular_ = !pivoting.is_singular();
+    pivoting.template publish<N>(matrix_.n - 1);
+    const V s = pivoting.entry();
+    V last[kRows], factor[kRows];
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      const bool is_row = pivoting_.is_row(r);
-      const V factor = select(is_row, one<V>(), s);
+      const bool is_row = pivoting.is_row(r);
+      factor[r] = select(is_row, one<V>(), s);
       multiplier[r] = select(is_row, zero<V>(), m[r][0]);
       last[r] = select(is_row, one<V>(), -m[r][0]);
-      TORCHDET_UNROLL
-      for (int c = 1; c < N; ++c) {
-        m[r][c] = m[r][c] * factor;
-      }
     }
-    // The pivot row was multiplied by 1, so its entries are those of e_p still.
-    advance(multiplier, last);
-    note(matrix_.n - 1, s);
-    before_last_.mantissa = before_last_.mantissa * pivoting_.sign();
+    // The pivot row is multiplied by 1: its entries are those of e_p.
+    pivoting.template update<N>(multiplier, [&](int r, V x) { return x * factor[r]; });
+    append(last);
+    pivoting.look_at(s);
+    note(pivoting, matrix_.n - 1, s);
+    before_last_.mantissa = before_last_.mantissa * pivoting.sign();
     last_ = s;
     sync_warp();
+    return pivoting.is_moderate();
   }
 
   // Whether no pivot but the last was zero.
@@ -94,7 +97,7 @@ class WarpSweep {
 
   // C(A) times the factor, row by row to the result in shared memory; whether all of it is finite,
   // before the exponents go in.
-  TORCHDET_DEVICE bool store(Scaled<V> factor, bool conjugates) {
+  TORCHDET_DEVICE bool store(Scaled<V> factor, bool conjugates, bool is_scaled) {
     const int n = matrix_.n, stride = n | 1;
     const int empty = N - n;  // registers without a column
     factor.mantissa = factor.mantissa * before_last_.mantissa;
@@ -108,8 +111,8 @@ class WarpSweep {
       step[r] = matrix_.row_of(r) < n ? space_.step[matrix_.row_of(r)] : 0;
       const Pivot<V> pivot(step[r] == n - 1 ? one<V>() : space_.pivot[step[r]]);
       scale[r] = factor.mantissa * reciprocal(pivot.mantissa());
-      const I e = factor.exponent - pivot.exponent() +
-                  (matrix_.is_scaled ? space_.scaling.row[step[r]] : 0);
+      const I e =
+          factor.exponent - pivot.exponent() + (is_scaled ? space_.row_exponent[step[r]] : 0);
       using F = Format<ScalarOf<V>>;
       exponent[r] = maximum(minimum(e, I(F::kMaxExponent)), I(F::kMinExponent));
       rest[r] = e - exponent[r];
@@ -117,7 +120,7 @@ class WarpSweep {
     }
     // What one power of two cannot carry is carried by scale_pow2, which does nothing to the
     // others.
-    const bool is_plain = !any_in_warp(most != 0 || matrix_.is_scaled);
+    const bool is_plain = !any_in_warp(most != 0 || is_scaled);
     R check = 0;
     TORCHDET_UNROLL
     for (int c = 0; c < N; ++c) {
@@ -131,7 +134,7 @@ class WarpSweep {
           matrix_.m[r][c] = conjugates ? conj(x) : x;
         }
         if (!is_plain) {
-          const int moved = matrix_.is_scaled ? space_.scaling.column[column] : 0;
+          const int moved = is_scaled ? space_.column_exponent[column] : 0;
           TORCHDET_UNROLL
           for (int r = 0; r < kRows; ++r) {
             matrix_.m[r][c] = scale_pow2(matrix_.m[r][c], rest[r] + moved);
@@ -179,36 +182,26 @@ class WarpSweep {
   }
 
  private:
-  // m <- m - multiplier (pivot row), one place to the left, with `last` at the end.
-  TORCHDET_DEVICE void advance(const V (&multiplier)[kRows], const V (&last)[kRows]) {
-    V(&m)[kRows][N] = matrix_.m;
-    TORCHDET_UNROLL
-    for (int c = 1; c < N; ++c) {
-      const V u = pivoting_.entry(c);
-      TORCHDET_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        m[r][c - 1] = fnma(multiplier[r], u, m[r][c]);
-      }
-    }
+  // To the place at the end that an update leaves.
+  TORCHDET_DEVICE void append(const V (&last)[kRows]) {
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      m[r][N - 1] = last[r];
+      matrix_.m[r][N - 1] = last[r];
     }
   }
 
-  TORCHDET_DEVICE void note(int k, V u) {
-    pivoting_.count_inversions();
-    pivoting_.finish_row();
-    if (matrix_.lane == 0) {
+  TORCHDET_DEVICE void note(Pivoting& pivoting, int k, V u) {
+    pivoting.count_inversions();
+    pivoting.finish_row();
+    if (matrix_.is_first()) {
       space_.pivot[k] = u;
-      space_.row[k] = pivoting_.row();
-      space_.step[pivoting_.row()] = k;
+      space_.row[k] = pivoting.row();
+      space_.step[pivoting.row()] = k;
     }
   }
 
   Matrix& matrix_;
   Space& space_;
-  WarpPivoting<Matrix> pivoting_;
   Scaled<V> before_last_ = scaled_one<V>();  // P, with the sign of the permutation
   V last_ = zero<V>();                       // S
   bool is_regular_ = true;

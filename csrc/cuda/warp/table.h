@@ -8,19 +8,23 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// entry(kernels, integral_constant N) for the orders n that the class serves, with N >= n the order
-// of the kernel.
-template <typename Entry>
-void for_warp_orders(CudaKernels* kernels, Op op, Dtype dtype, Entry entry) {
-  for (int n = largest_thread(op, dtype) + 1; n <= largest_warp(op, dtype); ++n) {
-    if (n <= 8) {
-      entry(kernels[n], std::integral_constant<int, 8>());
-    } else if (n <= 16) {
-      entry(kernels[n], std::integral_constant<int, 16>());
-    } else {
-      entry(kernels[n], std::integral_constant<int, 32>());
+// entry(kernels, integral_constant N) for the orders n of (kBegin, kEnd], where N >= n is the order
+// of the kernel. Orders N are kStep apart to 32, and 8 above.
+template <int kStep, int kBegin, int kEnd, typename Entry>
+void for_warp_orders(CudaKernels* kernels, Entry entry) {
+  if constexpr (kBegin < kEnd) {
+    constexpr int kApart = kBegin < 32 ? kStep : 8;
+    constexpr int N = (kBegin / kApart + 1) * kApart, kLast = std::min(N, kEnd);
+    for (int n = kBegin + 1; n <= kLast; ++n) {
+      entry(kernels[n], std::integral_constant<int, N>());
     }
+    for_warp_orders<kStep, kLast, kEnd>(kernels, entry);
   }
+}
+template <Op kOp, Dtype kDtype, int kStep, typename Entry>
+void for_orders_of_warps(CudaKernelTable& table, Entry entry) {
+  for_warp_orders<kStep, largest_thread(kOp, kDtype), largest_warp(kOp, kDtype)>(
+      table.small[static_cast<int>(kDtype)], entry);
 }
 
 }  // namespace TORCHDET_CAPABILITY
@@ -28,19 +32,21 @@ void for_warp_orders(CudaKernels* kernels, Op op, Dtype dtype, Entry entry) {
 template <Dtype kDtype>
 void add_warp_kernels(CudaKernelTable& table) {
   using V = NumberOf<kDtype>;
-  CudaKernels* const all = table.small[static_cast<int>(kDtype)];
-  for_warp_orders(all, Op::kDet, kDtype, [](CudaKernels& kernels, auto order) {
+  // Where several matrices share a warp, an order more is worth a kernel of its own.
+  constexpr int kStep = sizeof(V) == 4 ? 4 : 8;
+  for_orders_of_warps<Op::kDet, kDtype, kStep>(table, [](CudaKernels& kernels, auto order) {
     kernels.determinants = make_kernel<WarpDeterminants<V, decltype(order)::value>>();
   });
-  for_warp_orders(all, Op::kCofactor, kDtype, [](CudaKernels& kernels, auto order) {
+  for_orders_of_warps<Op::kCofactor, kDtype, kStep>(table, [](CudaKernels& kernels, auto order) {
     kernels.cofactors = make_kernel<WarpCofactors<V, decltype(order)::value>>();
   });
-  for_warp_orders(all, Op::kSlogdetHvp, kDtype, [](CudaKernels& kernels, auto order) {
-    kernels.slogdet_hvp = make_kernel<WarpSlogdetHvp<V, decltype(order)::value>>();
+  for_orders_of_warps<Op::kSlogdetHvp, kDtype, 8>(table, [](CudaKernels& kernels, auto order) {
+    constexpr int N = decltype(order)::value;
+    kernels.slogdet_hvp = make_kernel<WarpSlogdetHvp<V, N == 24 ? 32 : N>>();
   });
   // Fewer warps to a block where matrices are large, so that older devices have room for one.
   constexpr int kWarps = sizeof(V) == 16 ? 2 : 4;
-  for_warp_orders(all, Op::kDetHvp, kDtype, [](CudaKernels& kernels, auto) {
+  for_orders_of_warps<Op::kDetHvp, kDtype, 32>(table, [](CudaKernels& kernels, auto) {
     kernels.hvp = make_kernel<TeamHvp<V, kWarpSize, kWarps>>();
   });
 }
