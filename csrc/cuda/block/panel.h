@@ -196,9 +196,6 @@ class BlockPanels {
   template <bool kSweep>
   TORCHDET_DEVICE void update(int k, int before, int first, int word, int end, int across,
                               int group) {
-    // Rows whose numbers are on their way at once. An LU leaves shared memory for more blocks,
-    // which more registers would keep away; in other formats x takes the registers.
-    constexpr int kAhead = kSweep && sizeof(V) == 4 ? 4 : 1;
     const int left = n_ - k, own = first + word;
     const auto column_at = [&](int v) {
       return (v < before ? v : v - before + k / kCount + kPanelWords) * kCount;
@@ -274,40 +271,33 @@ class BlockPanels {
     }
     const int groups = kWarpSize / across, begin = (kSweep ? 0 : k + P) + group;
     const bool has_words = group < groups && own < end;
+    // One row at a time: the registers that two would take keep other blocks away.
     TORCHDET_ROLL
-    for (int i = has_words ? begin : n_; i < n_; i += kAhead * groups) {
-      V* to[kAhead];
-      Chunk<V> c[kAhead][kTileWords], l[kAhead][kPanelWords];
+    for (int i = has_words ? begin : n_; i < n_; i += groups) {
+      V* const to = a_ + (kSweep ? i : row_index_[i]) * stride_;
+      Chunk<V> c[kTileWords], l[kPanelWords];
       TORCHDET_UNROLL
-      for (int r = 0; r < kAhead; ++r) {
-        const int row = i + r * groups < n_ ? i + r * groups : i;
-        to[r] = a_ + (kSweep ? row : row_index_[row]) * stride_;
+      for (int w = 0; w < kTileWords; ++w) {
+        c[w] = load_shared<Chunk<V>>(to + column[w]);
+      }
+      TORCHDET_UNROLL
+      for (int w = 0; w < kPanelWords; ++w) {
+        l[w] = load_shared<Chunk<V>>(to + multipliers[w]);
+      }
+      TORCHDET_UNROLL
+      for (int t = 0; t < P; ++t) {
         TORCHDET_UNROLL
         for (int w = 0; w < kTileWords; ++w) {
-          c[r][w] = load_shared<Chunk<V>>(to[r] + column[w]);
-        }
-        TORCHDET_UNROLL
-        for (int w = 0; w < kPanelWords; ++w) {
-          l[r][w] = load_shared<Chunk<V>>(to[r] + multipliers[w]);
+          TORCHDET_UNROLL
+          for (int e = 0; e < kCount; ++e) {
+            c[w].x[e] = fnma(l[t / kCount].x[t % kCount], x[t][w].x[e], c[w].x[e]);
+          }
         }
       }
       TORCHDET_UNROLL
-      for (int r = 0; r < kAhead; ++r) {
-        TORCHDET_UNROLL
-        for (int t = 0; t < P; ++t) {
-          TORCHDET_UNROLL
-          for (int w = 0; w < kTileWords; ++w) {
-            TORCHDET_UNROLL
-            for (int e = 0; e < kCount; ++e) {
-              c[r][w].x[e] = fnma(l[r][t / kCount].x[t % kCount], x[t][w].x[e], c[r][w].x[e]);
-            }
-          }
-        }
-        TORCHDET_UNROLL
-        for (int w = 0; w < kTileWords; ++w) {
-          if (i + r * groups < n_ && (w == 0 || own + w * across < end)) {
-            store_shared(to[r] + column[w], c[r][w]);
-          }
+      for (int w = 0; w < kTileWords; ++w) {
+        if (w == 0 || own + w * across < end) {
+          store_shared(to + column[w], c[w]);
         }
       }
     }
