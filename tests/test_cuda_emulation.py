@@ -61,6 +61,18 @@ def test_nan_and_inf_stay_in_their_own_matrix(operator, n, dtype):
     checks.nan_and_inf_stay_in_their_own_matrix(emulated.run, operator, n, dtype, batch_of(n))
 
 
+@pytest.mark.parametrize("operator", emulated.OPERATORS)
+@pytest.mark.parametrize("n", (4, 13, 32, 33, 64))
+def test_nan_as_a_gpu_makes_it_changes_no_other_matrix(operator, n):
+    # Of all ones, where a host's NaN ends in zeros: the largest of all bit patterns.
+    A, *others = arguments(operator, n, "float32", 9)
+    expected = emulated.run(operator, A, *others)[0]
+    A[0, n // 2, n // 3] = np.array(0x7FFFFFFF, np.int32).view(np.float32)
+    result = emulated.run(operator, A, *others)[0]
+    assert np.isnan(result[0]).all()
+    assert_same_bits((result[1:],), (expected[1:],), "neighbours")
+
+
 @pytest.mark.parametrize(("operator", "n", "dtype"), CASES)
 def test_strides_do_not_change_a_bit(operator, n, dtype):
     checks.strides_do_not_change_a_bit(emulated.run, operator, n, dtype, 9)
@@ -81,7 +93,7 @@ def test_every_order_is_right(n, dtype):
 
 
 def scalings(n: int, dtype: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Exponents of rows and columns: around what the class "warp" takes as it is, and far beyond."""
+    """Exponents of rows and columns, around what the class "warp" takes as it is and far beyond."""
     far = (np.finfo(dtype).maxexp) // 4
     least, most = np.finfo(dtype).minexp - np.finfo(dtype).nmant + 4, np.finfo(dtype).maxexp - 8
     none, first = np.zeros(n, int), np.arange(n) == 0
@@ -128,7 +140,7 @@ def test_every_scaling_of_rows_and_columns_is_right(n, dtype):
 
 
 def scaled(x: np.ndarray, exponent: np.ndarray) -> np.ndarray:
-    """x 2^exponent, in halves: one power of two may leave the range although the product does not."""
+    """x 2^exponent, in halves: a power of two may leave the range although the product does not."""
     half = exponent // 2
     with np.errstate(over="ignore", invalid="ignore"):
         if np.iscomplexobj(x):

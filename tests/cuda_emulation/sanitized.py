@@ -11,7 +11,7 @@ import sys
 import emulated
 from problems import arguments
 
-ORDERS = (1, 2, 3, 4, 5, 7, 8, 12, 16, 27, 32, 33, 40, 67)
+ORDERS = (1, 2, 3, 4, 5, 7, 8, 12, 16, 27, 32, 33, 40, 64, 67)
 BATCH = 9
 
 
