@@ -71,6 +71,18 @@ def test_nan_and_inf_stay_in_their_own_matrix(operator, n, dtype):
     checks.nan_and_inf_stay_in_their_own_matrix(emulated.run, operator, n, dtype, batch_of(n))
 
 
+@pytest.mark.parametrize("operator", emulated.OPERATORS)
+@pytest.mark.parametrize("n", (4, 13, 32, 33, 64))
+def test_nan_as_a_gpu_makes_it_changes_no_other_matrix(operator, n):
+    # Of all ones, where a host's NaN ends in zeros: the largest of all bit patterns.
+    A, *others = arguments(operator, n, "float32", 9)
+    expected = emulated.run(operator, A, *others)[0]
+    A[0, n // 2, n // 3] = np.array(0x7FFFFFFF, np.int32).view(np.float32)
+    result = emulated.run(operator, A, *others)[0]
+    assert np.isnan(result[0]).all()
+    assert_same_bits((result[1:],), (expected[1:],), "neighbours")
+
+
 @pytest.mark.parametrize(("operator", "n", "dtype"), CASES)
 def test_the_nan_of_a_gpu_is_like_any_other(operator, n, dtype):
     # Integer keys of a search compare bits: this NaN is the largest of all, and one more wraps.
@@ -203,7 +215,7 @@ def test_the_class_block_ends_where_shared_memory_does(operator, dtype):
 
 
 def scalings(n: int, dtype: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Exponents of rows and columns: around what the class "warp" takes as it is, and far beyond."""
+    """Exponents of rows and columns, around what the class "warp" takes as it is and far beyond."""
     far = (np.finfo(dtype).maxexp) // 4
     least, most = np.finfo(dtype).minexp - np.finfo(dtype).nmant + 4, np.finfo(dtype).maxexp - 8
     none, first = np.zeros(n, int), np.arange(n) == 0
@@ -250,7 +262,7 @@ def test_every_scaling_of_rows_and_columns_is_right(n, dtype):
 
 
 def scaled(x: np.ndarray, exponent: np.ndarray) -> np.ndarray:
-    """x 2^exponent, in halves: one power of two may leave the range although the product does not."""
+    """x 2^exponent, in halves: a power of two may leave the range although the product does not."""
     half = exponent // 2
     with np.errstate(over="ignore", invalid="ignore"):
         if np.iscomplexobj(x):

@@ -57,6 +57,14 @@ def test_det_at_the_size_classes_edges_is_within_one_unit(family, n, dtype, devi
     test_det_is_within_one_unit(family, n, dtype, device)
 
 
+@pytest.mark.parametrize(
+    ("family", "n", "dtype"),
+    grid({torch.float32: (48, 64, 65), torch.float64: (48,)}, INTEGER_FAMILIES),
+)
+def test_det_of_large_integer_matrices_is_within_one_unit(family, n, dtype, device):
+    test_det_is_within_one_unit(family, n, dtype, device)
+
+
 @pytest.mark.parametrize(("family", "n", "dtype"), grid(COFACTOR_ORDERS))
 def test_cofactors_are_within_one_unit(family, n, dtype, device):
     _check_cofactors(family, n, dtype, device)

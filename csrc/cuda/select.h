@@ -41,8 +41,11 @@ constexpr int largest_thread(Op op, Dtype dtype) {
 constexpr int largest_warp(Op op, Dtype dtype) {
   const bool is_hvp = op == Op::kDetHvp || op == Op::kDetBackwardJvp || op == Op::kSlogdetHvp;
   const bool is_determinant = op == Op::kDet || op == Op::kSlogdet || op == Op::kDetFrexp;
-  if (is_hvp || dtype == Dtype::kComplexDouble) {
+  if (is_hvp) {
     return 32;
+  }
+  if (dtype == Dtype::kComplexDouble) {
+    return is_determinant ? 32 : 24;
   }
   return dtype == Dtype::kFloat ? 64 : is_determinant ? 48 : 32;
 }

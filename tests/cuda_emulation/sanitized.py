@@ -13,7 +13,7 @@ import emulated
 from problems import arguments
 
 ORDERS = {
-    "address,undefined": (1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 27, 32, 33, 40, 67),
+    "address,undefined": (1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 27, 32, 33, 40, 64, 67),
     "thread": (1, 3, 4, 5, 8, 12, 16, 27, 32, 33),
 }
 LARGE_ORDERS = (1, 2, 3, 4, 5, 33, 40)  # also by the kernels of the class "large"

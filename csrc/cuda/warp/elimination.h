@@ -40,8 +40,10 @@ class WarpPivoting {
   // Rows compare by the leading bits of the size of their entry, rounded up, with the row in the
   // last six, the first row being the largest: one integer maximum. Rounding up keeps every number
   // but 0 above 0; multipliers are at most 1 + 2^-17 (float), 1 + 2^-14 (double). Rows beyond the
-  // matrix are 0, and behind all others. The key of a NaN may wrap around to that of 0, and there
-  // rows beyond the matrix may be found; NaN occurs in matrices that are not trusted only.
+  // matrix are 0, and behind all others.
+  //
+  // No key is that of a NaN, which may wrap around. The rows that compete are finite: a matrix that
+  // is not has become 0 (warp/matrix.h), and they grow by 2^64 at the most.
   template <int kWidth>
   TORCHDET_DEVICE void publish(int step) {
     uint32_t key = 0;

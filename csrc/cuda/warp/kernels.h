@@ -50,7 +50,7 @@ constexpr WarpShape cofactor_shape(int n) {
            : n <= 32 ? WarpShape{kIsComplex<V> ? 2 : 1, 64, kIsComplex<V> ? 4 : 6}
                      : WarpShape{2, 64, 4};
   }
-  return n <= 8 ? WarpShape{1, 128, 3} : n <= 16 ? WarpShape{1, 128, 3} : WarpShape{1, 64, 4};
+  return n <= 8 ? WarpShape{1, 128, 3} : WarpShape{1, 64, 4};
 }
 
 // What both kernels have in common.

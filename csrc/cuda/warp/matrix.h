@@ -186,12 +186,12 @@ struct WarpMatrix {
 
   // Condition (1) of the text above.
   TORCHDET_DEVICE bool is_balanced() const {
-    R sum[kRows], most = 0, least = std::numeric_limits<T>::max();
+    R sum[kRows] = {}, most = 0, least = std::numeric_limits<T>::max();
     TORCHDET_UNROLL
     for (int j = 0; j < N; ++j) {
       TORCHDET_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        sum[r] = j == 0 ? pivot_size(m[r][0]) : sum[r] + pivot_size(m[r][j]);
+        sum[r] = sum[r] + pivot_size(m[r][j]);
       }
     }
     TORCHDET_UNROLL
