@@ -114,15 +114,15 @@ class ThreadElimination {
 
   // det A.
   TORCHDET_DEVICE Scaled<V> determinant() {
-    TORCHDET_UNROLL
-    for (int k = 0; k < N; ++k) {
-      if (k < N - 1) {
+    for_steps<0, N, true>([&](auto step) {
+      constexpr int k = decltype(step)::value;
+      if constexpr (k < N - 1) {
         bring_up_pivot(k, k);
       }
       const Pivot<V> pivot(a_[k * N + k]);
       eliminate_below<N>(a_, k, pivot);
       multiply(pivot);
-    }
+    });
     return product();
   }
 
@@ -140,8 +140,8 @@ class ThreadElimination {
   // Afterwards a has the rows S e_i - b_i e_n and e_n. Numbers that overflow leave an infinity or
   // NaN in their rows.
   TORCHDET_DEVICE void sweep() {
-    TORCHDET_UNROLL
-    for (int k = 0; k < N - 1; ++k) {
+    for_steps<0, N - 1, true>([&](auto step) {
+      constexpr int k = decltype(step)::value;
       bring_up_pivot(k, 0);
       const Pivot<V> pivot(a_[k * N + k]);
       multiply(pivot);
@@ -157,7 +157,7 @@ class ThreadElimination {
           }
         }
       }
-    }
+    });
     V* const last = a_ + (N - 1) * N;
     last_ = last[N - 1];
     last[N - 1] = inverse_[N - 1] = one<V>();

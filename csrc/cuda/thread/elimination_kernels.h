@@ -74,7 +74,7 @@ struct ThreadEliminationDeterminants
   using Base = ThreadEliminationKernel<V, N, ThreadEliminationDeterminants<V, N>>;
   // The matrix, and what else the compiler needs.
   static constexpr int kBlocksPerSm =
-      blocks_per_sm(N * N * sizeof(V) / 4 + (sizeof(RealOf<V>) == 4 ? 42 : 72), Base::kThreads);
+      blocks_per_sm(N * N * sizeof(V) / 4 + (sizeof(RealOf<V>) == 4 ? 43 : 72), Base::kThreads);
 
   TORCHDET_DEVICE static bool run_fast(const Problem& p, const StagedMatrices<V, N>& matrices) {
     V a[N * N];
@@ -111,7 +111,7 @@ struct ThreadEliminationCofactors
   using Base = ThreadEliminationKernel<V, N, ThreadEliminationCofactors<V, N>>;
   // The matrix, its pivots, and what else the compiler needs.
   static constexpr int kBlocksPerSm =
-      blocks_per_sm((N * N + N) * sizeof(V) / 4 + 52, Base::kThreads);
+      blocks_per_sm((N * N + N) * sizeof(V) / 4 + 61, Base::kThreads);
 
   TORCHDET_DEVICE static bool run_fast(const Problem& p, const StagedMatrices<V, N>& matrices) {
     using R = RealOf<V>;

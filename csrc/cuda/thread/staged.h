@@ -43,10 +43,13 @@ class StagedMatrices {
       for_words([&](int w) {
         store_shared(reinterpret_cast<Wide*>(shared_) + place_of_word(w), from[w]);
       });
-    } else if (view.row_stride == 1 || view.column_stride == 1) {
-      stage_one_after_the_other(view);
     } else {
-      stage_own(view);
+      const int64_t offset = view.offset(index());
+      if (view.row_stride == 1 || view.column_stride == 1) {
+        stage_one_after_the_other(view, offset);
+      } else {
+        stage_own(view, offset);
+      }
     }
     sync_warp();
   }
@@ -112,14 +115,14 @@ class StagedMatrices {
     }
   }
 
-  // Neighbouring threads read neighbouring numbers of a row or of a column.
-  TORCHDET_DEVICE void stage_one_after_the_other(const BatchView& view) const {
-    const int64_t own_offset = view.offset(index());
+  // Neighbouring threads read neighbouring numbers of a row or of a column. offset: of the thread's
+  // own matrix.
+  TORCHDET_DEVICE void stage_one_after_the_other(const BatchView& view, int64_t offset) const {
     const bool by_rows = view.column_stride == 1;
     const int64_t across = by_rows ? view.row_stride : view.column_stride;
     TORCHDET_ROLL
     for (int t = 0; t < kWarpSize; ++t) {
-      const V* from = static_cast<const V*>(view.data) + shuffle(own_offset, t);
+      const V* from = static_cast<const V*>(view.data) + shuffle(offset, t);
       TORCHDET_ROLL
       for (int e = lane_; e < kEntries; e += kWarpSize) {
         const int line = e / N, along = e % N;
@@ -129,8 +132,8 @@ class StagedMatrices {
   }
 
   // Each thread reads its own matrix: neighbouring ones may lie side by side.
-  TORCHDET_DEVICE void stage_own(const BatchView& view) const {
-    const V* from = static_cast<const V*>(view.data) + view.offset(index());
+  TORCHDET_DEVICE void stage_own(const BatchView& view, int64_t offset) const {
+    const V* from = static_cast<const V*>(view.data) + offset;
     TORCHDET_ROLL
     for (int i = 0; i < N; ++i) {
       TORCHDET_ROLL
