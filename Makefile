@@ -108,7 +108,7 @@ test: $(VENV)/.installed ## the test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(OWN_TARGETS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
 
 # Without the files that know nothing of which implementation serves.
-WITHOUT_IMPLEMENTATION := oracles support tools sass_model sass_predictions install bench bench_checks bench_results cuda_emulation cuda_banks cuda_cluster cuda_runtime gpu_run $(OWN_TARGETS)
+WITHOUT_IMPLEMENTATION := oracles support tools sass_model sass_predictions install bench bench_checks bench_results cuda_emulation cuda_banks cuda_cluster cuda_faults cuda_large cuda_runtime gpu_run $(OWN_TARGETS)
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
 	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(WITHOUT_IMPLEMENTATION:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)

@@ -88,7 +88,6 @@ def test_the_sanitizers_find_a_race(fault):
         "shuffle, barrier",
         "vote, barrier",
         "named barriers",
-        "named barriers",
     ),
 )
 def test_with_its_barrier_the_same_kernel_has_no_race(sound):

@@ -247,7 +247,7 @@ def page(results: list[dict]) -> str:
 `torch.slogdet` and `torch.logdet` the determinants of torchdet, without a change of these programs
 ([what it serves, and what differs](migration.md)):
 
-```{code-block} python
+```{{code-block}} python
 with torchdet.accelerate():
     flow.log_prob(x)  # of a package that does not know about torchdet
 ```
