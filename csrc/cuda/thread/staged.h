@@ -39,10 +39,7 @@ class StagedMatrices {
     const bool by_rows = view.dims == 1 && view.strides[0] == kEntries && view.column_stride == 1 &&
                          view.row_stride == N;
     if (by_rows && active_ == kWarpSize && reinterpret_cast<uintptr_t>(data) % sizeof(Wide) == 0) {
-      const Wide* from = reinterpret_cast<const Wide*>(data + first_ * kEntries);
-      for_words([&](int w) {
-        store_shared(reinterpret_cast<Wide*>(shared_) + place_of_word(w), from[w]);
-      });
+      stage_words(reinterpret_cast<const Wide*>(data + first_ * kEntries));
     } else {
       const int64_t offset = view.offset(index());
       if (view.row_stride == 1 || view.column_stride == 1) {
@@ -103,6 +100,22 @@ class StagedMatrices {
   TORCHDET_DEVICE static int place_of_word(int w) {
     constexpr int kEach = kIsWide ? kEntries / kPerWord : 1;  // words of a matrix
     return kIsWide ? w / kEach * (kStride / kPerWord) + w % kEach : w;
+  }
+
+  // All loads are on their way before the first is waited for: none of them stands in a branch. The
+  // threads that have no last word read that of another thread.
+  TORCHDET_DEVICE void stage_words(const Wide* from) const {
+    constexpr int kEach = (kWords + kWarpSize - 1) / kWarpSize;
+    Wide word[kEach];
+    TORCHDET_UNROLL
+    for (int k = 0; k < kEach; ++k) {
+      word[k] = from[minimum(k * kWarpSize + lane_, kWords - 1)];
+    }
+    int k = 0;
+    for_words([&](int w) {
+      store_shared(reinterpret_cast<Wide*>(shared_) + place_of_word(w), word[k]);
+      ++k;
+    });
   }
 
   template <typename Body>
