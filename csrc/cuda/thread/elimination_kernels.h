@@ -73,8 +73,9 @@ struct ThreadEliminationDeterminants
     : ThreadEliminationKernel<V, N, ThreadEliminationDeterminants<V, N>> {
   using Base = ThreadEliminationKernel<V, N, ThreadEliminationDeterminants<V, N>>;
   // The matrix, and what else the compiler needs.
+  static constexpr int kOthers = sizeof(RealOf<V>) == 4 ? std::max(43, 4 * N + 8) : 72;
   static constexpr int kBlocksPerSm =
-      blocks_per_sm(N * N * sizeof(V) / 4 + (sizeof(RealOf<V>) == 4 ? 43 : 72), Base::kThreads);
+      blocks_per_sm(N * N * sizeof(V) / 4 + kOthers, Base::kThreads);
 
   TORCHDET_DEVICE static bool run_fast(const Problem& p, const StagedMatrices<V, N>& matrices) {
     V a[N * N];

@@ -23,8 +23,12 @@ inline namespace TORCHDET_CAPABILITY {
 
 template <typename Kernel>
 const char* launch(const Problem& problem, unsigned blocks, size_t shared_bytes, void*) {
+  int64_t matrices_per_block = 0;
+  if constexpr (requires { Kernel::kMatricesPerBlock; }) {  // not where blocks share a matrix
+    matrices_per_block = Kernel::kMatricesPerBlock;
+  }
   noted_launch = {typeid(Kernel).name(), Kernel::kThreads, blocks,
-                  static_cast<int64_t>(shared_bytes), Kernel::kMatricesPerBlock};
+                  static_cast<int64_t>(shared_bytes), matrices_per_block};
   noted_problem = problem;
   return nullptr;
 }

@@ -1,6 +1,7 @@
 // Which kernel an operator starts, how, and with what parameters, behind a C interface
 // (../launches.py calls it).
 #include "block/table.h"
+#include "cluster/table.h"
 #include "kernel_table.h"
 #include "large/table.h"
 #include "thread/table.h"
