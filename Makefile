@@ -102,13 +102,13 @@ exactness: $(VENV)/.installed ## the README's table: torch's answer, torchdet's 
 	$(RUN) examples/exactness.py
 
 # Emulators and sanitizers have targets of their own.
-OWN_TARGETS := arm sanitizers cuda_sanitizers
+OWN_TARGETS := arm sanitizers cuda_sanitizers cuda_emulation cuda_cluster cuda_large
 # One torch thread in each worker, or the workers would fight for the cores; tests of threading set their own number.
 test: $(VENV)/.installed ## the test suite
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(OWN_TARGETS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
 
 # Without the files that know nothing of which implementation serves.
-WITHOUT_IMPLEMENTATION := oracles support tools sass_model sass_predictions install bench bench_checks bench_results cuda_emulation cuda_banks cuda_cluster cuda_faults cuda_large cuda_runtime gpu_run $(OWN_TARGETS)
+WITHOUT_IMPLEMENTATION := oracles support tools sass_model sass_predictions install bench bench_checks bench_results cuda_banks cuda_faults cuda_runtime gpu_run $(OWN_TARGETS)
 test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implementation
 	TORCHDET_EXTENSION=0 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(WITHOUT_IMPLEMENTATION:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
@@ -125,9 +125,11 @@ test-all-capabilities: ## the suite's numerical part on each instruction set tha
 	  TORCHDET_CPU_CAPABILITY=$$name OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) $(CAPABILITY_TESTS) $(PYTEST_ARGS); \
 	done
 
-# Every kernel against exact arithmetic. The other files run on them too (EMULATION_TESTS="tests/test_gradients.py .."), in more time.
-EMULATION_TESTS ?= tests/test_values.py tests/test_slogdet_hvp.py
-test-cuda-emulation: $(VENV)/.installed ## the suite's numerical part on the CUDA kernels, run on the host
+# Every kernel against exact arithmetic, and what only an emulation shows. Other files run on the kernels too, in more time:
+# EMULATION_TESTS="tests/test_gradients.py ..".
+EMULATION_TESTS ?= tests/test_cuda_emulation.py tests/test_cuda_cluster.py tests/test_cuda_large.py \
+  tests/test_values.py tests/test_slogdet_hvp.py
+test-cuda-emulation: $(VENV)/.installed ## the CUDA kernels, run on the host
 	TORCHDET_EXTENSION=0 TORCHDET_TEST_EMULATION=cuda OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \
 	  $(EMULATION_TESTS) $(PYTEST_ARGS)
 

@@ -181,7 +181,7 @@ class LargeReader {
         for (int e = 0; e < kCount; ++e) {
           Chunk<V> y = nothing();
           if (i + g < n_) {
-            y = Chunk<V>::load(from_ + (w * kCount + e) * column_ + i + g);
+            y = Chunk<V>::load_elsewhere(from_ + (w * kCount + e) * column_ + i + g);
           }
           TORCHDET_UNROLL
           for (int t = 0; t < kCount; ++t) {
@@ -196,7 +196,7 @@ class LargeReader {
       x[r] = nothing();
       if (by_rows_) {
         if (i + r < n_) {
-          x[r] = Chunk<V>::load(from_ + (i + r) * row_ + w * kCount);
+          x[r] = Chunk<V>::load_elsewhere(from_ + (i + r) * row_ + w * kCount);
         }
       } else {
         TORCHDET_UNROLL
@@ -229,7 +229,7 @@ class LargeReader {
 template <typename V>
 TORCHDET_DEVICE void store_word(V* row, int w, const Chunk<V>& x, int n, bool is_whole) {
   if (is_whole) {
-    x.store(row + w * Chunk<V>::kCount);
+    x.store_elsewhere(row + w * Chunk<V>::kCount);
     return;
   }
   TORCHDET_UNROLL
@@ -242,7 +242,7 @@ TORCHDET_DEVICE void store_word(V* row, int w, const Chunk<V>& x, int n, bool is
 template <typename V>
 TORCHDET_DEVICE Chunk<V> load_word(const V* row, int w, int n, bool is_whole) {
   if (is_whole) {
-    return Chunk<V>::load(row + w * Chunk<V>::kCount);
+    return Chunk<V>::load_elsewhere(row + w * Chunk<V>::kCount);
   }
   Chunk<V> x;
   TORCHDET_UNROLL
