@@ -88,7 +88,8 @@ demo: $(VENV)/.examples ## the two original examples and a normalizing flow; fig
 # take seconds, and numbers that mean nothing. jax and tensorflow have a column in docs/comparison.md where they are.
 DOCS_QUICK ?=
 docs: $(VENV)/.docs ## the documentation site, every block of code run; build/site
-	TORCHDET_DOCS_QUICK=$(DOCS_QUICK) $(RUN) -m sphinx --fail-on-warning --keep-going -q -b html docs build/site
+	TORCHDET_DOCS_QUICK=$(DOCS_QUICK) $(RUN) -m sphinx --fail-on-warning --keep-going -q -b html docs build/site \
+	  2> >(grep -v -e IPKernelApp -e '^$$' >&2)
 	@echo "wrote build/site/index.html"
 
 docs-serve: docs ## the site at http://localhost:8000
