@@ -71,7 +71,16 @@ const char* emulated_run(int op, int dtype, int64_t n, int64_t batch, const Emul
 // torch has a part in it, or where the library is built without that kernel.
 int emulated_stage(int op, int dtype, int64_t n, size_t shared_bytes) {
   const CudaKernel& kernel = kernel_of(static_cast<Op>(op), dtype, n, kNative);
-  return kernel.launch != nullptr && kernel.block_bytes(n) <= shared_bytes ? kNative : -1;
+  if (kernel.launch != nullptr && kernel.block_bytes(n) <= shared_bytes) {
+    return kNative;
+  }
+  const CudaKernelTable& table = cuda_kernels();
+  if (table.cluster[dtype][0].launch == nullptr) {
+    return -1;
+  }
+  const CudaKernel* const cluster =
+      table.select_cluster(static_cast<Op>(op), static_cast<Dtype>(dtype), n, shared_bytes);
+  return cluster == nullptr ? -1 : kCluster + static_cast<int>(cluster - table.cluster[dtype]);
 }
 
 // The name of the size class that serves the order n, and the last order that it serves.
