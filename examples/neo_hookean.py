@@ -9,7 +9,7 @@ its vertices scattered in the plane, so that many of them are inverted as soon a
     maps in 50 lines of code, ACM Trans. Graph. 40 (2021): with chi(J) = (J + sqrt(J^2 + e^2)) /
     2, the energy |F|^2 / chi^(2/3) + (J^2 + 1) / chi is defined for every F. Its gradient has the
     cofactors of F as a factor, and leads out of the plane. e shrinks until no element is
-    inverted.
+    nearly flat.
 (2) Then the neo-Hookean energy takes over, with its barrier against inversion: mu/2 (|F|^2 - 3) -
     mu log J + lambda/2 (log J)^2. Its minimum is the solid at rest.
 """
