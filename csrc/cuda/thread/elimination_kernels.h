@@ -47,6 +47,7 @@ struct ThreadEliminationKernel {
         TORCHDET_ROLL
         for (int t = 0; t < kWarpSize && first + t < p.batch; ++t) {
           if (!shuffle(static_cast<int>(is_done), t)) {
+            sync_warp();  // all have read what is overwritten now
             run_slowly(p, first + t, memory);
           }
         }
