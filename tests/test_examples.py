@@ -36,15 +36,43 @@ def test_it_runs_and_draws(name, example, tmp_path):
     assert (tmp_path / "determinant_squared.png").exists() or (tmp_path / f"{name}.png").exists()
 
 
+EPS = torch.finfo(torch.float64).eps
+ROUNDINGS = 1000  # more than any term passes on its way to a local energy
+
+
+def size_of_terms(psi, x):
+    """Of the terms that add up to a local energy: derivatives by distances, and the potential."""
+    nucleus = psi.atom.charge / x.norm(dim=-1)
+    i, j = torch.triu_indices(x.shape[1], x.shape[1], 1)
+    return psi.atom.charge**2 + 3 * nucleus.sum(-1) + 2 / (x[:, i] - x[:, j]).norm(dim=-1).sum(-1)
+
+
+def cancellation(psi, x):
+    """Sum of the moduli of all products of orbitals in psi, beside the modulus of their sum."""
+
+    def expanded(A):  # the determinant, and the same with all signs positive
+        if psi.n == 1:
+            return A[..., 0, 0], A[..., 0, 0].abs()
+        first, second = A[..., 0, 0] * A[..., 1, 1], A[..., 0, 1] * A[..., 1, 0]
+        return first - second, first.abs() + second.abs()
+
+    up, down = (psi.orbitals(part).value for part in x.split(psi.n, dim=1))
+    (u, U), (d, D) = (
+        expanded(value[..., index].movedim(-2, 1))
+        for value, index in ((up, psi.up), (down, psi.down))
+    )
+    return (psi.weights.abs() * U * D).sum(-1) / (psi.weights * u * d).sum(-1).abs()
+
+
 def test_local_energies_are_those_of_automatic_differentiation(example, tmp_path):
     module, results = example("wave_function")
     assert (tmp_path / "wave_function.png").exists()
     for result in results:
-        energy = result.psi.local_energy(result.walkers)
-        # Fourteen digits of each second derivative, of which few cancel at a walker off the nodes.
-        torch.testing.assert_close(
-            energy, module.local_energy_by_torch(result.psi, result.walkers), rtol=1e-9, atol=1e-9
-        )
+        psi, x = result.psi, result.walkers
+        difference = (psi.local_energy(x) - module.local_energy_by_torch(psi, x)).detach().abs()
+        # First derivatives of log|psi| are squared, so what cancels in psi counts twice.
+        bound = ROUNDINGS * EPS * cancellation(psi, x).detach() ** 2 * size_of_terms(psi, x)
+        assert (difference <= bound).all(), (difference / bound).max()
 
 
 def test_the_local_energy_of_an_exact_state_is_constant(monkeypatch):
@@ -60,7 +88,7 @@ def test_the_local_energy_of_an_exact_state_is_constant(monkeypatch):
         x = torch.randn(50, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         repulsion = 1 / (x[:, 0] - x[:, 1]).norm(dim=-1)
         energy = psi.local_energy(x) - repulsion
-    torch.testing.assert_close(energy, torch.full_like(energy, -4.0), rtol=1e-12, atol=1e-10)
+        assert ((energy + 4).abs() <= ROUNDINGS * EPS * size_of_terms(psi, x)).all()
 
 
 def test_a_flat_solid_springs_back(example, tmp_path):
