@@ -22,6 +22,21 @@ def load() -> bool:
     return True
 
 
+def least_large() -> dict[str, int]:
+    """By dtype the first order whose gradient the CUDA class "large" serves; {} without kernels."""
+    extension = importlib.import_module("torchdet._C")
+    build = extension.build_info()
+    if not build["cuda_architectures"] or build["cuda_driver_problem"]:
+        return {}
+    least = dict.fromkeys(("float32", "float64", "complex64", "complex128"), 1)
+    for dtype, n in least.items():
+        choice = extension.select("det_backward", dtype, n, "cuda")
+        while choice["size_class"] != "large":
+            least[dtype] = choice["largest_n"] + 1
+            choice = extension.select("det_backward", dtype, least[dtype], "cuda")
+    return least
+
+
 def _reason(error: ImportError) -> str:
     here = Path(__file__).resolve().parent
     start = (
