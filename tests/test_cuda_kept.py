@@ -8,6 +8,7 @@ it is right.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
 
 import emulated
@@ -17,12 +18,14 @@ import torch
 from checks import assert_same_bits, expected
 from problems import arguments
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import cases
 import torchdet
 from conftest import NO_CUDA
 from support import OPS, draw, logabsdet, same_bits
-from test_kept import called
-from torchdet import _ops
+from test_kept import called, on_extension
+from torchdet import _extension, _ops
 
 MISSING = emulated.missing()
 on_emulation = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
@@ -31,6 +34,7 @@ NAMES = ("det", "slogdet")
 ORDERS = (3, 8, 33, 68)
 CASES = tuple(itertools.product(NAMES, ORDERS, emulated.DTYPES))
 NOT_KEPT = np.iinfo(np.int32).min
+FIRST_EXCHANGE = 5  # behind the state and four integers for the last pivot
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +79,25 @@ def test_backward_from_what_is_kept_has_the_bits_of_backward_from_A(name, n, dty
     for turn in ("first", "second"):
         assert_same_bits(emulated.run(f"{name}_backward", A, grad, kept), right, turn)
         assert [x.tobytes() for x in kept] == before, f"after the {turn}"
-    none = emulated.run(f"{name}_backward", A, None, kept)
-    assert_same_bits(none, backward_from_A(name, A, np.ones_like(grad)), "no gradient")
+    one = tuple(x[8:9] for x in kept)
+    none = emulated.run(f"{name}_backward", A[8:9], None, one)
+    assert_same_bits(none, backward_from_A(name, A[8:9], np.ones_like(grad[:1])), "no gradient")
+
+
+@on_emulation
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", emulated.DTYPES)
+def test_what_is_kept_is_never_written_to(name, dtype, tmp_path):
+    """Not even what is there already: it lies in memory that may only be read, where a write would
+    end this process."""
+    A, grad = problem(8, dtype)
+    _, kept = keep(name, A)
+    read_only = []
+    for i, x in enumerate(kept):
+        x.tofile(tmp_path / str(i))
+        read_only.append(np.memmap(tmp_path / str(i), x.dtype, "r", shape=x.shape))
+    got = emulated.run(f"{name}_backward", A, grad, tuple(read_only))
+    assert_same_bits(got, backward_from_A(name, A, grad), "")
 
 
 @on_emulation
@@ -85,7 +106,9 @@ def test_where_the_factors_serve_A_is_not_looked_at(name, n, dtype):
     A, grad = (x[8:9] for x in arguments("det_backward", n, dtype, 9))
     _, kept = keep(name, A)
     right = backward_from_A(name, A, grad)
-    assert_same_bits(emulated.run(f"{name}_backward", np.full_like(A, np.nan), grad, kept), right, "")
+    assert_same_bits(
+        emulated.run(f"{name}_backward", np.full_like(A, np.nan), grad, kept), right, ""
+    )
 
 
 @on_emulation
@@ -116,35 +139,37 @@ def test_exponents_at_both_ends_of_the_format_are_kept(name, dtype):
 
 
 def wrong_integers(integers: np.ndarray, n: int) -> Iterator[np.ndarray]:
-    """That no forward pass of the same function writes."""
+    """Of one matrix, that no forward pass of the same function writes."""
     whole, rng = np.iinfo(np.int32), np.random.default_rng(n)
     yield from (np.full_like(integers, x) for x in (0, 1, -1, NOT_KEPT, whole.max))
     for low, high in ((whole.min, whole.max), (-2, 3), (0, n), (-n, n)):
         yield rng.integers(low, high, integers.shape, np.int32)
-    for place, index in itertools.product((5, 5 + n // 2, 4 + n), (0, n + 1, 2**30, whole.min)):
+    for place, index in itertools.product((0, n // 2, n - 1), (0, n + 1, 2**30, whole.min)):
         wrong = integers.copy()
-        wrong[:, place] = index
+        wrong[FIRST_EXCHANGE + place] = index
         yield wrong
     led_back = integers.copy()
-    led_back[:, 4 + n] = n - 1
+    led_back[FIRST_EXCHANGE + n - 1] = n - 1
     yield led_back
 
 
 @on_emulation
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("n", (5, 33))
-@pytest.mark.parametrize("dtype", emulated.DTYPES)
+@pytest.mark.parametrize(("n", "dtype"), (*((5, x) for x in emulated.DTYPES), (33, "float32")))
 def test_integers_that_no_forward_pass_writes_lead_to_the_ldu_of_A(name, n, dtype):
     """So the gradient is right, whatever the integers and numbers are."""
+    A, grad = (x[:1] for x in expected(n, dtype)[f"{name}_backward"].arguments)
     right = expected(n, dtype)[f"{name}_backward"]
-    A, grad = right.arguments
     _, (numbers, integers) = keep(name, A)
     other = keep("slogdet" if name == "det" else "det", A)[1]
-    garbage = [(x, wrong) for wrong in wrong_integers(integers, n)
-               for x in (numbers, np.full_like(numbers, np.nan))]  # fmt: skip
-    for kept in (other, *garbage):
-        (got,) = emulated.run(f"{name}_backward", A, grad, kept)
-        assert (np.abs(got - right.results[0]) <= right.errors[0]).all(), kept[1]
+    wrong = np.stack([other[1][0], *wrong_integers(integers[0], n)])
+    batch = len(wrong)
+    garbage = np.repeat(numbers, batch, 0)
+    garbage[0], garbage[2::2] = other[0][0], np.nan
+    same = (np.broadcast_to(A, garbage.shape), np.broadcast_to(grad, batch))
+    (got,) = emulated.run(f"{name}_backward", *same, (garbage, wrong))
+    inaccurate = (np.abs(got - right.results[0][:1]) > right.errors[0][:1]).any((1, 2))
+    assert not inaccurate.any(), wrong[inaccurate]
 
 
 @on_emulation
@@ -157,19 +182,67 @@ def test_any_numbers_exchanges_and_exponents_within_their_range_are_safe(name, d
     _, (numbers, integers) = keep(name, A)
     rng = np.random.default_rng(n)
     wild = integers.copy()
-    wild[:, 1:5] = rng.integers(-(2**31), 2**31, (len(A), 4))
-    wild[:, 5 : 5 + n] = rng.integers(np.arange(n) + 1, n + 1, (len(A), n))
-    wild[:, 5 + n :] = rng.integers(-(2**31), 2**31, wild[:, 5 + n :].shape)
+    wild[:, 1:] = rng.integers(-(2**31), 2**31, wild[:, 1:].shape)
+    places = slice(FIRST_EXCHANGE, FIRST_EXCHANGE + n)
+    wild[:, places] = rng.integers(np.arange(n) + 1, n + 1, (len(A), n))
     for x in (numbers, rng.bytes(numbers.nbytes)):
-        kept = np.frombuffer(x, numbers.dtype).reshape(numbers.shape).copy()
+        kept = np.frombuffer(x, numbers.dtype).reshape(numbers.shape)
         with np.errstate(all="ignore"):
-            emulated.run(f"{name}_backward", A, grad, (kept, wild))
+            emulated.run(f"{name}_backward", A, grad, (kept, wild), by_ldu=False)
+
+
+# ---- who keeps
+
+
+class _Build:
+    """A build of the extension with CUDA kernels, as far as the choice of a class goes."""
+
+    def __init__(self, driver_problem: str) -> None:
+        from torchdet import _C
+
+        self.select = _C.select
+        self.driver_problem = driver_problem
+
+    def build_info(self) -> dict[str, object]:
+        return {"cuda_architectures": ["9.0"], "cuda_driver_problem": self.driver_problem}
+
+
+@on_extension
+def test_matrices_are_kept_whose_gradient_no_block_holds(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchdet._C", _Build("an old driver"))
+    assert _extension.least_large() == {}
+    monkeypatch.setitem(sys.modules, "torchdet._C", _Build(""))
+    least = _extension.least_large()
+    assert least == {x: emulated.largest_block("det_backward", x) + 1 for x in emulated.DTYPES}
+
+
+@on_extension
+@pytest.mark.parametrize("name", NAMES)
+def test_the_choice_and_the_shapes_ask_for_no_device(name, dtype, monkeypatch):
+    """So that torch.compile needs none to trace a program."""
+    n = emulated.largest_block("det_backward", cases.name(dtype)) + 1
+    monkeypatch.setattr(_ops, "_LEAST_LARGE", {dtype: n})
+    with FakeTensorMode():
+        A = torch.empty(2, n, n, dtype=dtype, device="cuda")
+        assert _ops.keeps(A)
+        assert not _ops.keeps(torch.empty(2, n - 1, n - 1, dtype=dtype, device="cuda"))
+        assert not _ops.keeps(torch.empty(2, n, n, dtype=torch.float16, device="cuda"))
+        with torch.no_grad():
+            assert not _ops.keeps(A)
+        *_, numbers, integers = getattr(OPS, f"_{name}_keep")(A)
+        assert numbers.shape == A.shape
+        assert integers.shape == (2, 3 * n + 2)
+        grad = torch.empty(2, dtype=dtype, device="cuda")
+        gradient = getattr(OPS, f"_{name}_backward_kept")(grad, A, numbers, integers)
+        assert (gradient.shape, gradient.dtype) == (A.shape, dtype)
 
 
 # ---- on a GPU
 
 N = 300  # in the class "large" on every device, and in every dtype where its kernels are there
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
+
+
 FUNCTIONS = pytest.mark.parametrize("f", (torchdet.det, logabsdet), ids=NAMES)
 
 

@@ -28,13 +28,12 @@ def least_large() -> dict[str, int]:
     build = extension.build_info()
     if not build["cuda_architectures"] or build["cuda_driver_problem"]:
         return {}
-    least = dict.fromkeys(("float32", "float64", "complex64", "complex128"), 1)
-    for dtype, n in least.items():
+
+    def least(dtype: str, n: int = 1) -> int:
         choice = extension.select("det_backward", dtype, n, "cuda")
-        while choice["size_class"] != "large":
-            least[dtype] = choice["largest_n"] + 1
-            choice = extension.select("det_backward", dtype, least[dtype], "cuda")
-    return least
+        return n if choice["size_class"] == "large" else least(dtype, choice["largest_n"] + 1)
+
+    return {dtype: least(dtype) for dtype in ("float32", "float64", "complex64", "complex128")}
 
 
 def _reason(error: ImportError) -> str:

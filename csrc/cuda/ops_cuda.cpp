@@ -46,9 +46,8 @@ struct CudaBackend {
 
   static const void* one(Dtype) { return nullptr; }  // the kernels' gradient where none is given
 
-  // Where the gradient is the class "large"'s. Shapes must not depend on the device
-  // (torch.compile), so this is the table's answer also where a block has less memory than the
-  // table counts on.
+  // Where the gradient is the class "large"'s. torch.compile asks without a device, so this is the
+  // table's answer also where a block has less memory than the table counts on.
   static bool keeps(int64_t n, Dtype dtype) {
     return is_large(select_cuda(Op::kDetBackward, dtype, n));
   }
@@ -121,7 +120,7 @@ struct CudaBackend {
     }
   }
 
-  // B <- (L U)^-H P B by columns. What is both argument and result is not copied.
+  // B <- (P L U)^-H B. What is both argument and result is not copied.
   static void solve_adjoint(const Tensor& factors, const Tensor& pivots, const Tensor& B) {
     StableIValue stack[] = {from(factors), from(pivots), from(B),
                             from(true),    from(true),   from(B)};  // left, adjoint
@@ -169,7 +168,7 @@ struct CudaBackend {
     const int32_t device = A.get_device_index();
     const int64_t n = problem.n, batch = problem.batch;
     const bool keeps = torchdet::keeps(problem.op), resumes = problem.kept != nullptr;
-    if (keeps) {  // to the kernels a determinant with integers
+    if (keeps) {  // to the kernels it is a determinant
       problem.op = problem.op == Op::kDetKeep ? Op::kDet : Op::kSlogdet;
     }
     const bool wants_inverse = problem.op != Op::kDet && problem.op != Op::kSlogdet;

@@ -11,10 +11,11 @@
 
 #include "space.h"
 
-#include "../../select.h"
-
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
+
+// So many integers are kept of a matrix that any operator keeps (../../select.h).
+static_assert(largest_block(Op::kDetBackward, Dtype::kComplexDouble) + 1 >= kLeastFactors);
 
 // The integers of matrix b. Element: int32_t, or const int32_t.
 template <typename Element>
@@ -65,7 +66,7 @@ class LargeIntegers {
     }
   }
 
-  // Of all integers, from n = 3 on as many as there have to be.
+  // All of them: 2 n + 5 are in use, no more than there are from n = 3 on.
   TORCHDET_DEVICE int count() const { return static_cast<int>(count_of_factor_integers(n_)); }
   TORCHDET_DEVICE void clear(int k) const { at_[k] = 0; }
 

@@ -73,9 +73,9 @@ struct LargeDeterminants : DiagonalKernel<V> {
 // The facts of a matrix, and s in place of the last pivot of the factors. Of slogdet, whose
 // gradient is B^-T itself, the last pivot stays: q = 1.
 //
-// A forward pass that keeps the factors (kDet and kSlogdet, with `integers`) takes the facts no
-// further, and writes the integers. The backward pass finds s in the factors, and changes nothing
-// in them.
+// In a forward pass that keeps the factors (kDet and kSlogdet) it comes last, for s, and writes the
+// integers. In the backward pass s is there, nothing of the factors is changed, and `integers`
+// takes the exchanges that torch's solve is given.
 template <typename V>
 struct LargePivots : DiagonalKernel<V> {
   using R = RealOf<V>;
