@@ -65,7 +65,8 @@ def problem(n: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     low, high = (-900, 900) if A.real.dtype == np.float64 else (-110, 110)
     exponents = np.random.default_rng(n).integers(low, high, n)
     A[11] *= (2.0 ** exponents.astype(A.real.dtype))[:, None]
-    return A, grad
+    # The LDU is slow on the emulation: one matrix for it is enough at the largest order.
+    return (A, grad) if n < ORDERS[-1] else (A[4:], grad[4:])
 
 
 @on_emulation
@@ -79,9 +80,9 @@ def test_backward_from_what_is_kept_has_the_bits_of_backward_from_A(name, n, dty
     for turn in ("first", "second"):
         assert_same_bits(emulated.run(f"{name}_backward", A, grad, kept), right, turn)
         assert [x.tobytes() for x in kept] == before, f"after the {turn}"
-    one = tuple(x[8:9] for x in kept)
-    none = emulated.run(f"{name}_backward", A[8:9], None, one)
-    assert_same_bits(none, backward_from_A(name, A[8:9], np.ones_like(grad[:1])), "no gradient")
+    alone, one = A[-4:-3], tuple(x[-4:-3] for x in kept)
+    got = emulated.run(f"{name}_backward", alone, None, one)
+    assert_same_bits(got, backward_from_A(name, alone, np.ones_like(grad[:1])), "no gradient")
 
 
 @on_emulation
@@ -116,7 +117,7 @@ def test_where_the_factors_serve_A_is_not_looked_at(name, n, dtype):
 def test_nothing_that_is_kept_depends_on_neighbours_strides_or_threads(name, n, dtype):
     A, _ = problem(n, dtype)
     _, kept = keep(name, A)
-    for b in (0, 5, 11):
+    for b in (0, 1, len(A) - 1):
         _, alone = keep(name, A[b : b + 1].swapaxes(1, 2).copy().swapaxes(1, 2))
         assert_same_bits(alone, tuple(x[b : b + 1] for x in kept), f"matrix {b}")
     for order, seed, fill in (("reverse", 0, 0), ("random", 1, emulated.GPU_NAN)):

@@ -27,14 +27,16 @@ def run_kept(n: int, dtype: str) -> None:
     rng = np.random.default_rng(n)
     for name in ("det", "slogdet"):
         numbers, integers = emulated.run(f"{name}_keep", A)[-2:]
+        emulated.run(f"{name}_backward", A, grad, (numbers, integers))
+        numbers, integers = numbers[7:], integers[7:]  # the LDU, where bytes lead to, is slow here
         any_numbers, any_integers = (
             np.frombuffer(rng.bytes(x.nbytes), x.dtype).reshape(x.shape)
             for x in (numbers, integers)
         )
         believed = any_integers.copy()
         believed[:, 0] = integers[:, 0]
-        for kept in ((numbers, integers), (any_numbers, any_integers), (any_numbers, believed)):
-            emulated.run(f"{name}_backward", A, grad, kept)
+        for kept in ((any_numbers, any_integers), (any_numbers, believed)):
+            emulated.run(f"{name}_backward", A[7:], grad[7:], kept)
 
 
 def main() -> int:
