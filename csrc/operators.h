@@ -20,7 +20,7 @@ namespace torchdet {
 //   static const void* one(Dtype dtype);
 // the second for n > 0 and at least one matrix, the third what stands for a gradient of 1 in such a
 // problem; and where it registers the operators that keep,
-//   static bool keeps(int64_t n);
+//   static bool keeps(int64_t n, Dtype dtype);
 template <typename Backend>
 struct Operators {
   static Tensor det(const Tensor& A) {
@@ -310,7 +310,7 @@ struct Operators {
   }
 
   static bool keeps_anything(const Tensor& A) {
-    return !is_half(A.scalar_type()) && Backend::keeps(order(A));
+    return !is_half(A.scalar_type()) && Backend::keeps(order(A), kernel_dtype(A));
   }
   static std::tuple<Tensor, Tensor> room_to_keep(const Tensor& A) {
     Tensor kept = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
@@ -358,12 +358,14 @@ struct Operators {
   m.impl("_slogdet_hvp_kept", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp_kept))
 
 // Those that keep something, for backends whose kernels do.
-#define TORCHDET_REGISTER_KEEPING_OPERATORS(m, Backend)                                        \
-  m.impl("_det_keep", TORCH_BOX(&torchdet::Operators<Backend>::det_keep));                     \
-  m.impl("_slogdet_keep", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_keep));             \
-  m.impl("_det_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::det_backward_kept));   \
-  m.impl("_slogdet_backward_kept",                                                             \
-         TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_kept));                     \
+#define TORCHDET_REGISTER_KEEPING_OPERATORS(m, Backend)                                      \
+  m.impl("_det_keep", TORCH_BOX(&torchdet::Operators<Backend>::det_keep));                   \
+  m.impl("_slogdet_keep", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_keep));           \
+  m.impl("_det_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::det_backward_kept)); \
+  m.impl("_slogdet_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_kept))
+
+// Those with exponents, for backends that have kernels for them.
+#define TORCHDET_REGISTER_FREXP_OPERATORS(m, Backend)                                          \
   m.impl("det_frexp", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp));                    \
   m.impl("_det_frexp_backward", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_backward)); \
   m.impl("_det_frexp_hvp", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_hvp));           \

@@ -33,7 +33,7 @@ enum class Op {
 TORCHDET_ANYWHERE constexpr bool multiplies_grad(Op op) {
   return op == Op::kDetBackward || op == Op::kSlogdetBackward;
 }
-// A determinant and what helps a backward pass to come (cpu/saved/integers.h).
+// A determinant and what helps a backward pass to come (cpu/saved/integers.h, cuda/large/kept.h).
 TORCHDET_ANYWHERE constexpr bool keeps(Op op) {
   return op == Op::kDetKeep || op == Op::kSlogdetKeep;
 }
@@ -112,8 +112,8 @@ struct Problem {
   // kDetBackwardJvp: numbers, contiguous.
   const void* of_cofactor = nullptr;
   const void* of_hvp = nullptr;
-  // CPU only (cpu/saved/integers.h): of a matrix a forward pass keeps n x n numbers, in `out`, and
-  // integers.
+  // Of a matrix a forward pass keeps n x n numbers, in `out`, and integers. In a backward pass the
+  // CUDA class "large" writes row exchanges here.
   int32_t* integers = nullptr;
   // What a backward pass reads of them, or nothing.
   const void* kept = nullptr;

@@ -1,14 +1,17 @@
 """What the forward pass keeps, half an elimination or factors: backward from it has the bits of
 backward from A, at every matrix and grad; and only where a backward pass may come.
 
-Only the CPU has kernels that keep something. Elsewhere the operators that do are the reference's,
-which keep nothing, and no function of torchdet calls them there unless it was traced for a CPU.
+Here of the CPU. CUDA keeps something of matrices of the class "large" alone (test_cuda_kept.py), of
+others nothing, and the reference never does; no function of torchdet calls these operators there
+unless it was traced for a CPU.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -20,7 +23,7 @@ import torchdet
 import units
 from cases import grid
 from support import AT_EDGES, OPS, draw, exact_cofactors, exact_dets, logabsdet, same_bits
-from torchdet import _reference
+from torchdet import _ops, _reference
 
 NOT_KEPT = torch.iinfo(torch.int32).min
 KERNELS = cases.EXTENSION or cases.EMULATION == "arm"
@@ -40,7 +43,11 @@ def has_kernels(device: str) -> bool:
 
 def from_A(operator: str, device: str) -> Callable[..., Tensor]:
     """The operator that keeps nothing, by the implementation whose operators keep something."""
-    return getattr(OPS if has_kernels(device) else _reference, operator)
+    if cases.EMULATION == "cuda":  # which keeps matrices of any order, by the class "large"
+        large = partial(importlib.import_module("emulated").run, operator, large=True)
+        return lambda grad, A: torch.from_numpy(large(A.numpy(), grad.numpy())[0])
+    is_compiled = has_kernels(device) or _ops.kept_integers(torch.empty(1, 1, device=device)) > 1
+    return getattr(OPS if is_compiled else _reference, operator)
 
 
 def kept(A: Tensor) -> tuple[Tensor, Tensor]:

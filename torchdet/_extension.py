@@ -22,6 +22,20 @@ def load() -> bool:
     return True
 
 
+def least_large() -> dict[str, int]:
+    """By dtype the first order whose gradient the CUDA class "large" serves; {} without kernels."""
+    extension = importlib.import_module("torchdet._C")
+    build = extension.build_info()
+    if not build["cuda_architectures"] or build["cuda_driver_problem"]:
+        return {}
+
+    def least(dtype: str, n: int = 1) -> int:
+        choice = extension.select("det_backward", dtype, n, "cuda")
+        return n if choice["size_class"] == "large" else least(dtype, choice["largest_n"] + 1)
+
+    return {dtype: least(dtype) for dtype in ("float32", "float64", "complex64", "complex128")}
+
+
 def _reason(error: ImportError) -> str:
     here = Path(__file__).resolve().parent
     start = (

@@ -350,17 +350,18 @@ if HAS_EXTENSION:
     _BUILD = _C.build_info()
     _LEAST_KEPT: int = _BUILD["least_kept"]
     _LEAST_FACTORS: int = _BUILD["least_factors"]
+    _LEAST_LARGE = {getattr(torch, name): n for name, n in _extension.least_large().items()}
 
     def keeps(A: Tensor) -> bool:
         """Whether the forward pass of an A that requires a gradient is to keep what helps backward.
 
-        It does where kernels exist for that, and where they were measured to be faster.
+        It does where kernels exist for that, and where that is faster.
         """
         return (
             A.dim() >= 2
             and A.shape[-1] >= _LEAST_KEPT
             and torch.is_grad_enabled()
-            and A.is_cpu
+            and (A.is_cpu or (A.is_cuda and A.shape[-1] >= _LEAST_LARGE.get(A.dtype, 1 << 62)))
             and A.dtype not in _HALF
             # A trace serves A without a gradient as well.
             and not torch.jit.is_tracing()  # type: ignore[attr-defined]
@@ -369,7 +370,7 @@ if HAS_EXTENSION:
     def kept_integers(A: Tensor) -> int:
         """How many integers are kept of a matrix, as csrc/select.h has it."""
         n = A.shape[-1]
-        if A.device.type != "cpu":
+        if not (A.is_cpu or (A.is_cuda and _LEAST_LARGE)):
             return 1
         return n + 1 if n < _LEAST_FACTORS else 3 * n + 2
 

@@ -30,7 +30,7 @@ struct CudaKernels : KernelsByOperator<CudaKernel> {
 // Class "large", in the order of their launches (ops_cuda.cpp): those of KernelsByOperator write
 // the results, and by_ldu the ones that they leave.
 struct CudaLargeKernels : KernelsByOperator<CudaKernel> {
-  CudaKernel copy, scale, pivots, direction;
+  CudaKernel copy, scale, identity, pivots, direction;
   KernelsByOperator<CudaKernel> by_ldu;  // none of determinants
 };
 

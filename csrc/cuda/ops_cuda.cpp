@@ -12,8 +12,10 @@ namespace {
 const char* name_of(Op op) {
   switch (op) {
     case Op::kDet:
+    case Op::kDetKeep:
       return "det";
     case Op::kSlogdet:
+    case Op::kSlogdetKeep:
       return "slogdet";
     case Op::kCofactor:
       return "cofactor";
@@ -44,15 +46,25 @@ struct CudaBackend {
 
   static const void* one(Dtype) { return nullptr; }  // the kernels' gradient where none is given
 
+  // Where the gradient is the class "large"'s. torch.compile asks without a device, so this is the
+  // table's answer also where a block has less memory than the table counts on.
+  static bool keeps(int64_t n, Dtype dtype) {
+    return is_large(select_cuda(Op::kDetBackward, dtype, n));
+  }
+
   static void run(Problem& problem, Dtype dtype, const Tensor& A) {
     const int32_t device = A.get_device_index();
     const torch::stable::accelerator::DeviceGuard guard(device);
     const CudaKernelTable& table = cuda_kernels();
+    const CudaLargeKernels& large = table.large[static_cast<int>(dtype)];
+    if (torchdet::keeps(problem.op) || problem.kept != nullptr) {
+      run_large(problem, large, limits_of(device, problem.op), A);
+      return;
+    }
     const CudaKernel& kernel = table.select_native(problem.op, dtype, problem.n);
     const size_t bytes = kernel.block_bytes(problem.n);
     if (bytes > kSharedBytesEverywhere) {
-      const CudaLimits limits = cuda_limits(device);
-      check(limits.error == nullptr, name_of(problem.op), ": CUDA: ", limits.error);
+      const CudaLimits limits = limits_of(device, problem.op);
       if (bytes > limits.shared_bytes_per_block) {
         const CudaKernel* const cluster =
             limits.has_clusters && problem.batch >= kLeastClusterBatch
@@ -62,7 +74,7 @@ struct CudaBackend {
           launch(*cluster, problem, device);
           return;
         }
-        run_large(problem, table.large[static_cast<int>(dtype)], limits, A);
+        run_large(problem, large, limits, A);
         return;
       }
     }
@@ -70,6 +82,12 @@ struct CudaBackend {
   }
 
  private:
+  static CudaLimits limits_of(int32_t device, Op op) {
+    const CudaLimits limits = cuda_limits(device);
+    check(limits.error == nullptr, name_of(op), ": CUDA: ", limits.error);
+    return limits;
+  }
+
   static void launch(const CudaKernel& kernel, const Problem& problem, int32_t device) {
     const char* op = name_of(problem.op);
     void* stream = nullptr;
@@ -90,10 +108,30 @@ struct CudaBackend {
 
   static Tensor transpose(const Tensor& X) { return torch::stable::transpose(X, -2, -1); }
 
-  // The result, as matrices one after the other.
-  static Tensor out_matrices(const Problem& problem, const Tensor& A) {
+  // LU of a batch of matrices in place, with row exchanges counted from 1. The columns of a matrix
+  // lie one after the other. No error is raised for a singular matrix, so nothing waits for the
+  // device.
+  static void factor(const Tensor& columns, const Tensor& pivots, const Tensor& info) {
+    StableIValue stack[] = {from(columns), from(true),   from(false),  // pivot, check_errors
+                            from(columns), from(pivots), from(info)};
+    call("aten::linalg_lu_factor_ex", "out", stack);
+    for (int k = 0; k < 3; ++k) {  // the results once more, owned by the stack otherwise
+      to<Tensor>(stack[k]);
+    }
+  }
+
+  // B <- (P L U)^-H B. What is both argument and result is not copied.
+  static void solve_adjoint(const Tensor& factors, const Tensor& pivots, const Tensor& B) {
+    StableIValue stack[] = {from(factors), from(pivots), from(B),
+                            from(true),    from(true),   from(B)};  // left, adjoint
+    call("aten::linalg_lu_solve", "out", stack);
+    to<Tensor>(stack[0]);
+  }
+
+  // Memory as matrices of A's dtype, one after the other.
+  static Tensor matrices_at(void* data, const Problem& problem, const Tensor& A) {
     const int64_t n = problem.n;
-    return torch::stable::from_blob(problem.out, {problem.batch, n, n}, {n * n, n, 1}, A.device(),
+    return torch::stable::from_blob(data, {problem.batch, n, n}, {n * n, n, 1}, A.device(),
                                     A.scalar_type());
   }
 
@@ -117,7 +155,7 @@ struct CudaBackend {
     StableIValue negate[] = {from(ZX)};
     call("aten::neg_", "", negate);
     to<Tensor>(negate[0]);
-    multiply(X, ZX, out_matrices(problem, A));
+    multiply(X, ZX, matrices_at(problem.out, problem, A));
   }
 
   // csrc/cuda/large. All work spaces go back to the allocator in stream order.
@@ -129,47 +167,52 @@ struct CudaBackend {
     }
     const int32_t device = A.get_device_index();
     const int64_t n = problem.n, batch = problem.batch;
+    const bool keeps = torchdet::keeps(problem.op), resumes = problem.kept != nullptr;
+    if (keeps) {  // to the kernels it is a determinant
+      problem.op = problem.op == Op::kDetKeep ? Op::kDet : Op::kSlogdet;
+    }
     const bool wants_inverse = problem.op != Op::kDet && problem.op != Op::kSlogdet;
     LargeBuffers& large = problem.large;
     large.workspace_stride = static_cast<int64_t>(kernels.copy.block_bytes(n));
     large.ldu_blocks = std::min<int64_t>(batch, limits.multiprocessors);
     Tensor workspace = empty({batch * large.workspace_stride}, ScalarType::Byte, A);
-    Tensor factors = empty({batch, n, n}, A.scalar_type(), A);
+    // What is kept is only read.
+    Tensor factors = keeps     ? matrices_at(problem.out, problem, A)
+                     : resumes ? matrices_at(const_cast<void*>(problem.kept), problem, A)
+                               : empty({batch, n, n}, A.scalar_type(), A);
     Tensor inverse = wants_inverse ? empty({batch, n, n}, A.scalar_type(), A) : factors;
     Tensor pivots = empty({batch, n}, ScalarType::Int, A);
-    const Tensor info = empty({batch}, ScalarType::Int, A);
     large.workspace = workspace.mutable_data_ptr();
     large.factors = factors.mutable_data_ptr();
     large.inverse = wants_inverse ? inverse.mutable_data_ptr() : nullptr;
     large.pivots = static_cast<const int32_t*>(pivots.mutable_data_ptr());
-    launch(kernels.copy, problem, device);
-    launch(kernels.scale, problem, device);
 
-    // What is both argument and result is not copied: the columns of the transpose lie one after
-    // the other. No error is raised for a singular matrix, so nothing waits for the device.
-    const Tensor columns = transpose(factors), solution = transpose(inverse);
-    StableIValue factor[] = {from(columns), from(true),   from(false),  // pivot, check_errors
-                             from(columns), from(pivots), from(info)};
-    call("aten::linalg_lu_factor_ex", "out", factor);
-    for (int k = 0; k < 3; ++k) {  // the results once more, owned by the stack otherwise
-      to<Tensor>(factor[k]);
+    // B row after row is B^T column after column.
+    const Tensor columns = transpose(factors);
+    if (resumes) {
+      problem.integers = static_cast<int32_t*>(pivots.mutable_data_ptr());
+      launch(kernels.identity, problem, device);
+    } else {
+      launch(kernels.copy, problem, device);
+      launch(kernels.scale, problem, device);
+      factor(columns, pivots, empty({batch}, ScalarType::Int, A));
     }
     if (wants_inverse) {
       launch(kernels.pivots, problem, device);
-      StableIValue solve[] = {from(columns), from(pivots), from(solution),
-                              from(true),    from(true),   from(solution)};  // left, adjoint
-      call("aten::linalg_lu_solve", "out", solve);
-      to<Tensor>(solve[0]);
+      solve_adjoint(columns, pivots, transpose(inverse));
     }
     if (problem.op == Op::kDetHvp) {  // conj(Z'), Z'^H Y and Y Z'^H Y, with Y = conj(X)
       launch(kernels.direction, problem, device);
-      const Tensor out = out_matrices(problem, A);
+      const Tensor out = matrices_at(problem.out, problem, A);
       multiply(columns, inverse, out);
       multiply(inverse, out, factors);
     }
     launch(kernels.select(problem.op), problem, device);
     if (wants_inverse) {
       launch(kernels.by_ldu.select(problem.op), problem, device);
+    }
+    if (keeps) {  // once the determinant has taken the last pivot
+      launch(kernels.pivots, problem, device);
     }
   }
 };
@@ -181,5 +224,6 @@ struct CudaBackend {
 STABLE_TORCH_LIBRARY_IMPL(torchdet, CUDA, m) {
   if (torchdet::cuda_driver_problem().empty()) {
     TORCHDET_REGISTER_OPERATORS(m, torchdet::CudaBackend);
+    TORCHDET_REGISTER_KEEPING_OPERATORS(m, torchdet::CudaBackend);
   }
 }

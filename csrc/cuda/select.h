@@ -117,5 +117,8 @@ constexpr Choice select_cuda(Op op, Dtype dtype, int64_t n) {
                                                                       : kFiles[i];
   return {&kCudaSizeClasses[i], largest[i], file};
 }
+constexpr bool is_large(const Choice& choice) {
+  return choice.size_class == &kCudaSizeClasses[4];
+}
 
 }  // namespace torchdet

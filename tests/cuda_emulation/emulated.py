@@ -21,8 +21,11 @@ FOLDER = Path(__file__).parent
 OPERATORS = ("det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp")
 # slogdet_hvp: A is conj(A^-T), other the direction. It has no kernel in the class "large".
 FURTHER_OPERATORS = ("slogdet_hvp",)
-# As csrc/problem.h counts them.
-_OPS = {operator: k for k, operator in enumerate(OPERATORS)} | {"slogdet_hvp": 9}
+# In the class "large" alone: a determinant, and numbers and integers for the backward pass.
+KEEPING_OPERATORS = ("det_keep", "slogdet_keep")
+# As csrc/problem.h counts them; to the kernels those that keep are determinants with integers.
+_OPS = {operator: k for k, operator in enumerate(OPERATORS)}
+_OPS |= {"det_keep": _OPS["det"], "slogdet_keep": _OPS["slogdet"], "slogdet_hvp": 9}
 DTYPES = ("float32", "float64", "complex64", "complex128")
 # NaN as a GPU's arithmetic writes it in float32, all bits but the sign; the host's is 0x7FC00000.
 GPU_NAN = 0x7FFFFFFF
@@ -31,7 +34,7 @@ ORDERS = ("forward", "reverse", "random")
 SHARED_BYTES = 227 * 1024
 LDU_BLOCKS = 2
 CLUSTER_SIZES = (2, 4, 8)
-_NATIVE, _COPY, _SCALE, _PIVOTS, _DIRECTION, _FINISH, _BY_LDU, _CLUSTER = range(8)
+_NATIVE, _COPY, _SCALE, _IDENTITY, _PIVOTS, _DIRECTION, _FINISH, _BY_LDU, _CLUSTER = range(9)
 
 
 class _Tensor(ctypes.Structure):
@@ -101,30 +104,48 @@ def cluster_of(operator: str, dtype: str, n: int) -> int:
     return next(sizes, 0)
 
 
+def least_kept() -> int:
+    """From this order on the emulated operators keep something: any from 3 on would do."""
+    return 33
+
+
+def kept_integers(n: int) -> int:
+    """How many integers are kept of a matrix from 33 or from 65 on, as csrc/select.h has it."""
+    return 3 * n + 2
+
+
 def run(
     operator: str,
     A: np.ndarray,
     other: np.ndarray | None = None,
+    kept: tuple[np.ndarray, ...] = (),
     large: bool = False,
     by_ldu: bool = True,
     cluster: int = 0,
 ) -> tuple[np.ndarray, ...]:
-    """The results of an operator; `other` is grad or Z.
+    """The results of an operator; `other` is grad or Z, `kept` are numbers and integers.
 
     large, cluster: the class "large", or a cluster of so many blocks, at any order.
     by_ldu: in "large", whether what the inverse does not serve for is done again.
     """
     lib, n = library(), A.shape[-1]
     op, dtype = _OPS[operator], DTYPES.index(A.dtype.name)
+    keeps = operator in KEEPING_OPERATORS
+    large = large or keeps or bool(kept)
+    kept = tuple(map(np.ascontiguousarray, kept))
     if op >= _OPS["cofactor"]:
         results: tuple[np.ndarray, ...] = (np.empty(A.shape, A.dtype),)
     else:
         results = (np.ones(A.shape[:-2], A.dtype),)
-        if operator == "slogdet":
+        if op == _OPS["slogdet"]:
             results += (np.zeros(A.shape[:-2], A.real.dtype),)
+    if keeps:
+        kept = (np.empty(A.shape, A.dtype), np.empty((*A.shape[:-2], kept_integers(n)), np.int32))
+        for x in kept:
+            x.view(np.uint8).fill(0xFF)
     batch = int(np.prod(A.shape[:-2], dtype=np.int64))
     if n == 0 or batch == 0:
-        return results
+        return results + kept if keeps else results
 
     def block_bytes(stage: int) -> int:
         return _block_bytes(operator, A.dtype.name, n, stage)
@@ -155,12 +176,15 @@ def run(
         launch(_NATIVE)
     elif operator in FURTHER_OPERATORS:
         raise ValueError(f"{operator} has no kernel of its own for {A.dtype} at n = {n}")
-    else:
+    else:  # as csrc/cuda/ops_cuda.cpp
         needs_inverse = results[0].ndim == A.ndim
-        buffers = _LargeBuffers(A, block_bytes(_COPY), needs_inverse)
-        launch(_COPY, buffers)
-        launch(_SCALE, buffers)
-        buffers.factor()
+        buffers = _LargeBuffers(A, block_bytes(_COPY), needs_inverse, kept)
+        if kept and not keeps:
+            launch(_IDENTITY, buffers)
+        else:
+            launch(_COPY, buffers)
+            launch(_SCALE, buffers)
+            buffers.factor()
         if needs_inverse:
             launch(_PIVOTS, buffers)
             buffers.solve()
@@ -170,7 +194,9 @@ def run(
         launch(_FINISH, buffers)
         if needs_inverse and by_ldu:
             launch(_BY_LDU, buffers)
-    return results
+        if keeps:
+            launch(_PIVOTS, buffers)
+    return results + kept if keeps else results
 
 
 def _unset(size: int) -> np.ndarray:
@@ -178,7 +204,7 @@ def _unset(size: int) -> np.ndarray:
 
 
 class _LargeBuffers(ctypes.Structure):
-    """LargeBuffers of csrc/problem.h, and the part that torch has in the class "large"."""
+    """EmulatedLarge of library.cpp, and the part that torch has in the class "large"."""
 
     _fields_ = (
         ("workspace", ctypes.c_void_p),
@@ -187,9 +213,14 @@ class _LargeBuffers(ctypes.Structure):
         ("factors", ctypes.c_void_p),
         ("pivots", ctypes.c_void_p),
         ("inverse", ctypes.c_void_p),
+        ("integers", ctypes.c_void_p),
+        ("kept", ctypes.c_void_p),
+        ("kept_integers", ctypes.c_void_p),
     )
 
-    def __init__(self, A: np.ndarray, stride: int, needs_inverse: bool) -> None:
+    def __init__(
+        self, A: np.ndarray, stride: int, needs_inverse: bool, kept: tuple[np.ndarray, ...]
+    ) -> None:
         super().__init__()
         self._shape, self._dtype = (-1, *A.shape[-2:]), A.dtype
         batch = A.size // A.shape[-1] ** 2
@@ -200,6 +231,12 @@ class _LargeBuffers(ctypes.Structure):
         }
         if needs_inverse:
             self._arrays["inverse"] = _unset(A.size * A.itemsize)
+        if kept:
+            numbers, self._arrays["integers"] = kept
+            self._arrays["factors"] = numbers.reshape(-1).view(np.uint8)
+        if kept and needs_inverse:
+            self._arrays |= {"kept": numbers, "kept_integers": kept[1]}
+            self._arrays["integers"] = self._arrays["pivots"]
         for name, x in self._arrays.items():
             setattr(self, name, x.ctypes.data)
         self.workspace_stride, self.ldu_blocks = stride, min(batch, LDU_BLOCKS)

@@ -18,9 +18,17 @@ void emulated_schedule(int order, uint64_t seed, uint32_t fill) {
   emulation::schedule = {static_cast<emulation::Order>(order), seed, fill};
 }
 
+// What the class "large" is given beside its problem: as the fields of the same names in Problem.
+struct EmulatedLarge {
+  LargeBuffers buffers;
+  int32_t* integers;
+  const void* kept;
+  const int32_t* kept_integers;
+};
+
 // The kernels of the class "large", in the order in which they run; then those of the class
 // "cluster", by the size of the cluster.
-enum Stage { kNative, kCopy, kScale, kPivots, kDirection, kFinish, kByLdu, kCluster };
+enum Stage { kNative, kCopy, kScale, kIdentity, kPivots, kDirection, kFinish, kByLdu, kCluster };
 
 static const CudaKernel& kernel_of(Op op, int dtype, int64_t n, Stage stage) {
   const CudaKernelTable& table = cuda_kernels();
@@ -28,6 +36,7 @@ static const CudaKernel& kernel_of(Op op, int dtype, int64_t n, Stage stage) {
   return stage >= kCluster     ? table.cluster[dtype][stage - kCluster]
          : stage == kCopy      ? large.copy
          : stage == kScale     ? large.scale
+         : stage == kIdentity  ? large.identity
          : stage == kPivots    ? large.pivots
          : stage == kDirection ? large.direction
          : stage == kFinish    ? large.select(op)
@@ -49,7 +58,7 @@ int emulated_largest_block(int op, int dtype) {
 // none, which is a grad of 1.
 const char* emulated_run(int op, int dtype, int64_t n, int64_t batch, const EmulatedTensor* A,
                          const EmulatedTensor* other, void* out, void* logabsdet, int stage,
-                         const LargeBuffers* large, void* stream) {
+                         const EmulatedLarge* large, void* stream) {
   Problem p;
   p.op = static_cast<Op>(op);
   p.n = n;
@@ -62,7 +71,10 @@ const char* emulated_run(int op, int dtype, int64_t n, int64_t batch, const Emul
   p.out = p.determinant = out;
   p.logabsdet = logabsdet;
   if (large != nullptr) {
-    p.large = *large;
+    p.large = large->buffers;
+    p.integers = large->integers;
+    p.kept = large->kept;
+    p.kept_integers = large->kept_integers;
   }
   return kernel_of(p.op, dtype, n, static_cast<Stage>(stage)).launch(p, stream);
 }

@@ -62,7 +62,7 @@ struct CpuBackend {
     return out;
   }
 
-  static bool keeps(int64_t n) { return n >= kLeastKept; }
+  static bool keeps(int64_t n, Dtype) { return n >= kLeastKept; }
 
   static const void* one(Dtype dtype) {
     static const double number[] = {1, 0};
@@ -82,4 +82,5 @@ struct CpuBackend {
 STABLE_TORCH_LIBRARY_IMPL(torchdet, CPU, m) {
   TORCHDET_REGISTER_OPERATORS(m, torchdet::CpuBackend);
   TORCHDET_REGISTER_KEEPING_OPERATORS(m, torchdet::CpuBackend);
+  TORCHDET_REGISTER_FREXP_OPERATORS(m, torchdet::CpuBackend);
 }

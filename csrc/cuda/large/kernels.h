@@ -2,11 +2,12 @@
 // (2) in space.h.
 //
 // Cofactors fail only where a pivot of E is exactly zero or X leaves the range of the format: such
-// a matrix is done again by the rank-revealing LDU of a block, in the memory that the factors and X
+// a matrix is done again by the rank-revealing LDU of a block, in the memory that X and the result
 // take. Nothing is decided on the host: the kernel that does so is always started.
 #pragma once
 
 #include "../team/kernels.h"
+#include "kept.h"
 #include "prepare.h"
 
 namespace torchdet {
@@ -37,15 +38,17 @@ struct DiagonalKernel : LargeKernel<V> {
     return team.reduce(own, [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });
   }
 
-  TORCHDET_DEVICE static Equilibration<V> equilibration(const LargeMatrix<V>& m, Own& team) {
-    const bool is_balanced = m.is_balanced();
+  TORCHDET_DEVICE static bool is_finite(const LargeMatrix<V>& m) {
+    return m.largest() < leading_bits_of_pow2<R>(Format<ScalarOf<V>>::kMaxExponent + 1);
+  }
+  TORCHDET_DEVICE static Equilibration<V> equilibration(const LargeMatrix<V>& m, bool is_balanced,
+                                                        bool is_finite, Own& team) {
     I total = 0;
     if (!is_balanced) {
       team.for_each(0, m.n, [&](int k) { total -= m.vectors.row[k] + m.vectors.column[k]; });
       total = team.reduce(total, [](I x, I y) { return x + y; });
     }
     using T = ScalarOf<V>;
-    const bool is_finite = m.largest() < leading_bits_of_pow2<R>(Format<T>::kMaxExponent + 1);
     return {total, is_finite ? R(T(-0.0)) : R(std::numeric_limits<T>::quiet_NaN()), is_balanced};
   }
 };
@@ -56,7 +59,8 @@ struct LargeDeterminants : DiagonalKernel<V> {
   TORCHDET_DEVICE static void run(const Problem& p) {
     const LargeMatrix<V> m(p, block_index());
     typename LargeDeterminants::Own team(shared_memory<unsigned char>());
-    const Equilibration<V> eq = LargeDeterminants::equilibration(m, team);
+    const Equilibration<V> eq =
+        LargeDeterminants::equilibration(m, m.is_balanced(), LargeDeterminants::is_finite(m), team);
     Scaled<V> d = LargeDeterminants::product(p, m, m.n, team);
     d.mantissa = add_poison(d.mantissa, eq.poison);
     d.exponent = d.exponent + eq.total;
@@ -66,25 +70,42 @@ struct LargeDeterminants : DiagonalKernel<V> {
   }
 };
 
-// The facts of a matrix, and s in place of the last pivot of the factors. Of kSlogdetBackward,
-// whose result is B^-T itself, the last pivot stays: q = 1.
+// The facts of a matrix, and s in place of the last pivot of the factors. Of slogdet, whose
+// gradient is B^-T itself, the last pivot stays: q = 1.
+//
+// In a forward pass that keeps the factors (kDet and kSlogdet) it comes last, for s, and writes the
+// integers. In the backward pass s is there, nothing of the factors is changed, and `integers`
+// takes the exchanges that torch's solve is given.
 template <typename V>
 struct LargePivots : DiagonalKernel<V> {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
+  using Own = typename DiagonalKernel<V>::Own;
 
   TORCHDET_DEVICE static void run(const Problem& p) {
     const LargeMatrix<V> m(p, block_index());
-    typename LargePivots::Own team(shared_memory<unsigned char>());
+    Own team(shared_memory<unsigned char>());
     const int last = m.n - 1;
-    const bool keeps_last = p.op == Op::kSlogdetBackward;
+    const bool keeps_last = p.op == Op::kSlogdetBackward || p.op == Op::kSlogdet;
+    const bool resumes = p.kept != nullptr;
     LargeFacts<V> facts;
-    facts.equilibration = LargePivots::equilibration(m, team);
-    facts.determinant = LargePivots::product(p, m, keeps_last ? m.n : last, team);
     int is_regular = 1;
+    V of_last;
+    if (resumes) {
+      const LargeIntegers<const int32_t> kept(p.kept_integers, m.n, m.b);
+      is_regular = take(p, m, kept, team) && kept.are_of(keeps_last) ? 1 : 0;
+      of_last = kept.template last_pivot<V>();
+      facts.equilibration = LargePivots::equilibration(m, kept.is_balanced(),
+                                                       kept.is_finite() || is_regular == 0, team);
+    } else {
+      of_last = LargePivots::pivot(m, last);
+      facts.equilibration =
+          LargePivots::equilibration(m, m.is_balanced(), LargePivots::is_finite(m), team);
+    }
+    facts.determinant = LargePivots::product(p, m, keeps_last ? m.n : last, team);
     R largest = 0;
     team.for_each(0, m.n, [&](int k) {
-      const V pivot = LargePivots::pivot(m, k);
+      const V pivot = k == last ? of_last : LargePivots::pivot(m, k);
       const bool counts = k < last || keeps_last;
       is_regular = counts && pivot_size(pivot) == R(0) ? 0 : is_regular;
       largest = maximum(largest, component_size(pivot));
@@ -99,16 +120,54 @@ struct LargePivots : DiagonalKernel<V> {
     if (team.is_first()) {
       facts.ratio = one<V>();
       if (!keeps_last) {
-        V& pivot = m.factors[int64_t(last) * (m.n + 1)];
-        facts.ratio = scale_pow2(pivot, -facts.exponent);
+        facts.ratio = scale_pow2(of_last, -facts.exponent);
         facts.determinant.exponent = facts.determinant.exponent + facts.exponent;
-        pivot = scale_pow2(one<V>(), facts.exponent);
+        if (!resumes) {
+          m.factors[int64_t(last) * (m.n + 1)] = scale_pow2(one<V>(), facts.exponent);
+        }
       }
       *m.facts = facts;
+    }
+    if (p.integers != nullptr && !resumes) {
+      keep(p, m, facts.equilibration, of_last, keeps_last, team);
     }
   }
 
  private:
+  // Exchanges and exponents from what is kept. False where an exchange leads out of the matrix, or
+  // back: it is replaced by one that does not.
+  TORCHDET_DEVICE static bool take(const Problem& p, const LargeMatrix<V>& m,
+                                   const LargeIntegers<const int32_t>& kept, Own& team) {
+    int is_inside = 1;
+    team.for_each(0, m.n, [&](int k) {
+      const int32_t with = kept.exchange(k);
+      const int32_t inside = minimum(maximum(with, k + 1), m.n);
+      is_inside = with == inside ? is_inside : 0;
+      p.integers[m.b * p.n + k] = inside;
+      m.vectors.row[k] = kept.row_exponent(k);
+      m.vectors.column[k] = kept.column_exponent(k);
+    });
+    return team.reduce(is_inside, [](int x, int y) { return x & y; }) != 0;
+  }
+
+  TORCHDET_DEVICE static void keep(const Problem& p, const LargeMatrix<V>& m,
+                                   const Equilibration<V>& eq, V of_last, bool keeps_last,
+                                   Own& team) {
+    const LargeIntegers<int32_t> kept(p.integers, m.n, m.b);
+    team.for_each(0, kept.count(), [&](int k) { kept.clear(k); });
+    team.sync();
+    team.for_each(0, m.n, [&](int k) {
+      kept.exchange(k) = p.large.pivots[m.b * p.n + k];
+      if (!eq.is_identity) {
+        kept.set_exponents(k, m.vectors.row[k], m.vectors.column[k]);
+      }
+    });
+    if (team.is_first()) {
+      kept.set_state(keeps_last, eq.is_identity, eq.poison == R(0));
+      kept.set_last_pivot(of_last);
+    }
+  }
+
   // The row of B^T that the exchanges bring to the last place, by one warp: the way back from
   // there. Exchange k is of places k and pivots[k] >= k, so of those up to a place only the last
   // one that names it matters.
@@ -204,7 +263,8 @@ struct LargeLdu : LargeKernel<V> {
       if (!(m.facts->equilibration.poison == R(0)) || is_done(m, team)) {
         continue;
       }
-      const TeamSpace<V> space({m.factors, m.n, m.n}, {m.inverse, m.n, m.n}, m.vectors);
+      // The matrix that is factored has no use any more where the other one is written to `out`.
+      const TeamSpace<V> space({m.out, m.n, m.n}, {m.inverse, m.n, m.n}, m.vectors);
       TeamAlgorithms<V, kThreads> algorithms(team, space);
       body(algorithms, b);
     }

@@ -1,6 +1,7 @@
 // From A to B, before torch's LU: LargeCopy reads A once, whichever way it lies, writes it row
 // after row, and takes sizes of rows and columns on the way. LargeScale has to do with matrices
-// that are not balanced alone: then B = 2^-r A 2^-c, in place.
+// that are not balanced alone: then B = 2^-r A 2^-c, in place. LargeIdentity is what is left of
+// both where the factors are kept.
 #pragma once
 
 #include "space.h"
@@ -12,6 +13,31 @@ inline namespace TORCHDET_CAPABILITY {
 TORCHDET_ANYWHERE constexpr bool wants_inverse(Op op) {
   return op != Op::kDet && op != Op::kSlogdet;
 }
+
+// Word w of row i of the identity, to where the inverse will be.
+template <typename V>
+TORCHDET_DEVICE void store_unit(const LargeMatrix<V>& m, int i, int w) {
+  Chunk<V> unit;
+  TORCHDET_UNROLL
+  for (int e = 0; e < Chunk<V>::kCount; ++e) {
+    unit.x[e] = w * Chunk<V>::kCount + e == i ? one<V>() : zero<V>();
+  }
+  store_word(m.inverse + int64_t(i) * m.n, w, unit, m.n, m.has_whole_words());
+}
+
+template <typename V>
+struct LargeIdentity : StripKernel<V> {
+  TORCHDET_DEVICE static void run(const Problem& p) {
+    const LargeMatrix<V> m(p, LargeIdentity::matrix_index(p));
+    const int begin = LargeIdentity::strip_index(p) * kStripRows;
+    for (int w = thread_index(); w < words_of<V>(m.n); w += kStripThreads) {
+      TORCHDET_ROLL
+      for (int i = begin; i < minimum(begin + kStripRows, m.n); ++i) {
+        store_unit(m, i, w);
+      }
+    }
+  }
+};
 
 template <typename V>
 struct LargeCopy : StripKernel<V> {
@@ -73,12 +99,7 @@ struct LargeCopy : StripKernel<V> {
               size = maximum(size, bits);
             }
             if (needs_identity) {
-              Chunk<V> unit;
-              TORCHDET_UNROLL
-              for (int e = 0; e < kCount; ++e) {
-                unit.x[e] = w * kCount + e == i ? one<V>() : zero<V>();
-              }
-              store_word(m.inverse + int64_t(i) * n, w, unit, n, is_whole);
+              store_unit(m, i, w);
             }
           }
           size = reduce_maximum_in_warp(size);

@@ -9,6 +9,7 @@
 //     operator                now                                             before
 //     determinant             2     read A, write B                           10
 //     gradient                5     + write I, read Y, write the result       18
+//       with factors kept     3     these three, no LU (kept.h)               18
 //     Hessian-vector product  16    + read Z; read Z and Y, write Z';         4 n, by LDU
 //                                   two products; read Y and Y Z'^H Y
 // A matrix that has to be scaled takes 3 more, and 1 of Z.

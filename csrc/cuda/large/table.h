@@ -12,6 +12,7 @@ void add_large_kernels(CudaKernelTable& table) {
   CudaLargeKernels& large = table.large[static_cast<int>(kDtype)];
   large.copy = make_kernel<LargeCopy<V>>();
   large.scale = make_kernel<LargeScale<V>>();
+  large.identity = make_kernel<LargeIdentity<V>>();
   large.pivots = make_kernel<LargePivots<V>>();
   large.determinants = make_kernel<LargeDeterminants<V>>();
   large.cofactors = make_kernel<LargeCofactors<V>>();
