@@ -34,11 +34,20 @@ struct CudaLargeKernels : KernelsByOperator<CudaKernel> {
   KernelsByOperator<CudaKernel> by_ldu;  // none of determinants
 };
 
+struct CudaLimits {
+  size_t shared_bytes_per_block;
+  int multiprocessors;
+  bool has_clusters;  // the device, and the kernels of this build that run on it
+  const char* error;  // null, or why the device could not be asked
+};
+CudaLimits cuda_limits(int device);
+
 // small[dtype][n] for the orders of the classes "thread" and "warp".
 struct CudaKernelTable {
   CudaKernels small[kDtypes][kLargestSmall + 1], block[kDtypes];
   CudaKernel cluster[kDtypes][kClusterSizes];  // determinants
   CudaLargeKernels large[kDtypes];
+  CudaKernel lu[kDtypes][kClusterSizes];  // of the class "large", between its kernels
 
   // The kernel in shared memory or registers, whether or not a block has so much.
   const CudaKernel& select_native(Op op, Dtype dtype, int64_t n) const {
@@ -58,18 +67,21 @@ struct CudaKernelTable {
     }
     return nullptr;
   }
+
+  // The kernel that takes the place of torch's LU; null where torch's serves.
+  const CudaKernel* select_lu(Dtype dtype, int64_t n, int64_t batch,
+                              const CudaLimits& limits) const {
+    const int i = limits.has_clusters ? select_lu_cluster(n, batch, limits.multiprocessors) : -1;
+    if (i < 0) {
+      return nullptr;
+    }
+    const CudaKernel& kernel = lu[static_cast<int>(dtype)][i];
+    return kernel.block_bytes(n) <= limits.shared_bytes_per_block ? &kernel : nullptr;
+  }
 };
 
 // Shared memory that a block may have on every device, without asking.
 constexpr size_t kSharedBytesEverywhere = 48 * 1024;
-
-struct CudaLimits {
-  size_t shared_bytes_per_block;
-  int multiprocessors;
-  bool has_clusters;  // the device, and the kernels of this build that run on it
-  const char* error;  // null, or why the device could not be asked
-};
-CudaLimits cuda_limits(int device);
 
 // Defined in <class>/table.h, instantiated in <class>/<dtype>.cu.
 template <Dtype kDtype>
@@ -82,5 +94,7 @@ template <Dtype kDtype>
 void add_cluster_kernels(CudaKernelTable& table);
 template <Dtype kDtype>
 void add_large_kernels(CudaKernelTable& table);
+template <Dtype kDtype>
+void add_lu_kernels(CudaKernelTable& table);
 
 }  // namespace torchdet

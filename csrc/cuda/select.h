@@ -94,6 +94,27 @@ constexpr int largest_cluster(Op op, Dtype dtype) {
 // matrix do not depend on the size of its batch.
 constexpr int64_t kLeastClusterBatch = 1;
 
+// --- LU of our own in the class "large" ---
+
+// Smaller batches leave most multiprocessors to themselves, and torch's LU takes the whole device
+// for each matrix. Above that order a matrix has more rows than the largest cluster has threads.
+constexpr int64_t kLeastLuBatch = 16, kLargestLu = 2048;
+
+// Which cluster factors a matrix (cluster_size(i)); -1: torch. As few blocks as have a thread for
+// each row, but more while two of them on each multiprocessor are not enough to fill the device.
+constexpr int select_lu_cluster(int64_t n, int64_t batch, int multiprocessors) {
+  constexpr int64_t kRowsOfBlock = kLargestLu / cluster_size(kClusterSizes - 1);
+  if (batch < kLeastLuBatch || n > kLargestLu) {
+    return -1;
+  }
+  int i = 0;
+  while (i + 1 < kClusterSizes && (n > kRowsOfBlock * cluster_size(i) ||
+                                   batch * cluster_size(i + 1) <= 2 * multiprocessors)) {
+    ++i;
+  }
+  return i;
+}
+
 // Where the matrix fits in shared memory; "large" serves where it does not.
 constexpr Choice select_cuda(Op op, Dtype dtype, int64_t n) {
   const int64_t largest[] = {largest_thread(op, dtype), largest_warp(op, dtype),

@@ -67,6 +67,7 @@ def library() -> ctypes.CDLL:
     lib.emulated_run.restype = ctypes.c_char_p
     lib.emulated_fault.restype = ctypes.c_char_p
     lib.emulated_access.restype = ctypes.c_char_p
+    lib.emulated_lu.restype = ctypes.c_char_p
     lib.emulated_block_bytes.restype = ctypes.c_size_t
     return lib
 
@@ -101,6 +102,27 @@ def cluster_of(operator: str, dtype: str, n: int) -> int:
     return next(sizes, 0)
 
 
+def lu_cluster(n: int, batch: int, multiprocessors: int) -> int:
+    """The blocks of the cluster that select.h takes for an LU in "large"; 0 for torch's."""
+    i = library().emulated_lu_cluster(ctypes.c_int64(n), ctypes.c_int64(batch), multiprocessors)
+    return CLUSTER_SIZES[i] if i >= 0 else 0
+
+
+def factor(columns: np.ndarray, cluster: int) -> np.ndarray:
+    """LU of the transposes, in place, by clusters of so many blocks: LAPACK's pivots, from 1 on."""
+    assert columns.flags.c_contiguous
+    n, batch = columns.shape[-1], columns.size // columns.shape[-1] ** 2
+    pivots = np.full((batch, n), -1, np.int32)
+    message = library().emulated_lu(
+        DTYPES.index(columns.dtype.name), ctypes.c_int64(n), ctypes.c_int64(batch),
+        ctypes.c_void_p(columns.ctypes.data), ctypes.c_void_p(pivots.ctypes.data),
+        CLUSTER_SIZES.index(cluster),
+    )  # fmt: skip
+    if message is not None:
+        raise RuntimeError(message.decode())
+    return pivots
+
+
 def run(
     operator: str,
     A: np.ndarray,
@@ -108,11 +130,13 @@ def run(
     large: bool = False,
     by_ldu: bool = True,
     cluster: int = 0,
+    lu: int = 0,
 ) -> tuple[np.ndarray, ...]:
     """The results of an operator; `other` is grad or Z.
 
     large, cluster: the class "large", or a cluster of so many blocks, at any order.
     by_ldu: in "large", whether what the inverse does not serve for is done again.
+    lu: in "large", the blocks of the clusters that factor, in the place of torch's LU.
     """
     lib, n = library(), A.shape[-1]
     op, dtype = _OPS[operator], DTYPES.index(A.dtype.name)
@@ -160,7 +184,7 @@ def run(
         buffers = _LargeBuffers(A, block_bytes(_COPY), needs_inverse)
         launch(_COPY, buffers)
         launch(_SCALE, buffers)
-        buffers.factor()
+        buffers.factor(lu)
         if needs_inverse:
             launch(_PIVOTS, buffers)
             buffers.solve()
@@ -212,8 +236,11 @@ class _LargeBuffers(ctypes.Structure):
 
     # Rows of these matrices are columns of what LAPACK has. It works in place, as torch does, on
     # whole columns.
-    def factor(self) -> None:
-        """LU with partial pivoting of the transposes."""
+    def factor(self, cluster: int) -> None:
+        """LU with partial pivoting of the transposes, by clusters of so many blocks or LAPACK."""
+        if cluster:
+            self._pivots()[:] = factor(self._matrices("factors"), cluster)
+            return
         (getrf,) = scipy.linalg.get_lapack_funcs(("getrf",), dtype=self._dtype)
         for matrix, pivots in zip(self._matrices("factors"), self._pivots(), strict=True):
             lu, exchanges, _ = getrf(matrix.T, overwrite_a=True)
