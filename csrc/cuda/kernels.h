@@ -27,13 +27,6 @@ struct CudaKernels : KernelsByOperator<CudaKernel> {
   }
 };
 
-// Class "large", in the order of their launches (ops_cuda.cpp): those of KernelsByOperator write
-// the results, and by_ldu the ones that they leave.
-struct CudaLargeKernels : KernelsByOperator<CudaKernel> {
-  CudaKernel copy, scale, pivots, direction;
-  KernelsByOperator<CudaKernel> by_ldu;  // none of determinants
-};
-
 struct CudaLimits {
   size_t shared_bytes_per_block;
   int multiprocessors;
@@ -42,12 +35,26 @@ struct CudaLimits {
 };
 CudaLimits cuda_limits(int device);
 
+// Class "large", in the order of their launches (ops_cuda.cpp): those of KernelsByOperator write
+// the results, and by_ldu the ones that they leave.
+struct CudaLargeKernels : KernelsByOperator<CudaKernel> {
+  CudaKernel copy, scale, pivots, direction;
+  KernelsByOperator<CudaKernel> by_ldu;  // none of determinants
+  CudaKernel lu[kClusterSizes];          // behind `scale`
+
+  // The kernel that takes the place of torch's LU; null where torch's serves.
+  const CudaKernel* select_lu(int64_t n, int64_t batch, const CudaLimits& limits) const {
+    const int i = limits.has_clusters ? select_lu_cluster(n, batch, limits.multiprocessors) : -1;
+    const bool fits = i >= 0 && lu[i].block_bytes(n) <= limits.shared_bytes_per_block;
+    return fits ? &lu[i] : nullptr;
+  }
+};
+
 // small[dtype][n] for the orders of the classes "thread" and "warp".
 struct CudaKernelTable {
   CudaKernels small[kDtypes][kLargestSmall + 1], block[kDtypes];
   CudaKernel cluster[kDtypes][kClusterSizes];  // determinants
   CudaLargeKernels large[kDtypes];
-  CudaKernel lu[kDtypes][kClusterSizes];  // of the class "large", between its kernels
 
   // The kernel in shared memory or registers, whether or not a block has so much.
   const CudaKernel& select_native(Op op, Dtype dtype, int64_t n) const {
@@ -66,17 +73,6 @@ struct CudaKernelTable {
       }
     }
     return nullptr;
-  }
-
-  // The kernel that takes the place of torch's LU; null where torch's serves.
-  const CudaKernel* select_lu(Dtype dtype, int64_t n, int64_t batch,
-                              const CudaLimits& limits) const {
-    const int i = limits.has_clusters ? select_lu_cluster(n, batch, limits.multiprocessors) : -1;
-    if (i < 0) {
-      return nullptr;
-    }
-    const CudaKernel& kernel = lu[static_cast<int>(dtype)][i];
-    return kernel.block_bytes(n) <= limits.shared_bytes_per_block ? &kernel : nullptr;
   }
 };
 

@@ -148,11 +148,15 @@ struct CudaBackend {
     // What is both argument and result is not copied: the columns of the transpose lie one after
     // the other. No error is raised for a singular matrix, so nothing waits for the device.
     const Tensor columns = transpose(factors), solution = transpose(inverse);
-    StableIValue factor[] = {from(columns), from(true),   from(false),  // pivot, check_errors
-                             from(columns), from(pivots), from(info)};
-    call("aten::linalg_lu_factor_ex", "out", factor);
-    for (int k = 0; k < 3; ++k) {  // the results once more, owned by the stack otherwise
-      to<Tensor>(factor[k]);
+    if (const CudaKernel* const lu = kernels.select_lu(n, batch, limits); lu != nullptr) {
+      launch(*lu, problem, device);
+    } else {
+      StableIValue factor[] = {from(columns), from(true),   from(false),  // pivot, check_errors
+                               from(columns), from(pivots), from(info)};
+      call("aten::linalg_lu_factor_ex", "out", factor);
+      for (int k = 0; k < 3; ++k) {  // the results once more, owned by the stack otherwise
+        to<Tensor>(factor[k]);
+      }
     }
     if (wants_inverse) {
       launch(kernels.pivots, problem, device);

@@ -8,8 +8,8 @@ inline namespace TORCHDET_CAPABILITY {
 
 // The leading bits of the size of an entry, rounded up, with its place in the last ones: kLast is
 // the last place, 2^b - 1. Rounding up keeps every number but 0 above 0; multipliers are at most
-// 1 + 2^(b - 23) (float), 1 + 2^(b - 20) (double). Of equal keys the first place wins. NaN, of which
-// a GPU makes 0x7fffffff, must not round up to the sign bit: the least of all keys.
+// 1 + 2^(b - 23) (float), 1 + 2^(b - 20) (double). Of equal keys the first place wins. NaN, of
+// which a GPU makes 0x7fffffff, must not round up to the sign bit: the least of all keys.
 template <uint32_t kLast, typename R>
 TORCHDET_DEVICE int32_t place_key(R size, int place) {
   static_assert((kLast & (kLast + 1)) == 0);

@@ -76,7 +76,7 @@ const char* emulated_lu(int dtype, int64_t n, int64_t batch, void* factors, int3
   p.batch = batch;
   p.large.factors = factors;
   p.large.pivots = pivots;
-  return cuda_kernels().lu[dtype][size].launch(p, nullptr);
+  return cuda_kernels().large[dtype].lu[size].launch(p, nullptr);
 }
 
 // Which cluster select.h chooses for it; -1: torch's LU.

@@ -1,23 +1,23 @@
 // LU with partial pivoting of large matrices, for devices that have thread block clusters: what
-// LAPACK's getrf does, in the place of torch's in the class "large". A matrix lies in global memory,
-// column after column, and a cluster of 2, 4 or 8 blocks works on it.
+// LAPACK's getrf does, in the place of torch's in the class "large". A matrix lies in global
+// memory, column after column, and a cluster of 2, 4 or 8 blocks works on it.
 //
 // Right-looking, on two levels. A block of columns is two panels. A panel is factored by a thread
 // for each row (panel.h), in which the time is that of the meetings, two barriers for each pivot.
 // The second panel is brought up to date by the first, then the rest of the matrix by both: their
-// rows of U (solve.h), and the products (update.h), which are bound by multiply-adds: 512 bytes of a
-// row of L and of a column of U give a tile of 128 x 64 numbers 2^20 of them in float32, and it
+// rows of U (solve.h), and the products (update.h), which are bound by multiply-adds: 512 bytes of
+// a row of L and of a column of U give a tile of 128 x 64 numbers 2^20 of them in float32, and it
 // moves 128 KB for them. Two clusters share the multiprocessors: while one waits for its pivots the
 // other updates. There is no look-ahead within a matrix.
 //
-// What a row is exchanged with is known at once in the columns to the right, where the rows of U are
-// wanted. In the columns to the left, which are L, the exchanges of all later blocks are put
+// What a row is exchanged with is known at once in the columns to the right, where the rows of U
+// are wanted. In the columns to the left, which are L, the exchanges of all later blocks are put
 // together and done in one pass at the end.
 //
 // Every number is a chain of multiply-adds in the order of the pivots, and a multiplier is the
-// quotient of two of them, which is exactly 1 where they are equal. So rows that are equal cancel to
-// exactly 0, and the bits depend neither on the number of blocks nor on the place in the batch. A
-// pivot of 0 has multipliers of 0, as in LAPACK, and what comes behind goes on.
+// quotient of two of them, which is exactly 1 where they are equal. So rows that are equal cancel
+// to exactly 0, and the bits depend neither on the number of blocks nor on the place in the batch.
+// A pivot of 0 has multipliers of 0, as in LAPACK, and what comes behind goes on.
 //
 // Phases are divided by barriers of the cluster, behind which all blocks see what any of them has
 // written to global memory.
@@ -34,27 +34,30 @@ class LuFactors : public LuUpdates<V, kClusterSize_> {
   using Base = LuUpdates<V, kClusterSize_>;
   using Base::Base, Base::B, Base::P;
 
-  TORCHDET_DEVICE void factor_all(int32_t* pivots) {
+  TORCHDET_DEVICE void factor_all() {
     // A turn for each panel. What it is followed by is in the code once: the second panel of its
     // block of columns, or all that is behind the block.
     TORCHDET_ROLL
     for (int k = 0; k < n_; k += P) {
       const int begin = k / B * B;
+      Base::begin_phase(k);
       Base::factor(k);
       sync_cluster();
+      Base::begin_phase(k);
       if (k > begin) {
         Base::exchange(k, begin, k);
         sync_cluster();
       }
       const int first = k + P, last = k > begin ? n_ : minimum(begin + B, n_);
       if (first < last) {
-        Base::solve(begin, first - begin, first, last);
+        Base::begin_phase(k);
+        Base::solve(begin, first, last);
         sync_cluster();
-        Base::update(begin, first - begin, first, last);
+        Base::begin_phase(k);
+        Base::update(begin, first, last);
         sync_cluster();
       }
     }
-    Base::finish(pivots);
   }
 
  private:
@@ -77,11 +80,13 @@ struct ClusterLu {
 
   TORCHDET_DEVICE static void run(const Problem& p) {
     if constexpr (kHasClusters) {
-      const int64_t b = block_index() / kClusterSize;
-      // Read-only to the kernels behind this one.
-      int32_t* const pivots = const_cast<int32_t*>(p.large.pivots) + b * p.n;
-      V* const columns = static_cast<V*>(p.large.factors) + b * p.n * p.n;
-      LuFactors<V, kClusterSize>(columns, static_cast<int>(p.n)).factor_all(pivots);
+      const int64_t n = p.n, b = block_index() / kClusterSize;
+      LuFactors<V, kClusterSize> lu(static_cast<V*>(p.large.factors), b, static_cast<int>(n));
+      lu.factor_all();
+      // Where the pivots lie takes no register before they are written. They are read-only to the
+      // kernels behind this one.
+      const int64_t same = computed_anew(block_index()) / kClusterSize;
+      lu.finish(const_cast<int32_t*>(p.large.pivots) + same * n);
     }
   }
 };

@@ -79,12 +79,19 @@ class LuMatrix {
   static constexpr int kClusterSize = kClusterSize_, kThreads = kLuThreads, kWarps = kLuWarps;
   static constexpr int kCount = Chunk<V>::kCount, P = kLuPanel<V>, B = kLuBlock<V>;
 
-  TORCHDET_DEVICE LuMatrix(V* columns, int n)
-      : n_(n), rank_(cluster_rank()), is_whole_(n % kCount == 0), a_(columns) {}
+  // Matrix b of those that lie one after the other from `all` on.
+  TORCHDET_DEVICE LuMatrix(V* all, int64_t b, int n)
+      : n_(n), rank_(cluster_rank()), all_(all), offset_(b * n * n) {}
 
  protected:
-  // Asked for anew by every phase: what a phase makes of it is not kept in registers, or in memory,
-  // through all the others.
+  // Between two phases, and for each of them: what a phase makes of these numbers is not kept in
+  // registers, or in memory, through all the others.
+  TORCHDET_DEVICE void begin_phase(int& k) {
+    k = computed_anew(k);
+    n_ = computed_anew(n_);
+    rank_ = computed_anew(rank_);
+    offset_ = computed_anew(offset_);
+  }
   TORCHDET_DEVICE static int thread() { return computed_anew(thread_index()); }
 
   template <typename X>
@@ -104,13 +111,15 @@ class LuMatrix {
   // are read, where later exchanges bring row i.
   TORCHDET_DEVICE uint16_t* places() const { return &source(0) + 2 * numbers(); }
 
-  TORCHDET_DEVICE V* column(int j) const { return a_ + j * n_; }
+  // Whether columns are whole words.
+  TORCHDET_DEVICE bool is_whole() const { return n_ % kCount == 0; }
+  TORCHDET_DEVICE V* column(int j) const { return all_ + (offset_ + j * n_); }
   TORCHDET_DEVICE int steps_of_panel(int k) const { return minimum(P, n_ - k); }
 
   // The word of rows i, i + 1, .. of a column, which lie at `from`; 0 behind the end.
   TORCHDET_DEVICE Chunk<V> load_rows(const V* from, int i) const {
     Chunk<V> x;
-    if (is_whole_ && i < n_) {
+    if (is_whole() && i < n_) {
       return Chunk<V>::load_elsewhere(from);
     }
     TORCHDET_UNROLL
@@ -120,7 +129,7 @@ class LuMatrix {
     return x;
   }
   TORCHDET_DEVICE void store_rows(V* to, int i, const Chunk<V>& x) const {
-    if (is_whole_ && i < n_) {
+    if (is_whole() && i < n_) {
       x.store_elsewhere(to);
       return;
     }
@@ -132,9 +141,9 @@ class LuMatrix {
     }
   }
 
-  const int n_, rank_;
-  const bool is_whole_;  // columns are whole words
-  V* const a_;
+  int n_, rank_;
+  V* const all_;
+  int64_t offset_;  // of this matrix
 
  private:
   // Numbers of 16 bits are three times n, each time whole words.

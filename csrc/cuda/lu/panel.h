@@ -92,7 +92,8 @@ class LuPanels : public LuMatrix<V, kClusterSize_> {
     const Chunk<V> begin = Chunk<V>::load(winner->row);
     const V pivot = begin.x[0];
     const int place = winner->place;
-    if (thread_index() == 0) {
+    const int t = Base::thread();
+    if (t == 0) {
       Base::places()[k + s] = static_cast<uint16_t>(place);
     }
     V l = winner->divisor.quotient(row.x[0]);
@@ -103,10 +104,13 @@ class LuPanels : public LuMatrix<V, kClusterSize_> {
     // The row at place k + s and the pivot row change places.
     row.place = row.place == place ? k + s : row.place == k + s ? place : row.place;
     const bool is_waiting = row.place > k + s;
-    Base::first_piece()[s * kThreads + thread_index()] = select(is_waiting, l, row.x[0]);
+    Base::first_piece()[s * kThreads + t] = select(is_waiting, l, row.x[0]);
     l = select(is_waiting, l, zero<V>());
     TORCHDET_UNROLL
     for (int w = 0; w < kWidth / kCount; ++w) {
+      if (w == P / kCount / 2) {
+        sync_warp();  // the second half of a long row waits until there are registers for it
+      }
       const Chunk<V> u = w == 0 ? begin : Chunk<V>::load(winner->row + w * kCount);
       TORCHDET_UNROLL
       for (int e = w == 0 ? 1 : 0; e < kCount; ++e) {
@@ -121,7 +125,8 @@ class LuPanels : public LuMatrix<V, kClusterSize_> {
   // take turns: one is read while the other is written.
   template <int kWidth>
   TORCHDET_DEVICE const Candidate* find_pivot(const Row& row, int k, int s, int blocks) {
-    Candidate* const shown = reinterpret_cast<Candidate*>(Base::second_piece()) + s % 2 * 2 * kWarps;
+    Candidate* const shown =
+        reinterpret_cast<Candidate*>(Base::second_piece()) + s % 2 * 2 * kWarps;
     Candidate* const sent = shown + kWarps;
     const int t = Base::thread(), lane = t % kWarpSize, warp = t / kWarpSize;
     const bool is_waiting = row.place >= k + s;

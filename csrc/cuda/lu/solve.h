@@ -1,7 +1,8 @@
 // Between a panel and the update: exchanges of rows in other columns, and the rows of U there.
 //
-// Columns are dealt out to the blocks. A warp exchanges the rows of a column, a lane for each row of
-// U, several columns at once, since all it does is wait for memory. Then a thread has a column of U.
+// Columns are dealt out to the blocks. A warp exchanges the rows of a column, a lane for each row
+// of U, several columns at once, since all it does is wait for memory. Then a thread has a column
+// of U.
 #pragma once
 
 #include "panel.h"
@@ -26,14 +27,14 @@ class LuSolves : public LuPanels<V, kClusterSize_> {
     });
   }
 
-  // In the columns [first, last): the exchanges of the panels with the columns [k, k + count), then
+  // In the columns [first, last): the exchanges of the panels with the columns [k, first), then
   // L11 U12 = A12.
-  TORCHDET_DEVICE void solve(int k, int count, int first, int last) {
+  TORCHDET_DEVICE void solve(int k, int first, int last) {
     const int share = (last - first + kClusterSize - 1) / kClusterSize;
     const int begin = first + rank_ * share, end = minimum(begin + share, last);
     TORCHDET_ROLL
     for (int j = begin; j < end; j += kLuSolveColumns) {
-      solve_columns(k, count, j, minimum(kLuSolveColumns, end - j));
+      solve_columns(k, first - k, j, minimum(kLuSolveColumns, end - j));
     }
   }
 
@@ -126,9 +127,8 @@ class LuSolves : public LuPanels<V, kClusterSize_> {
     for_groups(warp, columns, kWarps, [&](int c0, int together) {
       TORCHDET_ROLL
       for (int s0 = 0; s0 < count; s0 += P) {
-        exchange_rows(k + s0, first + c0, kWarps, together, lane, [&](int c, int s, V x) {
-          u[(s0 + s) * kStride + c0 + c * kWarps] = x;
-        });
+        exchange_rows(k + s0, first + c0, kWarps, together, lane,
+                      [&](int c, int s, V x) { u[(s0 + s) * kStride + c0 + c * kWarps] = x; });
       }
     });
     TORCHDET_ROLL

@@ -12,14 +12,16 @@ class LuUpdates : public LuSolves<V, kClusterSize_> {
   using Base = LuSolves<V, kClusterSize_>;
   using Base::Base, Base::kClusterSize, Base::kThreads, Base::kCount, Base::P;
 
-  // Rows from k + count on of the columns [first, last), by the pivots [k, k + count).
-  TORCHDET_DEVICE void update(int k, int count, int first, int last) {
-    const int top = k + count;
-    const int high = (n_ - top + kTileRows - 1) / kTileRows;
-    const int all = high * ((last - first + kTileColumns - 1) / kTileColumns);
+  // Rows from `first` on of the columns [first, last), by the pivots [k, first).
+  TORCHDET_DEVICE void update(int k, int first, int last) {
+    const int high = (n_ - first + kTileRows - 1) / kTileRows;
     TORCHDET_ROLL
-    for (int tile = rank_; tile < all; tile += kClusterSize) {
-      update_tile(k, count, top + tile % high * kTileRows, first + tile / high * kTileColumns, last);
+    for (int tile = rank_;; tile += kClusterSize) {
+      const int i = first + tile % high * kTileRows, j = first + tile / high * kTileColumns;
+      if (j >= last) {
+        return;
+      }
+      update_tile(k, first, i, j, last);
     }
   }
 
@@ -30,37 +32,43 @@ class LuUpdates : public LuSolves<V, kClusterSize_> {
   static constexpr int kTileRows = kLuTileRows<V>, kTileColumns = kLuTileColumns;
   static constexpr int kWords = kLuTileWords<V>, kEach = kLuTileEach;  // of a thread
   static constexpr int kStride = LuLayout::kTileStride<V>;
+  // Numbers of a column of U that are read at once: a word, where registers are left for it.
+  static constexpr int kSteps = sizeof(V) == 8 ? 1 : kCount;
+  struct alignas(kSteps * sizeof(V)) Steps {
+    V x[kSteps];
+  };
 
   // Chains of multiply-adds in the order of the pivots, whatever tile a number is in: rows that are
   // equal stay equal to the last bit.
-  TORCHDET_DEVICE void update_tile(int k, int count, int i0, int j0, int last) {
+  TORCHDET_DEVICE void update_tile(int k, int first, int i0, int j0, int last) {
     const int t = Base::thread();
     // A warp has 8 x 4 threads: neighbours read one word, or neighbouring words, at once.
     const int row = t % 8 + t / 32 % 2 * 8, column = t / 8 % 4 + t / 64 * 4;
     const auto row_of = [&](int w) { return i0 + (row + w * kLuTileThreads) * kCount; };
     const auto column_of = [&](int c) { return j0 + column + c * kLuTileThreads; };
     sync_block();  // the tile before has been read
-    stage(k, count, i0, j0, last);
+    stage(k, first, i0, j0, last);
     Chunk<V> x[kWords][kEach];
     TORCHDET_UNROLL
     for (int w = 0; w < kWords; ++w) {
       TORCHDET_UNROLL
       for (int c = 0; c < kEach; ++c) {
-        x[w][c] = Base::load_rows(Base::column(minimum(column_of(c), last - 1)) + row_of(w), row_of(w));
+        x[w][c] =
+            Base::load_rows(Base::column(minimum(column_of(c), last - 1)) + row_of(w), row_of(w));
       }
     }
     sync_block();
     const V* const l_tile = Base::first_piece() + row * kCount;
     const V* const u_tile = Base::second_piece() + column * kStride;
     TORCHDET_ROLL
-    for (int s = 0; s < count; s += kCount) {
-      Chunk<V> u[kEach];
+    for (int s = 0; s < first - k; s += kSteps) {
+      Steps u[kEach];
       TORCHDET_UNROLL
       for (int c = 0; c < kEach; ++c) {
-        u[c] = Chunk<V>::load(u_tile + c * kLuTileThreads * kStride + s);
+        u[c] = load_shared<Steps>(u_tile + c * kLuTileThreads * kStride + s);
       }
       TORCHDET_UNROLL
-      for (int e = 0; e < kCount; ++e) {
+      for (int e = 0; e < kSteps; ++e) {
         TORCHDET_UNROLL
         for (int w = 0; w < kWords; ++w) {
           const Chunk<V> l =
@@ -87,14 +95,14 @@ class LuUpdates : public LuSolves<V, kClusterSize_> {
   }
 
   // To shared memory: the tile's rows of L, column after column, and its columns of U.
-  TORCHDET_DEVICE void stage(int k, int count, int i0, int j0, int last) {
+  TORCHDET_DEVICE void stage(int k, int first, int i0, int j0, int last) {
     constexpr int kOfL = kTileRows / kCount, kOfU = P / kCount;  // words of a column, and
     constexpr int kColumnsOfL = kThreads / kOfL, kColumnsOfU = kThreads / kOfU;  // columns at once
     const int t = Base::thread(), i = i0 + t % kOfL * kCount, j = j0 + t / kOfU;
     const V* from_l = Base::column(k + t / kOfL) + i;
     V* to_l = Base::first_piece() + t * kCount;
     TORCHDET_ROLL
-    for (int s0 = 0; s0 < count; s0 += P) {
+    for (int s0 = 0; s0 < first - k; s0 += P) {
       Chunk<V> x[P / kColumnsOfL];
       TORCHDET_UNROLL
       for (int e = 0; e < P / kColumnsOfL; ++e) {
