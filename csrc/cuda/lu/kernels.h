@@ -7,7 +7,7 @@
 // The second panel is brought up to date by the first, then the rest of the matrix by both: their
 // rows of U (solve.h), and the products (update.h), which are bound by multiply-adds: 512 bytes of
 // a row of L and of a column of U give a tile of 128 x 64 numbers 2^20 of them in float32, and it
-// moves 128 KB for them. Two clusters share the multiprocessors: while one waits for its pivots the
+// moves 160 KB for them. Two clusters share the multiprocessors: while one waits for its pivots the
 // other updates. There is no look-ahead within a matrix.
 //
 // What a row is exchanged with is known at once in the columns to the right, where the rows of U

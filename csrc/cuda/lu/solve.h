@@ -74,6 +74,9 @@ class LuSolves : public LuPanels<V, kClusterSize_> {
   static constexpr int kTogether = 4;  // columns
   // Rows of U for which a thread solves at once: 64 bytes.
   static constexpr int kRows = P / 4;
+  // Rows above them that are read before the first is waited for.
+  static constexpr int kAtOnce = 4;
+  static_assert(kRows % kAtOnce == 0);
 
   // body(j, count) for the columns first, first + step, ..: count of them, kTogether at the most.
   template <typename Body>
@@ -181,8 +184,11 @@ class LuSolves : public LuPanels<V, kClusterSize_> {
         x[i] = u[(t0 + r + i) * kStride];
       }
       TORCHDET_ROLL
-      for (int s = 0; s < (t0 == s0 ? r : P); ++s) {
-        subtract<0>(u[(s0 + s) * kStride], multipliers + s * P + r, x);
+      for (int s = 0; s < (t0 == s0 ? r : P); s += kAtOnce) {
+        TORCHDET_UNROLL
+        for (int e = 0; e < kAtOnce; ++e) {
+          subtract<0>(u[(s0 + s + e) * kStride], multipliers + (s + e) * P + r, x);
+        }
       }
       if (t0 == s0) {
         for_steps<0, kRows - 1, true>([&](auto step) {
