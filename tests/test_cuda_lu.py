@@ -231,6 +231,14 @@ def test_every_operator_of_the_class_large_is_right_with_it(n, dtype):
     checks.every_operator_is_right(functools.partial(emulated.run, large=True, lu=2), n, dtype)
 
 
+@pytest.mark.parametrize("dtype", emulated.DTYPES)
+def test_no_banks_conflict(dtype):
+    A = normal(2 * PANEL[dtype] + 40, dtype)
+    counted = emulated.factor_accesses(A, 2)
+    assert counted.accesses > 0
+    assert counted.wavefronts == counted.least
+
+
 def test_the_cluster_has_a_thread_for_each_row_and_fills_the_device():
     multiprocessors = 132
     chosen = functools.partial(emulated.lu_cluster, multiprocessors=multiprocessors)

@@ -291,6 +291,11 @@ def shared_accesses(operator: str, *arguments: np.ndarray) -> Accesses:
     return _accesses_of(lambda: run(operator, *arguments))
 
 
+def factor_accesses(columns: np.ndarray, cluster: int) -> Accesses:
+    """Those of an LU."""
+    return _accesses_of(lambda: factor(columns, cluster))
+
+
 def accesses_at(size: int, offsets: Sequence[int], shared_bytes: int = 1 << 14) -> Accesses:
     """Those of a warp that loads and stores 4, 8 or 16 bytes a lane at 32 offsets; -1: none."""
 
