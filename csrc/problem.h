@@ -90,8 +90,8 @@ struct LargeBuffers {
   int64_t ldu_blocks = 0;  // blocks that share the matrices left to the LDU
   // B row after row, which is B^T column after column; then the factors of B^T as LAPACK has them.
   void* factors = nullptr;
-  const int32_t* pivots = nullptr;  // row exchanges of B^T, counted from 1
-  void* inverse = nullptr;          // I, then conj(B^-T) row after row
+  int32_t* pivots = nullptr;  // row exchanges of B^T, counted from 1
+  void* inverse = nullptr;    // I, then conj(B^-T) row after row
 };
 
 struct Problem {

@@ -150,12 +150,13 @@ TORCHDET_DEVICE int cluster_rank() {
   return static_cast<int>(__clusterRelativeBlockRank());
 }
 // Where the block of that rank has what this block has in `own`, a place in its shared memory. No
-// block may end before the others have read, and met behind that.
+// block may end before the others have read and written there, and met behind that.
 template <typename T>
-TORCHDET_DEVICE const T* map_shared(const T* own, int rank) {
-  return static_cast<const T*>(__cluster_map_shared_rank(own, rank));
+TORCHDET_DEVICE T* map_shared(T* own, int rank) {
+  return static_cast<T*>(__cluster_map_shared_rank(own, rank));
 }
-// What a thread has written before it arrives is there for all that have waited.
+// What a thread has written before it arrives, to global memory too, is there for all that have
+// waited.
 TORCHDET_DEVICE void arrive_cluster() {
   __cluster_barrier_arrive();
 }
@@ -173,7 +174,7 @@ TORCHDET_DEVICE int cluster_rank() {
   return 0;
 }
 template <typename T>
-TORCHDET_DEVICE const T* map_shared(const T* own, int) {
+TORCHDET_DEVICE T* map_shared(T* own, int) {
   return own;
 }
 TORCHDET_DEVICE void arrive_cluster() {}

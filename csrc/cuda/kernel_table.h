@@ -13,6 +13,7 @@ void add_kernels(CudaKernelTable& table) {
   add_block_kernels<kDtype>(table);
   add_cluster_kernels<kDtype>(table);
   add_large_kernels<kDtype>(table);
+  add_lu_kernels<kDtype>(table);
 }
 
 inline const CudaKernelTable& cuda_kernels() {

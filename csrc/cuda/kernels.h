@@ -27,11 +27,27 @@ struct CudaKernels : KernelsByOperator<CudaKernel> {
   }
 };
 
+struct CudaLimits {
+  size_t shared_bytes_per_block;
+  int multiprocessors;
+  bool has_clusters;  // the device, and the kernels of this build that run on it
+  const char* error;  // null, or why the device could not be asked
+};
+CudaLimits cuda_limits(int device);
+
 // Class "large", in the order of their launches (ops_cuda.cpp): those of KernelsByOperator write
 // the results, and by_ldu the ones that they leave.
 struct CudaLargeKernels : KernelsByOperator<CudaKernel> {
   CudaKernel copy, scale, identity, pivots, direction;
   KernelsByOperator<CudaKernel> by_ldu;  // none of determinants
+  CudaKernel lu[kClusterSizes];          // behind `scale`
+
+  // The kernel that takes the place of torch's LU; null where torch's serves.
+  const CudaKernel* select_lu(int64_t n, int64_t batch, const CudaLimits& limits) const {
+    const int i = limits.has_clusters ? select_lu_cluster(n, batch, limits.multiprocessors) : -1;
+    const bool fits = i >= 0 && lu[i].block_bytes(n) <= limits.shared_bytes_per_block;
+    return fits ? &lu[i] : nullptr;
+  }
 };
 
 // small[dtype][n] for the orders of the classes "thread" and "warp".
@@ -63,14 +79,6 @@ struct CudaKernelTable {
 // Shared memory that a block may have on every device, without asking.
 constexpr size_t kSharedBytesEverywhere = 48 * 1024;
 
-struct CudaLimits {
-  size_t shared_bytes_per_block;
-  int multiprocessors;
-  bool has_clusters;  // the device, and the kernels of this build that run on it
-  const char* error;  // null, or why the device could not be asked
-};
-CudaLimits cuda_limits(int device);
-
 // Defined in <class>/table.h, instantiated in <class>/<dtype>.cu.
 template <Dtype kDtype>
 void add_thread_kernels(CudaKernelTable& table);
@@ -82,5 +90,7 @@ template <Dtype kDtype>
 void add_cluster_kernels(CudaKernelTable& table);
 template <Dtype kDtype>
 void add_large_kernels(CudaKernelTable& table);
+template <Dtype kDtype>
+void add_lu_kernels(CudaKernelTable& table);
 
 }  // namespace torchdet

@@ -185,17 +185,20 @@ struct CudaBackend {
     large.workspace = workspace.mutable_data_ptr();
     large.factors = factors.mutable_data_ptr();
     large.inverse = wants_inverse ? inverse.mutable_data_ptr() : nullptr;
-    large.pivots = static_cast<const int32_t*>(pivots.mutable_data_ptr());
+    large.pivots = static_cast<int32_t*>(pivots.mutable_data_ptr());
 
     // B row after row is B^T column after column.
     const Tensor columns = transpose(factors);
     if (resumes) {
-      problem.integers = static_cast<int32_t*>(pivots.mutable_data_ptr());
       launch(kernels.identity, problem, device);
     } else {
       launch(kernels.copy, problem, device);
       launch(kernels.scale, problem, device);
-      factor(columns, pivots, empty({batch}, ScalarType::Int, A));
+      if (const CudaKernel* const lu = kernels.select_lu(n, batch, limits); lu != nullptr) {
+        launch(*lu, problem, device);
+      } else {
+        factor(columns, pivots, empty({batch}, ScalarType::Int, A));
+      }
     }
     if (wants_inverse) {
       launch(kernels.pivots, problem, device);

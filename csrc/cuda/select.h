@@ -13,7 +13,7 @@ constexpr SizeClass kCudaSizeClasses[] = {
     {"block", 238, "one matrix per block, in shared memory", "fits in the shared memory"},
     {"cluster", 512, "one matrix per cluster of 2 to 8 blocks, in their shared memory",
      "fits in the shared memory of a cluster"},
-    {"large", std::numeric_limits<int64_t>::max(), "torch's LU between two kernels",
+    {"large", std::numeric_limits<int64_t>::max(), "an LU, torch's or our own, between kernels",
      "does not fit in the shared memory"},
 };
 
@@ -93,6 +93,29 @@ constexpr int largest_cluster(Op op, Dtype dtype) {
 // takes several kernels for each of its panels. And with no crossover by batch, the bits of a
 // matrix do not depend on the size of its batch.
 constexpr int64_t kLeastClusterBatch = 1;
+
+// --- LU of our own in the class "large" ---
+
+// 16 clusters of 8 blocks are what fills the device, and the least that is predicted to be as fast
+// as the fastest of torch's kernels (5, 15 and 50 us a matrix at n = 256, 512 and 1024 in float32,
+// where those take 5, 18 and 80 in larger batches). Above 2048 a matrix has more rows than the
+// largest cluster has threads.
+constexpr int64_t kLeastLuBatch = 16, kLargestLu = 2048;
+
+// Which cluster factors a matrix (cluster_size(i)); -1: torch. As few blocks as have a thread for
+// each row, but more while two of them on each multiprocessor are not enough to fill the device.
+constexpr int select_lu_cluster(int64_t n, int64_t batch, int multiprocessors) {
+  constexpr int64_t kRowsOfBlock = kLargestLu / cluster_size(kClusterSizes - 1);
+  if (batch < kLeastLuBatch || n > kLargestLu) {
+    return -1;
+  }
+  int i = 0;
+  while (i + 1 < kClusterSizes && (n > kRowsOfBlock * cluster_size(i) ||
+                                   batch * cluster_size(i + 1) <= 2 * multiprocessors)) {
+    ++i;
+  }
+  return i;
+}
 
 // Where the matrix fits in shared memory; "large" serves where it does not.
 constexpr Choice select_cuda(Op op, Dtype dtype, int64_t n) {

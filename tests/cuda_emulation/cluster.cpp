@@ -9,8 +9,8 @@ namespace torchdet::emulation {
 int cluster_rank() {
   return rank_of_block();
 }
-// Reading is taken to end at the thread's next arrival at the barrier of the cluster.
-const void* map_shared(const void* own, int rank) {
+// Reading and writing are taken to end at the thread's next arrival at the barrier of the cluster.
+void* map_shared(const void* own, int rank) {
   const unsigned char* const begin = block.shared[rank_of_block()].data.get();
   const size_t offset = static_cast<const unsigned char*>(own) - begin;
   if (offset >= block.shared_bytes) {

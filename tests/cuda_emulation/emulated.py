@@ -70,6 +70,7 @@ def library() -> ctypes.CDLL:
     lib.emulated_run.restype = ctypes.c_char_p
     lib.emulated_fault.restype = ctypes.c_char_p
     lib.emulated_access.restype = ctypes.c_char_p
+    lib.emulated_lu.restype = ctypes.c_char_p
     lib.emulated_block_bytes.restype = ctypes.c_size_t
     return lib
 
@@ -114,6 +115,27 @@ def kept_integers(n: int) -> int:
     return 3 * n + 2
 
 
+def lu_cluster(n: int, batch: int, multiprocessors: int) -> int:
+    """The blocks of the cluster that select.h takes for an LU in "large"; 0 for torch's."""
+    i = library().emulated_lu_cluster(ctypes.c_int64(n), ctypes.c_int64(batch), multiprocessors)
+    return CLUSTER_SIZES[i] if i >= 0 else 0
+
+
+def factor(columns: np.ndarray, cluster: int) -> np.ndarray:
+    """LU of the transposes, in place, by clusters of so many blocks: LAPACK's pivots, from 1 on."""
+    assert columns.flags.c_contiguous
+    n, batch = columns.shape[-1], columns.size // columns.shape[-1] ** 2
+    pivots = np.full((batch, n), -1, np.int32)
+    message = library().emulated_lu(
+        DTYPES.index(columns.dtype.name), ctypes.c_int64(n), ctypes.c_int64(batch),
+        ctypes.c_void_p(columns.ctypes.data), ctypes.c_void_p(pivots.ctypes.data),
+        CLUSTER_SIZES.index(cluster),
+    )  # fmt: skip
+    if message is not None:
+        raise RuntimeError(message.decode())
+    return pivots
+
+
 def run(
     operator: str,
     A: np.ndarray,
@@ -122,11 +144,13 @@ def run(
     large: bool = False,
     by_ldu: bool = True,
     cluster: int = 0,
+    lu: int = 0,
 ) -> tuple[np.ndarray, ...]:
     """The results of an operator; `other` is grad or Z, `kept` are numbers and integers.
 
     large, cluster: the class "large", or a cluster of so many blocks, at any order.
     by_ldu: in "large", whether what the inverse does not serve for is done again.
+    lu: in "large", the blocks of the clusters that factor, in the place of torch's LU.
     """
     lib, n = library(), A.shape[-1]
     op, dtype = _OPS[operator], DTYPES.index(A.dtype.name)
@@ -184,7 +208,7 @@ def run(
         else:
             launch(_COPY, buffers)
             launch(_SCALE, buffers)
-            buffers.factor()
+            buffers.factor(lu)
         if needs_inverse:
             launch(_PIVOTS, buffers)
             buffers.solve()
@@ -235,8 +259,7 @@ class _LargeBuffers(ctypes.Structure):
             numbers, self._arrays["integers"] = kept
             self._arrays["factors"] = numbers.reshape(-1).view(np.uint8)
         if kept and needs_inverse:
-            self._arrays |= {"kept": numbers, "kept_integers": kept[1]}
-            self._arrays["integers"] = self._arrays["pivots"]
+            self._arrays |= {"kept": numbers, "kept_integers": self._arrays.pop("integers")}
         for name, x in self._arrays.items():
             setattr(self, name, x.ctypes.data)
         self.workspace_stride, self.ldu_blocks = stride, min(batch, LDU_BLOCKS)
@@ -249,8 +272,11 @@ class _LargeBuffers(ctypes.Structure):
 
     # Rows of these matrices are columns of what LAPACK has. It works in place, as torch does, on
     # whole columns.
-    def factor(self) -> None:
-        """LU with partial pivoting of the transposes."""
+    def factor(self, cluster: int) -> None:
+        """LU with partial pivoting of the transposes, by clusters of so many blocks or LAPACK."""
+        if cluster:
+            self._pivots()[:] = factor(self._matrices("factors"), cluster)
+            return
         (getrf,) = scipy.linalg.get_lapack_funcs(("getrf",), dtype=self._dtype)
         for matrix, pivots in zip(self._matrices("factors"), self._pivots(), strict=True):
             lu, exchanges, _ = getrf(matrix.T, overwrite_a=True)
@@ -299,6 +325,11 @@ def _accesses_of(work: Callable[[], object]) -> Accesses:
 def shared_accesses(operator: str, *arguments: np.ndarray) -> Accesses:
     """Those of an operator."""
     return _accesses_of(lambda: run(operator, *arguments))
+
+
+def factor_accesses(columns: np.ndarray, cluster: int) -> Accesses:
+    """Those of an LU."""
+    return _accesses_of(lambda: factor(columns, cluster))
 
 
 def accesses_at(size: int, offsets: Sequence[int], shared_bytes: int = 1 << 14) -> Accesses:

@@ -59,7 +59,7 @@ int64_t block_count();
 int thread_index();
 void* shared_memory();
 int cluster_rank();
-const void* map_shared(const void* own, int rank);
+void* map_shared(const void* own, int rank);
 void arrive_cluster();
 void wait_cluster();
 // Waits until every thread that takes part has arrived, of a warp the lanes given; the payload of
@@ -173,8 +173,8 @@ inline int cluster_rank() {
   return emulation::cluster_rank();
 }
 template <typename T>
-const T* map_shared(const T* own, int rank) {
-  return static_cast<const T*>(emulation::map_shared(own, rank));
+T* map_shared(T* own, int rank) {
+  return static_cast<T*>(emulation::map_shared(own, rank));
 }
 inline void arrive_cluster() {
   emulation::arrive_cluster();

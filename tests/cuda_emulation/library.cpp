@@ -79,6 +79,23 @@ const char* emulated_run(int op, int dtype, int64_t n, int64_t batch, const Emul
   return kernel_of(p.op, dtype, n, static_cast<Stage>(stage)).launch(p, stream);
 }
 
+// Factors matrices that lie column after column, on clusters of that size (cluster_size() counts
+// them); null, or what went wrong.
+const char* emulated_lu(int dtype, int64_t n, int64_t batch, void* factors, int32_t* pivots,
+                        int size) {
+  Problem p;
+  p.n = n;
+  p.batch = batch;
+  p.large.factors = factors;
+  p.large.pivots = pivots;
+  return cuda_kernels().large[dtype].lu[size].launch(p, nullptr);
+}
+
+// Which cluster select.h chooses for it; -1: torch's LU.
+int emulated_lu_cluster(int64_t n, int64_t batch, int multiprocessors) {
+  return select_lu_cluster(n, batch, multiprocessors);
+}
+
 // The stage whose kernel alone serves an order where blocks have that much shared memory; -1 where
 // torch has a part in it, or where the library is built without that kernel.
 int emulated_stage(int op, int dtype, int64_t n, size_t shared_bytes) {

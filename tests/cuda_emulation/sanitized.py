@@ -19,6 +19,8 @@ ORDERS = {
 }
 LARGE_ORDERS = (1, 2, 3, 4, 5, 33, 40)  # also by the kernels of the class "large"
 BATCH = 9
+# The LU of the class "large": three panels, and the first one with the rows of two blocks.
+LU_ORDERS = {"float32": (137,), "float64": (73,), "complex64": (73,), "complex128": (41, 259)}
 
 
 def run_kept(n: int, dtype: str) -> None:
@@ -56,6 +58,10 @@ def main() -> int:
                     run_kept(n, dtype)
                 if n in (33, 40) and operator in ("det", "slogdet"):
                     emulated.run(operator, *args, cluster=2)
+    for dtype, orders in LU_ORDERS.items():
+        for n in orders:
+            (A,) = arguments("det", n, dtype, 2)
+            emulated.factor(A, 2)
     print("all kernels ran")
     return 0
 

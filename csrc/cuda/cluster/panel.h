@@ -6,31 +6,14 @@
 // and read the winner's row.
 #pragma once
 
+#include "../place_key.h"
 #include "matrix.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// What a pivot search compares: the leading bits of the size of an entry, rounded up, with the
-// thread that holds it in the last ten. Rounding up keeps every number but 0 above 0; multipliers
-// are at most 1 + 2^-13 (float), 1 + 2^-10 (double). NaN, of which a GPU makes 0x7fffffff, must not
-// round up to the sign bit: the least of all keys.
+// Keys of a pivot search hold the thread that has the row (../place_key.h).
 constexpr uint32_t kClusterPlaces = 1023;
-template <typename R>
-TORCHDET_DEVICE int32_t cluster_key(R size, int thread) {
-  uint32_t bits;
-  if constexpr (sizeof(R) == 4) {
-    bits = static_cast<uint32_t>(bits_of(size));
-  } else {
-    bits = static_cast<uint32_t>((static_cast<uint64_t>(bits_of(size)) + 0xffffffff) >> 32);
-  }
-  constexpr uint32_t kMost = 0x7fffffff & ~kClusterPlaces;
-  return static_cast<int32_t>(((minimum(bits, kMost) + kClusterPlaces) & ~kClusterPlaces) |
-                              (kClusterPlaces - thread));
-}
-TORCHDET_DEVICE int thread_of_key(int32_t key) {
-  return static_cast<int>(kClusterPlaces - (key & kClusterPlaces));
-}
 
 template <typename V, int kClusterSize_>
 class ClusterPanels : public ClusterMatrix<V, kClusterSize_> {
@@ -104,8 +87,7 @@ class ClusterPanels : public ClusterMatrix<V, kClusterSize_> {
         int32_t* const keys = Base::template at<int32_t>(layout_.keys) + s % 2 * kWarps;
         PivotDivisor<V>* const pivots =
             Base::template at<PivotDivisor<V>>(layout_.pivots) + s % 2 * kWarps;
-        constexpr int32_t kNone = std::numeric_limits<int32_t>::min();
-        const int32_t own = is_waiting ? cluster_key(pivot_size(m[s]), t) : kNone;
+        const int32_t own = is_waiting ? place_key<kClusterPlaces>(pivot_size(m[s]), t) : kNoKey;
         Pivot<V, true> candidate(m[s]);
         const int32_t best_of_warp = reduce_maximum_in_warp(own);
         candidate.refine();
@@ -117,8 +99,8 @@ class ClusterPanels : public ClusterMatrix<V, kClusterSize_> {
           keys[warp] = best_of_warp;
         }
         sync_block();
-        const int32_t best = reduce_maximum_in_warp(lane < active_warps ? keys[lane] : kNone);
-        const int q = thread_of_key(best);
+        const int32_t best = reduce_maximum_in_warp(lane < active_warps ? keys[lane] : kNoKey);
+        const int q = place_of_key<kClusterPlaces>(best);
         V u[P];
         load<s>(lines + q / kWarpSize * P, u);
         if (lane == s) {

@@ -74,8 +74,8 @@ struct LargeDeterminants : DiagonalKernel<V> {
 // gradient is B^-T itself, the last pivot stays: q = 1.
 //
 // In a forward pass that keeps the factors (kDet and kSlogdet) it comes last, for s, and writes the
-// integers. In the backward pass s is there, nothing of the factors is changed, and `integers`
-// takes the exchanges that torch's solve is given.
+// integers. In the backward pass s is there, nothing of the factors is changed, and the exchanges,
+// which torch's solve is given, are taken from those integers.
 template <typename V>
 struct LargePivots : DiagonalKernel<V> {
   using R = RealOf<V>;
@@ -143,7 +143,7 @@ struct LargePivots : DiagonalKernel<V> {
       const int32_t with = kept.exchange(k);
       const int32_t inside = minimum(maximum(with, k + 1), m.n);
       is_inside = with == inside ? is_inside : 0;
-      p.integers[m.b * p.n + k] = inside;
+      p.large.pivots[m.b * p.n + k] = inside;
       m.vectors.row[k] = kept.row_exponent(k);
       m.vectors.column[k] = kept.column_exponent(k);
     });

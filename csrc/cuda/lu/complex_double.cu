@@ -1,0 +1,3 @@
+#include "table.h"
+
+template void torchdet::add_lu_kernels<torchdet::Dtype::kComplexDouble>(torchdet::CudaKernelTable&);
