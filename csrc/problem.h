@@ -73,6 +73,9 @@ struct BatchView {
   }
   TORCHDET_ANYWHERE int64_t offset(int64_t index) const {
     int64_t offset = 0;
+#ifdef __CUDACC__
+#pragma unroll 1  // a division of 64 bits is long, and few batches have two dimensions
+#endif
     for (int d = dims - 1; d > 0; --d) {
       offset += index % sizes[d] * strides[d];
       index /= sizes[d];

@@ -8,25 +8,32 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
+// The smallest matrices are those that the class "warp" leaves.
+template <Op kOp, Dtype kDtype>
+constexpr int kLeastRows = largest_warp(kOp, kDtype) < 2 * kWarpSize ? 2 : 4;
+
 // One with registers for matrices of order n.
-template <template <typename, int> typename Kernel, typename V, int kRows = 2>
+template <template <typename, int> typename Kernel, Op kOp, Dtype kDtype,
+          int kRows = kLeastRows<kOp, kDtype>>
 CudaKernel block_kernel(int64_t n) {
-  if constexpr (kRows < Kernel<V, kRows>::kMostRows) {
+  using Smallest = Kernel<NumberOf<kDtype>, kRows>;
+  if constexpr (kRows < Smallest::kMostRows) {
     if (n > kRows * kWarpSize) {
-      return block_kernel<Kernel, V, Kernel<V, kRows>::kNextRows>(n);
+      return block_kernel<Kernel, kOp, kDtype, Smallest::kNextRows>(n);
     }
   }
-  return make_kernel<Kernel<V, kRows>>();
+  return make_kernel<Smallest>();
 }
-template <template <typename, int> typename Kernel, typename V>
+template <template <typename, int> typename Kernel, Op kOp, Dtype kDtype>
 CudaKernel make_block_kernel() {
   const auto launch_batch = [](const Problem& p, void* stream) {
-    return block_kernel<Kernel, V>(p.n).launch(p, stream);
+    return block_kernel<Kernel, kOp, kDtype>(p.n).launch(p, stream);
   };
   const auto block_bytes = [](int64_t n) {
-    constexpr int64_t kLargest = Kernel<V, 2>::kMostRows * kWarpSize;
+    constexpr int64_t kLargest =
+        Kernel<NumberOf<kDtype>, kLeastRows<kOp, kDtype>>::kMostRows * kWarpSize;
     return n > kLargest ? std::numeric_limits<size_t>::max()
-                        : block_kernel<Kernel, V>(n).block_bytes(n);
+                        : block_kernel<Kernel, kOp, kDtype>(n).block_bytes(n);
   };
   return {launch_batch, block_bytes};
 }
@@ -38,9 +45,10 @@ void add_block_kernels(CudaKernelTable& table) {
   using V = NumberOf<kDtype>;
   constexpr int kTeam = 256;
   table.block[static_cast<int>(kDtype)] = {
-      {make_block_kernel<BlockDeterminants, V>(), make_block_kernel<BlockCofactors, V>(),
+      {make_block_kernel<BlockDeterminants, Op::kDet, kDtype>(),
+       make_block_kernel<BlockCofactors, Op::kCofactor, kDtype>(),
        make_kernel<TeamHvp<V, kTeam, 1>>()},
-      make_block_kernel<BlockSlogdetHvp, V>()};
+      make_block_kernel<BlockSlogdetHvp, Op::kSlogdetHvp, kDtype>()};
 }
 
 }  // namespace torchdet

@@ -52,6 +52,7 @@ class TeamAlgorithms {
     team_.sync();
     team_.for_each(0, n_, [&](int j) {
       I e = kZeroExponent;
+      TORCHDET_ROLL
       for (int i = 0; i < n_; ++i) {
         e = maximum(e, entry_exponent(s_.A(i, j)) + v_.row[i]);
       }

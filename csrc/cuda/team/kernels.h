@@ -1,4 +1,4 @@
-// What a team does alone: Hessian-vector products of every class but "thread", and the cofactors of
+// What a team does alone: Hessian-vector products of every class but "thread", and the results of
 // matrices that the other classes' own algorithms leave.
 //
 // Both come from the rank-revealing LDU, C(B) = s G^T diag(a) F^T with a_i = prod_{k != i} d_k and
@@ -63,6 +63,71 @@ TORCHDET_DEVICE void write_cofactors(TeamAlgorithms<V, kSize>& matrix, const Pro
   const Scaled<V> factor = compute_cofactors(matrix, p, b, eq);
   matrix.invert_permutations();
   matrix.write(p, b, factor, eq.poison);
+}
+
+// body(b), by the warp, for its matrices b that are not done, one after the other. It has kCount
+// from `first` on, each of kLanes lanes, in which is_done is the same.
+template <int kCount, int kLanes, typename Body>
+TORCHDET_DEVICE void for_matrices_left(const Problem& p, int64_t first, bool is_done, Body body) {
+  if (any_in_warp(!is_done)) {
+    TORCHDET_ROLL
+    for (int t = 0; t < kCount && first + t < p.batch; ++t) {
+      if (!shuffle(static_cast<int>(is_done), t * kLanes)) {
+        sync_warp();  // all have read what is overwritten now
+        body(first + t);
+      }
+    }
+  }
+}
+
+// What a warp has in shared memory for one of them: a matrix, and the vectors.
+template <typename V>
+struct WarpSpace {
+  TeamMatrix<V> matrix;
+  TeamVectors<V> vectors;
+
+  TORCHDET_ANYWHERE WarpSpace(Arena& arena, int n)
+      : matrix(arena.take_matrix<V>(n)), vectors(arena, n, 0) {}
+  TORCHDET_ANYWHERE static size_t count_bytes(int n) {
+    Arena counter(nullptr);
+    WarpSpace(counter, n);
+    return counter.bytes;
+  }
+
+  // finish(algorithms, equilibration) for matrix b of the batch, equilibrated in A.
+  template <typename Finish>
+  TORCHDET_DEVICE void start(const Problem& p, int64_t b, TeamMatrix<V> A, Finish finish) const {
+    const TeamSpace<V> space(A, matrix, vectors);
+    Team<kWarpSize> team(vectors.slots);
+    TeamAlgorithms<V, kWarpSize> algorithms(team, space);
+    algorithms.read(p.A, b);
+    finish(algorithms, algorithms.equilibrate());
+  }
+};
+
+// A determinant by LDU.
+template <typename V>
+TORCHDET_DEVICE void write_determinant_by_ldu(const Problem& p, int64_t b, unsigned char* memory) {
+  Arena arena(memory);
+  const WarpSpace<V> space(arena, static_cast<int>(p.n));
+  space.start(p, b, space.matrix, [&](auto& matrix, const Equilibration<V>& eq) {
+    const RealOf<V> sign = matrix.factor();
+    const Scaled<V> d = matrix.product();
+    if (thread_index() % kWarpSize == 0) {
+      write_determinant(p, b,
+                        Scaled<V>{add_poison(d.mantissa * sign, eq.poison), d.exponent + eq.total});
+    }
+    sync_warp();
+  });
+}
+// Cofactors. The factors lie in the memory of the result.
+template <typename V>
+TORCHDET_DEVICE void write_cofactors_by_ldu(const Problem& p, int64_t b, unsigned char* memory) {
+  const int n = static_cast<int>(p.n);
+  Arena arena(memory);
+  const WarpSpace<V> space(arena, n);
+  space.start(p, b, {static_cast<V*>(p.out) + b * n * n, n, n},
+              [&](auto& matrix, const Equilibration<V>& eq) { write_cofactors(matrix, p, b, eq); });
 }
 
 // kDetHvp of matrix b, from A on.

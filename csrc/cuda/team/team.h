@@ -3,7 +3,8 @@
 // The matrix lies in memory that all threads of the team see (shared, or global for the largest
 // orders), and every algorithm is a sequence of passes over entries with a barrier between. Within
 // a pass the team is a grid of rows x columns of threads, dealt out cyclically, so that any
-// rectangle of entries keeps all of them busy.
+// rectangle of entries keeps all of them busy. Barriers are what takes the time, and most kernels
+// have a team for rare matrices alone. So its loops stay loops: unrolled they were half the code.
 #pragma once
 
 #include "../results.h"
@@ -66,6 +67,7 @@ class Team {
   // body(t) for t in [begin, end), dealt out over the team.
   template <typename Body>
   TORCHDET_DEVICE void for_each(int begin, int end, Body body) const {
+    TORCHDET_ROLL
     for (int t = begin + rank_; t < end; t += kSize) {
       body(t);
     }
@@ -74,7 +76,9 @@ class Team {
   template <typename Body>
   TORCHDET_DEVICE void for_entries(int row_begin, int row_end, int column_begin, int column_end,
                                    Body body) const {
+    TORCHDET_ROLL
     for (int i = row_begin + rank_ / kColumns; i < row_end; i += kRows) {
+      TORCHDET_ROLL
       for (int j = column_begin + rank_ % kColumns; j < column_end; j += kColumns) {
         body(i, j);
       }
@@ -85,18 +89,21 @@ class Team {
   // the columns j of for_columns; i may be n or more, so that all threads stay together.
   template <typename Body>
   TORCHDET_DEVICE void for_rows(int n, Body body) const {
+    TORCHDET_ROLL
     for (int i = rank_ / kColumns; i - rank_ / kColumns < n; i += kRows) {
       body(i);
     }
   }
   template <typename Body>
   TORCHDET_DEVICE void for_columns(int n, Body body) const {
+    TORCHDET_ROLL
     for (int j = rank_ % kColumns; j < n; j += kColumns) {
       body(j);
     }
   }
   template <typename X, typename Combine>
   TORCHDET_DEVICE static X reduce_row(X x, Combine combine) {
+    TORCHDET_ROLL
     for (int mask = kColumns / 2; mask > 0; mask /= 2) {
       x = combine(x, shuffle_xor(x, mask));
     }
@@ -109,6 +116,7 @@ class Team {
   // call has seen them read.
   template <typename X, typename Combine>
   TORCHDET_DEVICE X reduce(X x, Combine combine) {
+    TORCHDET_ROLL
     for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
       // In the order of the lanes, or complex products would round differently in each.
       const X other = shuffle_xor(x, mask);
@@ -125,6 +133,7 @@ class Team {
       }
       sync();
       x = slots[0];
+      TORCHDET_ROLL
       for (int w = 1; w < kWarps; ++w) {
         x = combine(x, slots[w]);
       }

@@ -17,12 +17,11 @@ constexpr int blocks_per_sm(int registers, int threads) {
   return 4 * kWarpSize * std::min(512 / registers, 8) / threads;
 }
 
-// Kernel::run_fast(p, matrices): whether the thread's matrix is done. Kernel::run_slowly(team, p,
-// b, eq): a matrix that is not, by the warp.
+// Kernel::run_fast(p): whether the thread's matrix is done. Kernel::run_slowly(p, b, memory): a
+// matrix that is not, by the warp.
 template <typename V, int N, typename Kernel>
 struct ThreadEliminationKernel {
   using Matrices = StagedMatrices<V, N>;
-  using Algorithms = TeamAlgorithms<V, kWarpSize>;
   static constexpr Memory kMemory = Memory::kShared;
   // As many as have their matrices in the shared memory that every device has.
   static constexpr int kThreads =
@@ -31,40 +30,32 @@ struct ThreadEliminationKernel {
 
   // Of a warp: its matrices, or its work space as a team.
   TORCHDET_ANYWHERE static size_t warp_bytes() {
-    Arena counter(nullptr);
-    TeamSpace<V>(counter, N, 0);
-    return counter.bytes > Matrices::kWarpBytes ? counter.bytes : Matrices::kWarpBytes;
+    return maximum(WarpSpace<V>::count_bytes(N), Matrices::kWarpBytes);
   }
   static size_t block_bytes(int64_t) { return kThreads / kWarpSize * warp_bytes(); }
 
+  // The matrices of the warp. Registers are scarce: worked out where it is needed, and not kept.
+  TORCHDET_DEVICE static Matrices matrices(const Problem& p) {
+    const int thread = computed_anew(thread_index());
+    return Matrices(p.batch, first_matrix(thread), thread % kWarpSize, memory_of(thread));
+  }
+
   TORCHDET_DEVICE static void run(const Problem& p) {
-    const int warp = thread_index() / kWarpSize;
-    const int64_t first = block_index() * kMatricesPerBlock + warp * kWarpSize;
-    if (first < p.batch) {
-      unsigned char* memory = shared_memory<unsigned char>() + warp * warp_bytes();
-      const bool is_done = Kernel::run_fast(p, Matrices(p.batch, first, memory));
-      if (any_in_warp(!is_done)) {
-        TORCHDET_ROLL
-        for (int t = 0; t < kWarpSize && first + t < p.batch; ++t) {
-          if (!shuffle(static_cast<int>(is_done), t)) {
-            sync_warp();  // all have read what is overwritten now
-            run_slowly(p, first + t, memory);
-          }
-        }
-      }
+    if (first_matrix(thread_index()) < p.batch) {
+      const bool is_done = Kernel::run_fast(p);
+      const int thread = computed_anew(thread_index());
+      for_matrices_left<kWarpSize, 1>(p, first_matrix(thread), is_done, [&](int64_t b) {
+        Kernel::run_slowly(p, b, memory_of(thread));
+      });
     }
   }
 
  private:
-  TORCHDET_DEVICE static void run_slowly(const Problem& p, int64_t b, unsigned char* memory) {
-    Arena arena(memory);
-    // Of p.n, so that its loops stay loops.
-    const TeamSpace<V> space(arena, static_cast<int>(p.n), 0);
-    Team<kWarpSize> team(space.vectors.slots);
-    Algorithms algorithms(team, space);
-    algorithms.read(p.A, b);
-    const Equilibration<V> eq = algorithms.equilibrate();
-    Kernel::run_slowly(algorithms, p, b, eq);
+  TORCHDET_DEVICE static int64_t first_matrix(int thread) {
+    return block_index() * kMatricesPerBlock + thread / kWarpSize * kWarpSize;
+  }
+  TORCHDET_DEVICE static unsigned char* memory_of(int thread) {
+    return shared_memory<unsigned char>() + thread / kWarpSize * warp_bytes();
   }
 };
 
@@ -78,31 +69,23 @@ struct ThreadEliminationDeterminants
   static constexpr int kBlocksPerSm =
       blocks_per_sm(N * N * sizeof(V) / 4 + kOthers, Base::kThreads);
 
-  TORCHDET_DEVICE static bool run_fast(const Problem& p, const StagedMatrices<V, N>& matrices) {
+  TORCHDET_DEVICE static bool run_fast(const Problem& p) {
     V a[N * N];
+    const typename Base::Matrices matrices = Base::matrices(p);
     matrices.stage(p.A);
     matrices.load(a);
     ThreadElimination<V, N> elimination(a);
     const Scaled<V> d = elimination.determinant();
-    bool is_trusted = elimination.is_trusted();
-    if (any_in_warp(!is_trusted)) {
-      is_trusted = is_trusted || is_central<N>(matrices.own());
-    }
+    // Without a vote of the warp: ptxas compiles twice what lies between two collectives.
+    const bool is_trusted = elimination.is_trusted() || is_central<N>(matrices.own());
     if (matrices.writes() && is_trusted) {
       write_determinant(p, matrices.index(), d);
     }
     return is_trusted;
   }
 
-  TORCHDET_DEVICE static void run_slowly(typename Base::Algorithms& matrix, const Problem& p,
-                                         int64_t b, const Equilibration<V>& eq) {
-    const RealOf<V> sign = matrix.factor();
-    const Scaled<V> d = matrix.product();
-    if (thread_index() % kWarpSize == 0) {
-      write_determinant(p, b,
-                        Scaled<V>{add_poison(d.mantissa * sign, eq.poison), d.exponent + eq.total});
-    }
-    sync_warp();
+  TORCHDET_DEVICE static void run_slowly(const Problem& p, int64_t b, unsigned char* memory) {
+    write_determinant_by_ldu<V>(p, b, memory);
   }
 };
 
@@ -115,14 +98,15 @@ struct ThreadEliminationCofactors
   static constexpr int kBlocksPerSm =
       blocks_per_sm((N * N + N) * sizeof(V) / 4 + 61, Base::kThreads);
 
-  TORCHDET_DEVICE static bool run_fast(const Problem& p, const StagedMatrices<V, N>& matrices) {
+  TORCHDET_DEVICE static bool run_fast(const Problem& p) {
     using R = RealOf<V>;
     using I = IntegerOf<V>;
     using F = Format<ScalarOf<V>>;
     V a[N * N];
-    matrices.stage(p.A);
-    const V grad = p.op == Op::kCofactor ? one<V>() : gradient<V>(p, matrices.index());
-    matrices.load(a);
+    const typename Base::Matrices sources = Base::matrices(p);
+    sources.stage(p.A);
+    const V grad = p.op == Op::kCofactor ? one<V>() : gradient<V>(p, sources.index());
+    sources.load(a);
     ThreadElimination<V, N> elimination(a);
     elimination.sweep();
 
@@ -149,6 +133,7 @@ struct ThreadEliminationCofactors
         check = add_nothing(a[i * N + k], check);
       }
     }
+    const typename Base::Matrices results = Base::matrices(p);
     TORCHDET_UNROLL
     for (int k = 0; k < N; ++k) {
       V row[N];
@@ -156,15 +141,14 @@ struct ThreadEliminationCofactors
       for (int i = 0; i < N; ++i) {
         row[i] = multiplies_grad(p.op) ? conj(a[i * N + k]) : a[i * N + k];
       }
-      matrices.put_row(elimination.row_at(k), row);
+      results.put_row(elimination.row_at(k), row);
     }
-    matrices.write(p.out);
+    results.write(p.out);
     return is_trusted && check == R(0) && least >= std::numeric_limits<R>::min();
   }
 
-  TORCHDET_DEVICE static void run_slowly(typename Base::Algorithms& matrix, const Problem& p,
-                                         int64_t b, const Equilibration<V>& eq) {
-    write_cofactors(matrix, p, b, eq);
+  TORCHDET_DEVICE static void run_slowly(const Problem& p, int64_t b, unsigned char* memory) {
+    write_cofactors_by_ldu<V>(p, b, memory);
   }
 };
 

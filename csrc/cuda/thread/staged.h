@@ -21,8 +21,8 @@ class StagedMatrices {
   static constexpr size_t kWarpBytes = sizeof(V) * kWarpSize * kStride;
 
   // memory: of the warp; first: its first matrix, one of the batch.
-  TORCHDET_DEVICE StagedMatrices(int64_t batch, int64_t first, unsigned char* memory)
-      : lane_(thread_index() % kWarpSize),
+  TORCHDET_DEVICE StagedMatrices(int64_t batch, int64_t first, int lane, unsigned char* memory)
+      : lane_(lane),
         first_(first),
         active_(batch - first < kWarpSize ? static_cast<int>(batch - first) : kWarpSize),
         shared_(reinterpret_cast<V*>(memory)) {}

@@ -112,21 +112,11 @@ struct WarpCofactors : WarpKernel<V, N, cofactor_shape<V>(N)> {
   using Base = WarpKernel<V, N, cofactor_shape<V>(N)>;
   using Matrix = typename Base::Matrix;
   using Space = SweepSpace<V, N>;
-  static constexpr int kLanes = Matrix::kLanes;
 
-  // What a warp has as a team: one matrix and the vectors; the other matrix lies in the result.
-  struct Pieces {
-    TeamMatrix<V> X;
-    TeamVectors<V> vectors;
-    TORCHDET_ANYWHERE Pieces(Arena& arena, int n)
-        : X(arena.take_matrix<V>(n)), vectors(arena, n, 0) {}
-  };
   // Of a warp: lines, then the spaces of its matrices, or its work space as a team.
   TORCHDET_ANYWHERE static size_t warp_bytes(int64_t n) {
-    Arena counter(nullptr);
-    Pieces(counter, static_cast<int>(n));
     constexpr size_t kSpaces = (Matrix::kPerWarp * sizeof(Space) + 15) / 16 * 16;
-    return std::max(counter.bytes, Matrix::kLineBytes + kSpaces);
+    return std::max(WarpSpace<V>::count_bytes(static_cast<int>(n)), Matrix::kLineBytes + kSpaces);
   }
   static size_t block_bytes(int64_t n) { return Base::kWarps * warp_bytes(n); }
 
@@ -135,15 +125,9 @@ struct WarpCofactors : WarpKernel<V, N, cofactor_shape<V>(N)> {
         shared_memory<unsigned char>() + thread_index() / kWarpSize * warp_bytes(p.n);
     const int64_t first = Base::first_matrix(thread_index());
     if (first < p.batch) {
-      const bool is_done = write_fast(p, memory);
-      sync_warp();
-      if (any_in_warp(!is_done)) {
-        for (int t = 0; t < Matrix::kPerWarp && first + t < p.batch; ++t) {
-          if (!shuffle(static_cast<int>(is_done), t * kLanes)) {
-            write_slow(p, first + t, memory);
-          }
-        }
-      }
+      for_matrices_left<Matrix::kPerWarp, Matrix::kLanes>(
+          p, first, write_fast(p, memory),
+          [&](int64_t b) { write_cofactors_by_ldu<V>(p, b, memory); });
     }
   }
 
@@ -168,19 +152,6 @@ struct WarpCofactors : WarpKernel<V, N, cofactor_shape<V>(N)> {
     // NaN and infinity reach every entry by the other way.
     const bool is_done = is_finite && sweep.is_regular() && eq.poison == RealOf<V>(0);
     return matrix.reduce(is_done ? 1 : 0, [](int x, int y) { return x & y; }) != 0;
-  }
-
-  TORCHDET_DEVICE static void write_slow(const Problem& p, int64_t b, unsigned char* memory) {
-    const int n = static_cast<int>(p.n);
-    Arena arena(memory);
-    const Pieces pieces(arena, n);
-    const TeamMatrix<V> A = {static_cast<V*>(p.out) + b * n * n, n, n};
-    const TeamSpace<V> space(A, pieces.X, pieces.vectors);
-    Team<kWarpSize> team(space.vectors.slots);
-    TeamAlgorithms<V, kWarpSize> algorithms(team, space);
-    algorithms.read(p.A, b);
-    const Equilibration<V> eq = algorithms.equilibrate();
-    write_cofactors(algorithms, p, b, eq);
   }
 };
 

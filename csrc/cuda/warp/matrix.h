@@ -160,9 +160,10 @@ struct WarpMatrix {
     if (wide && n == N && view.row_stride == N) {
       read_words([&](int j) { return *reinterpret_cast<const LaneWord*>(from + j * N); });
     } else if (wide) {
+      const int length = row_of(0) < n ? n : 0;
       read_words([&](int j) {
         LaneWord word = {};
-        if (j < n && row_of(0) < n) {
+        if (j < length) {
           word = *reinterpret_cast<const LaneWord*>(from);
         }
         from += view.row_stride;
@@ -172,10 +173,11 @@ struct WarpMatrix {
       TORCHDET_UNROLL
       for (int r = 0; r < kRows; ++r) {
         const V* at = from + r * view.column_stride;
+        const int length = row_of(r) < n ? n : 0;
         TORCHDET_UNROLL
         for (int j = 0; j < N; ++j) {
           m[r][j] = zero<V>();
-          if (j < n && row_of(r) < n) {
+          if (j < length) {
             m[r][j] = *at;
           }
           at += view.row_stride;
@@ -271,15 +273,30 @@ struct WarpMatrix {
     for (int r = 0; r < kRows; ++r) {
       of_column[r] = first + r < n ? column[first + r] : 0;
     }
-    TORCHDET_UNROLL
-    for (int j = 0; j < N; ++j) {
-      const int of_row = j < n ? row[j] : 0;
+    // Four numbers of a row in a turn, which leave it on one side and come back on the other: a
+    // loop cannot index registers.
+    constexpr int kEach = 4;
+    TORCHDET_ROLL
+    for (int j = 0; j < N; j += kEach) {
       TORCHDET_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        constexpr int kReach = 2 * F::kMaxExponent - 2;
-        const int e = maximum(minimum(of_row + of_column[r], kReach), -kReach);
-        const V scaled = m[r][j] * exact_pow2<R>(I(e >> 1)) * exact_pow2<R>(I(e - (e >> 1)));
-        m[r][j] = is_finite ? scaled : zero<V>();
+        V scaled[kEach];
+        TORCHDET_UNROLL
+        for (int t = 0; t < kEach; ++t) {
+          constexpr int kReach = 2 * F::kMaxExponent - 2;
+          const int of_row = j + t < n ? row[j + t] : 0;
+          const int e = maximum(minimum(of_row + of_column[r], kReach), -kReach);
+          const V x = m[r][t] * exact_pow2<R>(I(e >> 1)) * exact_pow2<R>(I(e - (e >> 1)));
+          scaled[t] = is_finite ? x : zero<V>();
+        }
+        TORCHDET_UNROLL
+        for (int c = 0; c < N - kEach; ++c) {
+          m[r][c] = m[r][c + kEach];
+        }
+        TORCHDET_UNROLL
+        for (int t = 0; t < kEach; ++t) {
+          m[r][N - kEach + t] = scaled[t];
+        }
       }
     }
     sync_warp();

@@ -118,9 +118,6 @@ class WarpSweep {
       rest[r] = e - exponent[r];
       most = maximum(most, rest[r] < 0 ? -rest[r] : rest[r]);
     }
-    // What one power of two cannot carry is carried by scale_pow2, which does nothing to the
-    // others.
-    const bool is_plain = !any_in_warp(most != 0 || is_scaled);
     R check = 0;
     TORCHDET_UNROLL
     for (int c = 0; c < N; ++c) {
@@ -133,17 +130,25 @@ class WarpSweep {
           x = x * exact_pow2<R>(exponent[r]);
           matrix_.m[r][c] = conjugates ? conj(x) : x;
         }
-        if (!is_plain) {
-          const int moved = is_scaled ? space_.column_exponent[column] : 0;
-          TORCHDET_UNROLL
-          for (int r = 0; r < kRows; ++r) {
-            matrix_.m[r][c] = scale_pow2(matrix_.m[r][c], rest[r] + moved);
-          }
-        }
         TORCHDET_UNROLL
         for (int r = 0; r < kRows; ++r) {
           if (matrix_.row_of(r) < n) {
             space_.result[step[r] * stride + column] = matrix_.m[r][c];
+          }
+        }
+      }
+    }
+    // What one power of two cannot carry is carried by scale_pow2, which does nothing to the
+    // others.
+    if (any_in_warp(most != 0 || is_scaled)) {
+      TORCHDET_ROLL
+      for (int column = 0; column < n; ++column) {
+        const int moved = is_scaled ? space_.column_exponent[column] : 0;
+        TORCHDET_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          if (matrix_.row_of(r) < n) {
+            V& x = space_.result[step[r] * stride + column];
+            x = scale_pow2(x, rest[r] + moved);
           }
         }
       }
