@@ -109,9 +109,6 @@ class BlockMatrix {
   // The barriers in it also order what came before.
   TORCHDET_DEVICE Equilibration<V> read(const BatchView& view, int64_t b,
                                         TeamAlgorithms<V, kThreads>& algorithms) {
-    for (int i = thread_index(); i < n_; i += kThreads) {
-      s_.vectors.row_index[i] = i;
-    }
     const V* from = static_cast<const V*>(view.data) + view.offset(b);
     const bool wide = view.column_stride == 1 && view.row_stride % kCount == 0 &&
                       n_ % kCount == 0 && reinterpret_cast<uintptr_t>(from) % sizeof(Wide) == 0;
