@@ -29,6 +29,7 @@ class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, false> {
 
   // The thread's share of det(B), of which the product counts, without the sign.
   TORCHDET_DEVICE Scaled<V> factor() {
+    sync_block();  // the memory of the lists and the exchange has had other uses
     for (int i = thread_index(); i < n_; i += kThreads) {
       rows_[i] = i * stride_;
     }

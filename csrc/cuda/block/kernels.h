@@ -63,24 +63,29 @@ struct BlockDeterminants : BlockKernel<V, kRows, kDeterminantShapes<V>> {
   using Exchange = typename Factors::Exchange;
   using Space = typename Base::Space;
 
+  // Once the matrix has been read, nobody needs the exponents: those of columns leave their memory
+  // to the exchange, those of rows to a list.
+  TORCHDET_ANYWHERE static int slot_bytes(int n) {
+    return static_cast<int>(sizeof(Exchange)) - Space::more_slots(n);
+  }
   static size_t block_bytes(int64_t n) {
     Pieces<true> counter(nullptr);
-    Space(counter, static_cast<int>(n), sizeof(Exchange));
+    Space(counter, static_cast<int>(n), slot_bytes(static_cast<int>(n)));
     return counter.bytes;
   }
 
   TORCHDET_DEVICE static void run(const Problem& p) {
+    const int n = static_cast<int>(p.n);
     const int64_t b = block_index();
     Pieces<false> pieces(shared_memory<unsigned char>());
-    const Space space(pieces, static_cast<int>(p.n), sizeof(Exchange));
+    const Space space(pieces, n, slot_bytes(n));
     Team<kThreads> team(space.vectors.slots);
     const TeamSpace<V> team_space(space.A, {nullptr, 0, 0}, space.vectors);
     TeamAlgorithms<V, kThreads> algorithms(team, team_space);
     BlockMatrix<V, kRows, kThreads> matrix(space);
     const Equilibration<V> eq = matrix.read(p.A, b, algorithms);
-    // Nobody needs the exponents of rows any more.
     Factors factors(space.A, space.vectors.row_index, reinterpret_cast<int*>(space.vectors.row),
-                    *reinterpret_cast<Exchange*>(space.vectors.slots));
+                    *reinterpret_cast<Exchange*>(space.vectors.column));
     Scaled<V> d = factors.factor();
     d.mantissa = factors.is_odd() ? -d.mantissa : d.mantissa;
     d = team.reduce(d, [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });

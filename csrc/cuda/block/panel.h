@@ -37,9 +37,8 @@ TORCHDET_DEVICE int row_of_key(int32_t key) {
 }
 
 // What the threads of a panel show each other.
-template <typename V, int kPanelWarps>
+template <typename V, int P, int kPanelWarps>
 struct PanelExchange {
-  static constexpr int P = kPanel<V>;
   // The best row of each warp, its key, and what divides by its pivot. Steps take turns: what is
   // read in a step is written again two steps later, behind the barrier of the step between.
   struct alignas(sizeof(Wide)) Proposals {
@@ -49,10 +48,10 @@ struct PanelExchange {
   };
   Proposals proposals[2];
 };
-template <typename V, int kPanelWarps>
-struct SweepExchange : PanelExchange<V, kPanelWarps> {
+template <typename V, int P, int kPanelWarps>
+struct SweepExchange : PanelExchange<V, P, kPanelWarps> {
   // L11 below the diagonal, on it the reciprocals of the pivots.
-  alignas(sizeof(Wide)) V factors[kPanel<V>][kPanel<V>];
+  alignas(sizeof(Wide)) V factors[P][P];
 };
 
 // kPanelWarps: those that have rows of a panel, at the most. kSweep: the sweep, else the LU.
@@ -60,9 +59,10 @@ template <typename V, int kThreads, int kPanelWarps, bool kSweep>
 class BlockPanels {
  public:
   using R = RealOf<V>;
-  using Exchange =
-      std::conditional_t<kSweep, SweepExchange<V, kPanelWarps>, PanelExchange<V, kPanelWarps>>;
-  static constexpr int P = kPanel<V>, kCount = Chunk<V>::kCount, kPanelWords = P / kCount;
+  static constexpr int P = kPanel<V, kSweep>;
+  static constexpr int kCount = Chunk<V>::kCount, kPanelWords = P / kCount;
+  using Exchange = std::conditional_t<kSweep, SweepExchange<V, P, kPanelWarps>,
+                                      PanelExchange<V, P, kPanelWarps>>;
   static constexpr int kWarps = kThreads / kWarpSize;
 
   TORCHDET_DEVICE BlockPanels(TeamMatrix<V> A, int* rows, Exchange& exchange)
@@ -246,7 +246,7 @@ class BlockPanels {
   // row, and reads kPanel multipliers, which its lanes share. For float32 that is
   //     2 x 4 + 2 x 4 + 2 x 2 wavefronts of shared memory a warp for 64 multiply-adds a lane,
   // 16 clocks of an SM, if two neighbours with one address take half the wavefronts.
-  static constexpr int kTileWords = sizeof(V) == 16 ? 4 : 2;
+  static constexpr int kTileWords = sizeof(V) == 16 ? 4 : P == 16 ? 1 : 2;
   static constexpr int kTileColumns = kTileWords * kCount;
   // As many groups as a lane has columns: each solves for one of them.
   static constexpr int kMostAcross = kWarpSize / kTileColumns;
