@@ -164,18 +164,17 @@ class BlockPanels {
       exchange_.proposals[1].keys[w] = key_of_none();
     }
   }
+
   // x = L11^-1 A_(Q, j) takes the place of A_(Q, j); pivot_row has the rows Q.
   TORCHDET_DEVICE void solve(int k, const int (&pivot_row)[P], int j, V (&x)[P]) {
     const int left = kSweep ? n_ - k : P;
     V l[P][P];
     TORCHDET_UNROLL
     for (int t = 0; t < P; ++t) {
-      if (t < left) {
-        x[t] = load_shared<V>(a_ + pivot_row[t] + j);
-        TORCHDET_UNROLL
-        for (int w = 0; w * kCount < t; ++w) {
-          load_word(lower_factor(k, pivot_row, t) + w * kCount, w, l[t]);
-        }
+      x[t] = load_shared<V>(a_ + pivot_row[t] + j);
+      TORCHDET_UNROLL
+      for (int w = 0; w * kCount < t; ++w) {
+        load_word(lower_factor(k, pivot_row, t) + w * kCount, w, l[t]);
       }
     }
     TORCHDET_UNROLL
@@ -193,14 +192,11 @@ class BlockPanels {
       }
     }
   }
-  // Where row i of the matrix begins, and the rows Q. Those that are not there stand for others.
-  TORCHDET_DEVICE int offset_of_pivot(int k) const {
-    return kSweep ? rows_[k] * stride_ : rows_[k];
-  }
+  // Where the rows Q begin in A. For those that are not there another stands.
   TORCHDET_DEVICE void find_pivot_rows(int k, int (&pivot_row)[P]) const {
     TORCHDET_UNROLL
     for (int t = 0; t < P; ++t) {
-      pivot_row[t] = offset_of_pivot(!kSweep || t < n_ - k ? k + t : k);
+      pivot_row[t] = kSweep ? rows_[t < n_ - k ? k + t : k] * stride_ : rows_[k + t];
     }
   }
 
@@ -211,22 +207,31 @@ class BlockPanels {
   TORCHDET_DEVICE void update(int k, int beyond, int first_warp) {
     const int before = kSweep ? k / kCount : 0;
     const int end = before + maximum(words_of<V>(n_) - beyond / kCount, 0);
-    // Warps have equal shares, as near as may be: lanes are divided as that asks. Among groups of
-    // `across` lanes; lane / across is lane inverse / 2^8.
+    // Warps have equal shares, as near as may be: groups have as many lanes as that asks, `across`.
+    // A lane's group is lane / across, or lane inverse / 2^8. In the sweep this is a power of two.
     const int warps = kWarps - first_warp, lane = thread_index() % kWarpSize;
     int across = 1, inverse = 256;
     TORCHDET_UNROLL
-    for (int more = 2; more <= kMostAcross; ++more) {
-      if (end > (more - 1) * kTileWords * warps) {
+    for (int more = 2; more <= kMostAcross; more += kSweep ? more : 1) {
+      if (end > (kSweep ? more / 2 : more - 1) * kTileWords * warps) {
         across = more;
         inverse = (256 + more - 1) / more;
       }
     }
     const int group = lane * inverse / 256, groups = kWarpSize * inverse / 256;
+    int skew = 0;
+    if constexpr (kSweep) {
+      // Eight neighbouring lanes are served at once: 8 / across groups, which take rows `across`
+      // apart. Rows are an odd number of words apart, so these words lie in different banks.
+      const int eight = lane / 8;
+      skew = (eight & (across - 1)) + across * (lane % 8 * inverse / 256) +
+             8 * (eight * inverse / 256);
+    }
     TORCHDET_ROLL
     for (int first = (warp_ - first_warp) * across * kTileWords; first < end;
          first += warps * across * kTileWords) {
-      update(k, before, beyond / kCount, first, lane - group * across, end, across, group, groups);
+      update(k, before, beyond / kCount, first, lane - group * across, end, across, group, groups,
+             skew);
     }
   }
 
@@ -265,9 +270,10 @@ class BlockPanels {
   }
 
   // Of one strip: the lane's words are number first + word, first + word + across, .. of those
-  // that lie before column k or from word `beyond` on, as far as they are below end.
+  // that lie before column k or from word `beyond` on, as far as they are below end; its rows are
+  // those of the passes from `begin` on, `groups` apart.
   TORCHDET_DEVICE void update(int k, int before, int beyond, int first, int word, int end,
-                              int across, int group, int groups) {
+                              int across, int group, int groups, int skew) {
     const int left = n_ - k, own = first + word;
     const auto column_at = [&](int v) { return (v < before ? v : v - before + beyond) * kCount; };
     int pivot_row[P];
@@ -275,8 +281,8 @@ class BlockPanels {
     // x for one column of the lane's words.
     const int v = own + group / kCount * across, j = column_at(v) + group % kCount;
     const bool is_solver = group < kTileColumns && v < end;
-    V solution[P];
     if (is_solver) {
+      V solution[P];
       solve(k, pivot_row, j, solution);
       if constexpr (kSweep) {
         TORCHDET_UNROLL
@@ -307,14 +313,15 @@ class BlockPanels {
         TORCHDET_UNROLL
         for (int t = 0; t < P; ++t) {
           if (t < left) {
-            store_shared(a_ + pivot_row[t] + j, solution[t] * exchange_.factors[t][t]);
+            V* const place = a_ + pivot_row[t] + j;
+            store_shared(place, load_shared<V>(place) * exchange_.factors[t][t]);
           }
         }
       }
       sync_warp();
     }
-    const int begin = (kSweep ? 0 : k + P) + group;
     const bool has_words = group < groups && own < end;
+    const int begin = kSweep ? skew : k + P + group;
     V* to[kTileWords];
     const V* from[kPanelWords];
     TORCHDET_UNROLL
