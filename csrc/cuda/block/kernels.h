@@ -23,15 +23,27 @@ struct BlockShape {
 // The first are the smallest orders. Where shared memory has room for one or two blocks, nothing
 // else hides a block's pivots: there are warps for the passes beside those of a panel.
 template <typename V>
-constexpr std::array<BlockShape, 4> kDeterminantShapes =
-    sizeof(V) == 4   ? std::array<BlockShape, 4>{{{2, 2, 8}, {4, 4, 4}, {5, 8, 2}, {8, 14, 1}}}
-    : sizeof(V) == 8 ? std::array<BlockShape, 4>{{{2, 2, 8}, {3, 4, 4}, {4, 8, 2}, {8, 12, 1}}}
-                     : std::array<BlockShape, 4>{{{2, 2, 2}, {3, 4, 1}, {4, 8, 1}, {4, 8, 1}}};
+constexpr auto kDeterminantShapes = [] {
+  if constexpr (sizeof(V) == 4) {
+    return std::array{BlockShape{2, 2, 8}, BlockShape{4, 4, 4}, BlockShape{5, 8, 2},
+                      BlockShape{8, 12, 1}};
+  } else if constexpr (sizeof(V) == 8) {
+    return std::array{BlockShape{2, 2, 8}, BlockShape{3, 4, 4}, BlockShape{4, 8, 2},
+                      BlockShape{8, 12, 1}};
+  } else {
+    return std::array{BlockShape{2, 2, 2}, BlockShape{3, 4, 1}, BlockShape{4, 8, 1}};
+  }
+}();
 template <typename V>
-constexpr std::array<BlockShape, 3> kCofactorShapes =
-    sizeof(V) == 4   ? std::array<BlockShape, 3>{{{2, 2, 6}, {4, 4, 3}, {8, 8, 1}}}
-    : sizeof(V) == 8 ? std::array<BlockShape, 3>{{{2, 2, 3}, {4, 4, 1}, {8, 8, 1}}}
-                     : std::array<BlockShape, 3>{{{2, 2, 1}, {4, 4, 1}, {4, 4, 1}}};
+constexpr auto kCofactorShapes = [] {
+  if constexpr (sizeof(V) == 4) {
+    return std::array{BlockShape{2, 2, 6}, BlockShape{4, 4, 3}, BlockShape{8, 8, 1}};
+  } else if constexpr (sizeof(V) == 8) {
+    return std::array{BlockShape{2, 2, 3}, BlockShape{4, 4, 1}, BlockShape{8, 8, 1}};
+  } else {
+    return std::array{BlockShape{2, 2, 1}, BlockShape{4, 4, 1}};
+  }
+}();
 
 // kShapes: those of all orders; kRows: of one of them.
 template <typename V, int kRows, const auto& kShapes>

@@ -8,7 +8,7 @@
 // Outside the panel a warp owns columns. For the pivot rows Q and columns K of the panel, P A_QK =
 // L11 U11, it computes x = L11^-1 A_(Q, j) for its columns j, keeps x in registers, and subtracts
 // l_i x from the rows i, which hold their multipliers l_i in the columns K. What a warp reads of x
-// it has written itself: no barrier of the block lies between, and a panel needs two.
+// it has written itself: no barrier of the block lies between.
 #pragma once
 
 #include "../pivot.h"
@@ -165,7 +165,8 @@ class BlockPanels {
     }
   }
 
-  // x = L11^-1 A_(Q, j) takes the place of A_(Q, j); pivot_row has the rows Q.
+  // x = L11^-1 A_(Q, j) takes the place of A_(Q, j); pivot_row has the rows Q. All is loaded before
+  // anything is stored, so that nothing waits for a store.
   TORCHDET_DEVICE void solve(int k, const int (&pivot_row)[P], int j, V (&x)[P]) {
     const int left = kSweep ? n_ - k : P;
     V l[P][P];
@@ -207,31 +208,24 @@ class BlockPanels {
   TORCHDET_DEVICE void update(int k, int beyond, int first_warp) {
     const int before = kSweep ? k / kCount : 0;
     const int end = before + maximum(words_of<V>(n_) - beyond / kCount, 0);
-    // Warps have equal shares, as near as may be: groups have as many lanes as that asks, `across`.
-    // A lane's group is lane / across, or lane inverse / 2^8. In the sweep this is a power of two.
+    // Warps have equal shares, as near as may be: groups have as many lanes as that asks, rounded
+    // up to a power of two.
     const int warps = kWarps - first_warp, lane = thread_index() % kWarpSize;
-    int across = 1, inverse = 256;
+    int log_across = 0;
     TORCHDET_UNROLL
-    for (int more = 2; more <= kMostAcross; more += kSweep ? more : 1) {
-      if (end > (kSweep ? more / 2 : more - 1) * kTileWords * warps) {
-        across = more;
-        inverse = (256 + more - 1) / more;
-      }
+    for (int more = 1; 1 << more <= kMostAcross; ++more) {
+      log_across = end > (kTileWords << (more - 1)) * warps ? more : log_across;
     }
-    const int group = lane * inverse / 256, groups = kWarpSize * inverse / 256;
-    int skew = 0;
-    if constexpr (kSweep) {
-      // Eight neighbouring lanes are served at once: 8 / across groups, which take rows `across`
-      // apart. Rows are an odd number of words apart, so these words lie in different banks.
-      const int eight = lane / 8;
-      skew = (eight & (across - 1)) + across * (lane % 8 * inverse / 256) +
-             8 * (eight * inverse / 256);
-    }
+    // Eight neighbouring lanes are served at once: 8 / across groups, which take rows `across`
+    // apart. Rows are an odd number of words apart, so of neighbouring rows these words lie in
+    // different banks.
+    const int across = 1 << log_across, eight = lane / 8;
+    const int begin = (kSweep ? 0 : k + P) + (eight & (across - 1)) + (lane % 8 & -across) +
+                      8 * (eight >> log_across);
     TORCHDET_ROLL
-    for (int first = (warp_ - first_warp) * across * kTileWords; first < end;
-         first += warps * across * kTileWords) {
-      update(k, before, beyond / kCount, first, lane - group * across, end, across, group, groups,
-             skew);
+    for (int first = (warp_ - first_warp) * (kTileWords << log_across); first < end;
+         first += warps * (kTileWords << log_across)) {
+      update(k, before, beyond / kCount, first, lane, end, log_across, begin);
     }
   }
 
@@ -248,9 +242,11 @@ class BlockPanels {
  private:
   // A lane's columns in the passes are kTileWords words, across lanes apart. The lanes of a warp
   // form groups, which take turns at the rows. In a row a group reads and writes its part of the
-  // row, and reads kPanel multipliers, which its lanes share. For float32 that is
-  //     2 x 4 + 2 x 4 + 2 x 2 wavefronts of shared memory a warp for 64 multiply-adds a lane,
-  // 16 clocks of an SM, if two neighbours with one address take half the wavefronts.
+  // row, and reads kPanel multipliers, which its lanes share. For 64 multiply-adds a lane, 16
+  // clocks of an SM, float32 takes
+  //     4 + 4 + 4 x 2 wavefronts of shared memory a warp in the LU, 2 x 4 + 2 x 4 + 2 x 2 in the
+  //     sweep,
+  // if two neighbours with one address take half the wavefronts.
   static constexpr int kTileWords = sizeof(V) == 16 ? 4 : P == 16 ? 1 : 2;
   static constexpr int kTileColumns = kTileWords * kCount;
   // As many groups as a lane has columns: each solves for one of them.
@@ -269,12 +265,13 @@ class BlockPanels {
     }
   }
 
-  // Of one strip: the lane's words are number first + word, first + word + across, .. of those
-  // that lie before column k or from word `beyond` on, as far as they are below end; its rows are
-  // those of the passes from `begin` on, `groups` apart.
-  TORCHDET_DEVICE void update(int k, int before, int beyond, int first, int word, int end,
-                              int across, int group, int groups, int skew) {
-    const int left = n_ - k, own = first + word;
+  // Of one strip: the first group's words are those from number `first` on of the words before
+  // column k or from word `beyond` on, as far as they are below end. The lane's rows begin at
+  // place `begin`.
+  TORCHDET_DEVICE void update(int k, int before, int beyond, int first, int lane, int end,
+                              int log_across, int begin) {
+    const int across = 1 << log_across, group = lane >> log_across;
+    const int left = n_ - k, own = first + lane % across;
     const auto column_at = [&](int v) { return (v < before ? v : v - before + beyond) * kCount; };
     int pivot_row[P];
     find_pivot_rows(k, pivot_row);
@@ -320,8 +317,6 @@ class BlockPanels {
       }
       sync_warp();
     }
-    const bool has_words = group < groups && own < end;
-    const int begin = kSweep ? skew : k + P + group;
     V* to[kTileWords];
     const V* from[kPanelWords];
     TORCHDET_UNROLL
@@ -333,11 +328,13 @@ class BlockPanels {
     for (int w = 0; w < kPanelWords; ++w) {
       from[w] = a_ + (!kSweep || w * kCount < left ? k + w * kCount : k);
     }
+    const int groups = kWarpSize >> log_across;
+    int i = own < end ? begin : n_;
     // One row at a time: the registers that two would take keep other blocks away. Where the next
     // one is comes along with this one.
-    int next = has_words ? offset_of_row(minimum(begin, n_ - 1)) : 0;
+    int next = offset_of_row(minimum(i, n_ - 1));
     TORCHDET_ROLL
-    for (int i = has_words ? begin : n_; i < n_; i += groups) {
+    for (; i < n_; i += groups) {
       const int row = next;
       next = offset_of_row(minimum(i + groups, n_ - 1));
       Chunk<V> c[kTileWords], l[kPanelWords];
