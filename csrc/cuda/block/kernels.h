@@ -28,7 +28,7 @@ constexpr auto kDeterminantShapes = [] {
     return std::array{BlockShape{2, 2, 8}, BlockShape{4, 4, 4}, BlockShape{5, 8, 2},
                       BlockShape{8, 12, 1}};
   } else if constexpr (sizeof(V) == 8) {
-    return std::array{BlockShape{2, 2, 8}, BlockShape{3, 4, 4}, BlockShape{4, 8, 2},
+    return std::array{BlockShape{2, 2, 8}, BlockShape{3, 4, 4}, BlockShape{4, 6, 2},
                       BlockShape{8, 12, 1}};
   } else {
     return std::array{BlockShape{2, 2, 2}, BlockShape{3, 4, 1}, BlockShape{4, 8, 1}};
@@ -82,6 +82,7 @@ struct BlockDeterminants : BlockKernel<V, kRows, kDeterminantShapes<V>> {
   }
   static size_t block_bytes(int64_t n) {
     Pieces<true> counter(nullptr);
+    counter.template take<Equilibration<V>>(1);
     Space(counter, static_cast<int>(n), slot_bytes(static_cast<int>(n)));
     return counter.bytes;
   }
@@ -90,20 +91,25 @@ struct BlockDeterminants : BlockKernel<V, kRows, kDeterminantShapes<V>> {
     const int n = static_cast<int>(p.n);
     const int64_t b = block_index();
     Pieces<false> pieces(shared_memory<unsigned char>());
+    // What one thread needs at the end waits in memory, not in registers of all.
+    Equilibration<V>* const eq = pieces.template take<Equilibration<V>>(1);
     const Space space(pieces, n, slot_bytes(n));
     Team<kThreads> team(space.vectors.slots);
     const TeamSpace<V> team_space(space.A, {nullptr, 0, 0}, space.vectors);
     TeamAlgorithms<V, kThreads> algorithms(team, team_space);
     BlockMatrix<V, kRows, kThreads> matrix(space);
-    const Equilibration<V> eq = matrix.read(p.A, b, algorithms);
+    const Equilibration<V> found = matrix.read(p.A, b, algorithms);
+    if (thread_index() == 0) {
+      *eq = found;
+    }
     Factors factors(space.A, space.vectors.row_index, reinterpret_cast<int*>(space.vectors.row),
                     *reinterpret_cast<Exchange*>(space.vectors.column));
     Scaled<V> d = factors.factor();
     d.mantissa = factors.is_odd() ? -d.mantissa : d.mantissa;
     d = team.reduce(d, [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });
     if (thread_index() == 0) {
-      d.mantissa = add_poison(d.mantissa, eq.poison);
-      d.exponent = d.exponent + eq.total;
+      d.mantissa = add_poison(d.mantissa, eq->poison);
+      d.exponent = d.exponent + eq->total;
       write_determinant(p, b, d);
     }
   }

@@ -216,12 +216,15 @@ class BlockPanels {
     for (int more = 1; 1 << more <= kMostAcross; ++more) {
       log_across = end > (kTileWords << (more - 1)) * warps ? more : log_across;
     }
-    // Eight neighbouring lanes are served at once: 8 / across groups, which take rows `across`
-    // apart. Rows are an odd number of words apart, so of neighbouring rows these words lie in
-    // different banks.
+    // Eight neighbouring lanes are served at once: 8 / across groups. Where rows are an odd number
+    // of words apart, these take rows `across` apart, which lie in different banks where rows are
+    // neighbours. At the last orders of a format it is an odd number of half the banks.
     const int across = 1 << log_across, eight = lane / 8;
-    const int begin = (kSweep ? 0 : k + P) + (eight & (across - 1)) + (lane % 8 & -across) +
-                      8 * (eight >> log_across);
+    const bool is_odd = stride_ / kCount % 2 != 0;
+    const int place =
+        is_odd ? (eight & (across - 1)) + (lane % 8 & -across) + 8 * (eight >> log_across)
+               : lane >> log_across;
+    const int begin = (kSweep ? 0 : k + P) + place;
     TORCHDET_ROLL
     for (int first = (warp_ - first_warp) * (kTileWords << log_across); first < end;
          first += warps * (kTileWords << log_across)) {
