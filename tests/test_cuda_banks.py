@@ -60,16 +60,23 @@ def test_nothing_is_counted_unless_it_is_asked_for():
     assert emulated.accesses_at(4, [0] * 32).accesses == 2
 
 
-@pytest.mark.parametrize("operator", ("det", "cofactor"))
-@pytest.mark.parametrize("dtype", ("float32", "float64"))
-@pytest.mark.parametrize("n", (33, 40, 64))
-def test_a_matrix_of_a_block_lies_in_different_banks(operator, dtype, n):
-    # A row has an odd number of words (block/matrix.h), so those of eight neighbouring rows do not
-    # collide; rows in pivoted order do here and there. With an even number, accesses down a column,
-    # which are most of them, would find half the banks or fewer, and take twice as long.
+@pytest.mark.parametrize(
+    ("n", "dtype"),
+    (
+        *((n, "float32") for n in (70, 96, 128, 160)),
+        *((n, dtype) for n in (50, 64, 96) for dtype in ("float64", "complex64")),
+        (64, "complex128"),
+    ),
+)
+@pytest.mark.parametrize(("operator", "most"), (("det", 1.4), ("cofactor", 1.15)))
+def test_a_matrix_of_a_block_lies_in_different_banks(operator, most, n, dtype):
+    # A row has an odd number of words (block/matrix.h), and lanes that are served together take
+    # rows in different banks (block/panel.h): all those of cofactors, of which a few single words
+    # collide, while rows in pivoted order do here and there. Neighbouring rows would take up to
+    # three times as long.
     counted = emulated.shared_accesses(operator, *arguments(operator, n, dtype, 1))
     assert counted.accesses > 0
-    assert counted.wavefronts < 1.5 * counted.least
+    assert counted.wavefronts < most * counted.least
 
 
 @pytest.mark.parametrize("operator", ("det", "cofactor"))

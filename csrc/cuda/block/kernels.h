@@ -6,58 +6,110 @@
 // second matrix that it needs.
 #pragma once
 
+#include <array>
+#include <bit>
+
 #include "factor.h"
 #include "sweep.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// kRows: the orders go up to 32 kRows, a thread for each row. kMostBlocks: blocks of an SM, in
-// float32, that shared memory and registers leave room for.
-template <typename V, int kRows, int kMostBlocks>
+// Orders up to 32 rows, the warps of a block, and the blocks of an SM that registers have to leave
+// room for.
+struct BlockShape {
+  int rows, warps, blocks;
+};
+// The first are the smallest orders. Where shared memory has room for one or two blocks, nothing
+// else hides a block's pivots: there are warps for the passes beside those of a panel.
+template <typename V>
+constexpr auto kDeterminantShapes = [] {
+  if constexpr (sizeof(V) == 4) {
+    return std::array{BlockShape{2, 2, 8}, BlockShape{4, 4, 4}, BlockShape{5, 8, 2},
+                      BlockShape{8, 12, 1}};
+  } else if constexpr (sizeof(V) == 8) {
+    return std::array{BlockShape{2, 2, 8}, BlockShape{3, 4, 4}, BlockShape{4, 6, 2},
+                      BlockShape{8, 12, 1}};
+  } else {
+    return std::array{BlockShape{2, 2, 2}, BlockShape{3, 4, 1}, BlockShape{4, 8, 1}};
+  }
+}();
+template <typename V>
+constexpr auto kCofactorShapes = [] {
+  if constexpr (sizeof(V) == 4) {
+    return std::array{BlockShape{2, 2, 6}, BlockShape{4, 4, 3}, BlockShape{8, 8, 1}};
+  } else if constexpr (sizeof(V) == 8) {
+    return std::array{BlockShape{2, 2, 3}, BlockShape{4, 4, 1}, BlockShape{8, 8, 1}};
+  } else {
+    return std::array{BlockShape{2, 2, 1}, BlockShape{4, 4, 1}};
+  }
+}();
+
+// kShapes: those of all orders; kRows: of one of them.
+template <typename V, int kRows, const auto& kShapes>
 struct BlockKernel {
   static constexpr Memory kMemory = Memory::kShared;
   static constexpr int kCarveout = 100;  // percent of the L1 cache that shared memory should take
   static constexpr int64_t kMatricesPerBlock = 1;
-  static constexpr int kNumbers = sizeof(V) / 4;  // float32 numbers of the same size
-  static constexpr int kMostRows = kNumbers <= 2 ? 8 : 4, kNextRows = 2 * kRows;
-  static constexpr int kThreads = kRows * kWarpSize;
-  static constexpr int kBlocksPerSm = std::max(1, kMostBlocks / kNumbers);
+  static constexpr int kShape = [] {
+    int i = 0;
+    while (kShapes[i].rows != kRows) {
+      ++i;
+    }
+    return i;
+  }();
+  static constexpr int kMostRows = kShapes.back().rows;
+  static constexpr int kNextRows = kRows < kMostRows ? kShapes[kShape + 1].rows : kRows;
+  static constexpr int kThreads = kShapes[kShape].warps * kWarpSize;
+  static constexpr int kBlocksPerSm = kShapes[kShape].blocks;
+  static constexpr int kPanelWarps = std::bit_ceil(static_cast<unsigned>(kRows));
   using Space = BlockSpace<V, kThreads>;
-  using Exchange = PanelExchange<V, kThreads>;
 };
 
 // kDet and kSlogdet.
 template <typename V, int kRows>
-struct BlockDeterminants : BlockKernel<V, kRows, 16 / kRows> {
-  using Base = BlockKernel<V, kRows, 16 / kRows>;
+struct BlockDeterminants : BlockKernel<V, kRows, kDeterminantShapes<V>> {
+  using Base = BlockKernel<V, kRows, kDeterminantShapes<V>>;
   using Base::kThreads;
-  using Exchange = typename Base::Exchange;
+  using Factors = BlockFactors<V, kThreads, Base::kPanelWarps>;
+  using Exchange = typename Factors::Exchange;
   using Space = typename Base::Space;
 
+  // Once the matrix has been read, nobody needs the exponents: those of columns leave their memory
+  // to the exchange, those of rows to a list.
+  TORCHDET_ANYWHERE static int slot_bytes(int n) {
+    return static_cast<int>(sizeof(Exchange)) - Space::more_slots(n);
+  }
   static size_t block_bytes(int64_t n) {
     Pieces<true> counter(nullptr);
-    Space(counter, static_cast<int>(n), sizeof(Exchange));
+    counter.template take<Equilibration<V>>(1);
+    Space(counter, static_cast<int>(n), slot_bytes(static_cast<int>(n)));
     return counter.bytes;
   }
 
   TORCHDET_DEVICE static void run(const Problem& p) {
+    const int n = static_cast<int>(p.n);
     const int64_t b = block_index();
     Pieces<false> pieces(shared_memory<unsigned char>());
-    const Space space(pieces, static_cast<int>(p.n), sizeof(Exchange));
+    // What one thread needs at the end waits in memory, not in registers of all.
+    Equilibration<V>* const eq = pieces.template take<Equilibration<V>>(1);
+    const Space space(pieces, n, slot_bytes(n));
     Team<kThreads> team(space.vectors.slots);
     const TeamSpace<V> team_space(space.A, {nullptr, 0, 0}, space.vectors);
     TeamAlgorithms<V, kThreads> algorithms(team, team_space);
     BlockMatrix<V, kRows, kThreads> matrix(space);
-    const Equilibration<V> eq = matrix.read(p.A, b, algorithms);
-    BlockFactors<V, kThreads> factors(space.A, space.vectors.row_index,
-                                      *reinterpret_cast<Exchange*>(space.vectors.slots));
+    const Equilibration<V> found = matrix.read(p.A, b, algorithms);
+    if (thread_index() == 0) {
+      *eq = found;
+    }
+    Factors factors(space.A, space.vectors.row_index, reinterpret_cast<int*>(space.vectors.row),
+                    *reinterpret_cast<Exchange*>(space.vectors.column));
     Scaled<V> d = factors.factor();
     d.mantissa = factors.is_odd() ? -d.mantissa : d.mantissa;
     d = team.reduce(d, [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });
     if (thread_index() == 0) {
-      d.mantissa = add_poison(d.mantissa, eq.poison);
-      d.exponent = d.exponent + eq.total;
+      d.mantissa = add_poison(d.mantissa, eq->poison);
+      d.exponent = d.exponent + eq->total;
       write_determinant(p, b, d);
     }
   }
@@ -65,10 +117,11 @@ struct BlockDeterminants : BlockKernel<V, kRows, 16 / kRows> {
 
 // kCofactor, kDetBackward and kSlogdetBackward.
 template <typename V, int kRows>
-struct BlockCofactors : BlockKernel<V, kRows, 12 / kRows> {
-  using Base = BlockKernel<V, kRows, 12 / kRows>;
+struct BlockCofactors : BlockKernel<V, kRows, kCofactorShapes<V>> {
+  using Base = BlockKernel<V, kRows, kCofactorShapes<V>>;
   using Base::kThreads;
-  using Exchange = typename Base::Exchange;
+  using Sweep = BlockSweep<V, kThreads>;
+  using Exchange = typename Sweep::Exchange;
   using Space = typename Base::Space;
   using R = RealOf<V>;
   using I = IntegerOf<V>;
@@ -102,8 +155,8 @@ struct BlockCofactors : BlockKernel<V, kRows, 12 / kRows> {
     TeamAlgorithms<V, kThreads> algorithms(team, team_space);
     BlockMatrix<V, kRows, kThreads> matrix(space);
     const Equilibration<V> eq = matrix.read(p.A, b, algorithms);
-    BlockSweep<V, kThreads> sweep(space.A, space.vectors.row_index,
-                                  *reinterpret_cast<Exchange*>(space.vectors.slots));
+    Sweep sweep(space.A, space.vectors.row_index,
+                *reinterpret_cast<Exchange*>(space.vectors.slots));
     sweep.run();
     const auto both = [](int x, int y) { return x & y; };
     const int is_safe = sweep.is_regular() && !matrix.has_grown(sweep.largest()) ? 1 : 0;

@@ -12,8 +12,14 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-template <typename V>
-constexpr int kPanel = sizeof(V) == 16 ? 4 : 8;
+// Columns of a panel. What a lane keeps of the rows of U in the passes is in 64 registers: with
+// panels of 16 columns, for one word of each. Then a number of A is loaded and stored half as often
+// as with 8 columns and two words; in float32, whose words have four numbers, that outweighs the
+// multipliers, which are loaded twice as often.
+template <typename V, bool kSweep>
+constexpr int kPanel = sizeof(V) == 16             ? 4
+                       : sizeof(V) == 4 && !kSweep ? 16
+                                                   : 8;
 
 // Words of a row, and what rows are apart.
 template <typename V>
@@ -52,24 +58,33 @@ class Pieces {
 };
 
 // What a block keeps in shared memory. The slots come last: least_slots bytes, or more, that an
-// algorithm may use between two reductions.
+// algorithm may use between two reductions. Before them are the exponents of columns.
 template <typename V, int kThreads>
 struct BlockSpace {
+  using I = IntegerOf<V>;
   TeamMatrix<V> A;
   TeamVectors<V> vectors = {};
 
   template <bool kCounts>
   TORCHDET_ANYWHERE BlockSpace(Pieces<kCounts>& pieces, int n, int least_slots) {
-    const int stride = block_stride<V>(n);
+    const int stride = block_stride<V>(n), count = vector_size(n);
     A = {pieces.template take<V>(int64_t(n) * stride), n, stride};
-    // Together also room for a word of each thread.
-    constexpr int kLeast = kThreads * sizeof(uint32_t) / sizeof(IntegerOf<V>) / 2;
-    vectors.row = pieces.template take<IntegerOf<V>>(maximum(n, kLeast));
-    vectors.column = pieces.template take<IntegerOf<V>>(maximum(n, kLeast));
-    vectors.row_index = pieces.template take<int>(n);
+    vectors.row = pieces.template take<I>(count);
+    vectors.row_index = pieces.template take<int>(count);
+    vectors.column = pieces.template take<I>(count);
     vectors.slots =
         pieces.template take<unsigned char>(maximum(Team<kThreads>::kAllSlotBytes, least_slots));
   }
+
+  // What slots that begin where the exponents of columns do have more than the others.
+  TORCHDET_ANYWHERE static int more_slots(int n) {
+    constexpr int kWord = sizeof(Wide);
+    return (vector_size(n) * static_cast<int>(sizeof(I)) + kWord - 1) / kWord * kWord;
+  }
+
+ private:
+  // The three vectors also have room for a word of each thread.
+  TORCHDET_ANYWHERE static int vector_size(int n) { return maximum(n, (kThreads + 2) / 3); }
 };
 
 // The leading 32 bits of the size of a number: they order like it, and those of NaN and infinity
@@ -109,9 +124,6 @@ class BlockMatrix {
   // The barriers in it also order what came before.
   TORCHDET_DEVICE Equilibration<V> read(const BatchView& view, int64_t b,
                                         TeamAlgorithms<V, kThreads>& algorithms) {
-    for (int i = thread_index(); i < n_; i += kThreads) {
-      s_.vectors.row_index[i] = i;
-    }
     const V* from = static_cast<const V*>(view.data) + view.offset(b);
     const bool wide = view.column_stride == 1 && view.row_stride % kCount == 0 &&
                       n_ % kCount == 0 && reinterpret_cast<uintptr_t>(from) % sizeof(Wide) == 0;
@@ -216,7 +228,7 @@ class BlockMatrix {
     largest_ = largest;
     const int32_t bound =
         maximum(largest - (kBalance<0> << kLeadingFraction<R>), leading_bits_of_pow2<R>(-kCentral));
-    // Which columns have a large entry, a bit for each of the lane's. The exponents, not there yet,
+    // Which columns have a large entry, a bit for each of the lane's. The vectors, not there yet,
     // leave their memory to these bits.
     uint32_t* flags = reinterpret_cast<uint32_t*>(s_.vectors.row);
     uint32_t large = 0, wanted = 0;

@@ -2,12 +2,13 @@
 // pivot by all warps, and the passes over the columns outside a panel.
 //
 // In a panel of kPanel columns a thread holds a row, in registers. In each step a warp shows its
-// best row beside its key, before it is known which warp has the best of all: one barrier a step.
+// best row, with its key and what a quotient by its pivot takes, before it is known which warp has
+// the best of all: one barrier a step, and behind it neither a division nor a second search.
 //
 // Outside the panel a warp owns columns. For the pivot rows Q and columns K of the panel, P A_QK =
 // L11 U11, it computes x = L11^-1 A_(Q, j) for its columns j, keeps x in registers, and subtracts
 // l_i x from the rows i, which hold their multipliers l_i in the columns K. What a warp reads of x
-// it has written itself: no barrier of the block lies between, and a panel needs two.
+// it has written itself: no barrier of the block lies between.
 #pragma once
 
 #include "../pivot.h"
@@ -35,34 +36,40 @@ TORCHDET_DEVICE int row_of_key(int32_t key) {
   return static_cast<int>(kMask - (key & kMask));
 }
 
-// What the threads of a block show each other.
-template <typename V, int kThreads>
+// What the threads of a panel show each other.
+template <typename V, int P, int kPanelWarps>
 struct PanelExchange {
-  static constexpr int P = kPanel<V>, kWarps = kThreads / kWarpSize;
-  // The best row of each warp, and its key. Steps take turns: what is read in a step is written
-  // again two steps later, behind the barrier of the step between.
+  // The best row of each warp, its key, and what divides by its pivot. Steps take turns: what is
+  // read in a step is written again two steps later, behind the barrier of the step between.
   struct alignas(sizeof(Wide)) Proposals {
-    V rows[kWarps][P];
-    int32_t keys[kWarps];
+    V rows[kPanelWarps][P];
+    PivotDivisor<V> divisors[kPanelWarps];
+    int32_t keys[kPanelWarps];
   };
   Proposals proposals[2];
-  alignas(sizeof(Wide)) V factors[P][P];   // L11 and U11, one beside the other
-  alignas(sizeof(Wide)) V reciprocals[P];  // of the pivots, for the sweep
+};
+template <typename V, int P, int kPanelWarps>
+struct SweepExchange : PanelExchange<V, P, kPanelWarps> {
+  // L11 below the diagonal, on it the reciprocals of the pivots.
+  alignas(sizeof(Wide)) V factors[P][P];
 };
 
-template <typename V, int kThreads>
+// kPanelWarps: those that have rows of a panel, at the most. kSweep: the sweep, else the LU.
+template <typename V, int kThreads, int kPanelWarps, bool kSweep>
 class BlockPanels {
  public:
   using R = RealOf<V>;
-  using Exchange = PanelExchange<V, kThreads>;
-  static constexpr int P = kPanel<V>, kCount = Chunk<V>::kCount, kPanelWords = P / kCount;
+  static constexpr int P = kPanel<V, kSweep>;
+  static constexpr int kCount = Chunk<V>::kCount, kPanelWords = P / kCount;
+  using Exchange = std::conditional_t<kSweep, SweepExchange<V, P, kPanelWarps>,
+                                      PanelExchange<V, P, kPanelWarps>>;
   static constexpr int kWarps = kThreads / kWarpSize;
 
-  TORCHDET_DEVICE BlockPanels(TeamMatrix<V> A, int* row_index, Exchange& exchange)
+  TORCHDET_DEVICE BlockPanels(TeamMatrix<V> A, int* rows, Exchange& exchange)
       : a_(A.data),
         stride_(A.stride),
         n_(A.n),
-        row_index_(row_index),
+        rows_(rows),
         exchange_(exchange),
         warp_(thread_index() / kWarpSize) {}
 
@@ -70,56 +77,70 @@ class BlockPanels {
   TORCHDET_DEVICE bool is_odd() const { return is_odd_; }
 
  protected:
-  static constexpr uint32_t kMask = kThreads - 1;
-  static_assert((kThreads & (kThreads - 1)) == 0);
+  static constexpr uint32_t kMask = kPanelWarps * kWarpSize - 1;
+  static_assert((kPanelWarps & (kPanelWarps - 1)) == 0);
 
-  // Numbers k .. k + kPanel - 1 of a row, as far as there are any.
-  TORCHDET_DEVICE void load_row(const V* row, int k, bool is_present, V (&x)[P]) const {
+  // Word w of a panel's part of a row.
+  TORCHDET_DEVICE static void load_word(const V* from, int w, V (&x)[P]) {
+    const auto chunk = load_shared<Chunk<V>>(from);
+    TORCHDET_UNROLL
+    for (int e = 0; e < kCount; ++e) {
+      x[w * kCount + e] = chunk.x[e];
+    }
+  }
+  TORCHDET_DEVICE static void store_word(V* to, int w, const V (&x)[P]) {
+    Chunk<V> chunk;
+    TORCHDET_UNROLL
+    for (int e = 0; e < kCount; ++e) {
+      chunk.x[e] = x[w * kCount + e];
+    }
+    store_shared(to, chunk);
+  }
+
+  // Numbers k .. k + kPanel - 1 of a row. Words that are not there are copies of others.
+  TORCHDET_DEVICE void load_row(const V* row, int k, V (&x)[P]) const {
     TORCHDET_UNROLL
     for (int w = 0; w < kPanelWords; ++w) {
-      const bool is_inside = is_present && k + w * kCount < n_;
-      Chunk<V> chunk;
-      if (is_inside) {
-        chunk = load_shared<Chunk<V>>(row + k + w * kCount);
-      }
-      TORCHDET_UNROLL
-      for (int e = 0; e < kCount; ++e) {
-        x[w * kCount + e] = is_inside ? chunk.x[e] : zero<V>();
-      }
+      load_word(row + (w == 0 || k + w * kCount < n_ ? k + w * kCount : k), w, x);
     }
   }
   TORCHDET_DEVICE void store_row(V* row, int k, bool is_present, const V (&x)[P]) const {
     TORCHDET_UNROLL
     for (int w = 0; w < kPanelWords; ++w) {
       if (is_present && k + w * kCount < n_) {
-        store_word(row + k, w, x);
+        store_word(row + k + w * kCount, w, x);
       }
     }
   }
-  TORCHDET_DEVICE static void store_words(V* to, const V (&x)[P]) {
-    TORCHDET_UNROLL
-    for (int w = 0; w < kPanelWords; ++w) {
-      store_word(to, w, x);
-    }
-  }
+
+  static constexpr int kPanelBarrier = 1;  // of the warps that factor a panel
 
   // A key below those of all rows that may be chosen.
   TORCHDET_DEVICE static int32_t key_of_none() { return ~thread_index(); }
 
-  // The thread with the largest key, and its row m: of the first `threads` threads, which all call
-  // this. No two keys are the same.
-  TORCHDET_DEVICE int choose(int32_t key, const V (&m)[P], int step, int threads, V (&u)[P]) const {
-    auto& proposals = exchange_.proposals[step % 2];
-    if (key == reduce_maximum_in_warp(key)) {
+  // The thread with the largest key, and of its row m the words from column kFirst on, and what
+  // divides by the pivot: of the first `threads` threads, which all call this, each with its m[t]
+  // as the candidate. No two keys are the same.
+  template <int kFirst>
+  TORCHDET_DEVICE int choose(int32_t key, const V (&m)[P], int t, int threads, V (&u)[P],
+                             PivotDivisor<V>& divisor) const {
+    auto& proposals = exchange_.proposals[t % 2];
+    Pivot<V, true> candidate(m[t]);
+    const bool is_best = key == reduce_maximum_in_warp(key);
+    candidate.refine();
+    if (is_best) {
       proposals.keys[warp_] = key;
-      store_words(proposals.rows[warp_], m);
+      proposals.divisors[warp_] = candidate;
+      TORCHDET_UNROLL
+      for (int w = kFirst / kCount; w < kPanelWords; ++w) {
+        store_word(proposals.rows[warp_] + w * kCount, w, m);
+      }
     }
-    constexpr int kBarrier = 1;
-    sync_threads(kBarrier, threads);
-    constexpr int kKeys = kWarps < 4 ? kWarps : 4;
+    sync_threads(kPanelBarrier, threads);
+    constexpr int kKeys = kPanelWarps < 4 ? kPanelWarps : 4;
     key = std::numeric_limits<int32_t>::min();
     TORCHDET_UNROLL
-    for (int first = 0; first < kWarps; first += kKeys) {
+    for (int first = 0; first < kPanelWarps; first += kKeys) {
       const auto keys = load_shared<Word<4 * kKeys>>(proposals.keys + first);
       TORCHDET_UNROLL
       for (int w = 0; w < kKeys; ++w) {
@@ -127,45 +148,95 @@ class BlockPanels {
       }
     }
     const int q = row_of_key<kMask>(key);
+    divisor = proposals.divisors[q / kWarpSize];
     TORCHDET_UNROLL
-    for (int w = 0; w < kPanelWords; ++w) {
-      const auto chunk = load_shared<Chunk<V>>(proposals.rows[q / kWarpSize] + w * kCount);
-      TORCHDET_UNROLL
-      for (int e = 0; e < kCount; ++e) {
-        u[w * kCount + e] = chunk.x[e];
-      }
+    for (int w = kFirst / kCount; w < kPanelWords; ++w) {
+      load_word(proposals.rows[q / kWarpSize] + w * kCount, w, u);
     }
     return q;
   }
-  // For warps that call choose() no more. A barrier has to follow.
-  TORCHDET_DEVICE void propose_nothing() const {
-    if (thread_index() % kWarpSize == 0) {
-      exchange_.proposals[0].keys[warp_] = key_of_none();
-      exchange_.proposals[1].keys[warp_] = key_of_none();
+  // For the warps that do not call choose(), which are those from `warps` on. A barrier between
+  // those that do has to follow.
+  TORCHDET_DEVICE void propose_nothing(int warps) const {
+    const int w = thread_index();
+    if (w >= warps && w < kPanelWarps) {
+      exchange_.proposals[0].keys[w] = key_of_none();
+      exchange_.proposals[1].keys[w] = key_of_none();
     }
   }
 
-  // The passes outside the panel. kSweep: over all rows, wherever they lie, and the words on both
-  // sides of the panel; pivot rows are left as x times their reciprocal before their multipliers
-  // apply. Else over the rows of the list and the words beyond the panel.
-  template <bool kSweep>
-  TORCHDET_DEVICE void update(int k) {
+  // x = L11^-1 A_(Q, j) takes the place of A_(Q, j); pivot_row has the rows Q. All is loaded before
+  // anything is stored, so that nothing waits for a store.
+  TORCHDET_DEVICE void solve(int k, const int (&pivot_row)[P], int j, V (&x)[P]) {
+    const int left = kSweep ? n_ - k : P;
+    V l[P][P];
+    TORCHDET_UNROLL
+    for (int t = 0; t < P; ++t) {
+      x[t] = load_shared<V>(a_ + pivot_row[t] + j);
+      TORCHDET_UNROLL
+      for (int w = 0; w * kCount < t; ++w) {
+        load_word(lower_factor(k, pivot_row, t) + w * kCount, w, l[t]);
+      }
+    }
+    TORCHDET_UNROLL
+    for (int t = 0; t < P; ++t) {
+      TORCHDET_UNROLL
+      for (int s = 0; s < t; ++s) {
+        x[t] = fnma(l[t][s], x[s], x[t]);
+      }
+      x[t] = t < left ? x[t] : zero<V>();
+    }
+    TORCHDET_UNROLL
+    for (int t = 0; t < P; ++t) {
+      if (t < left) {
+        store_shared(a_ + pivot_row[t] + j, x[t]);
+      }
+    }
+  }
+  // Where the rows Q begin in A. For those that are not there another stands.
+  TORCHDET_DEVICE void find_pivot_rows(int k, int (&pivot_row)[P]) const {
+    TORCHDET_UNROLL
+    for (int t = 0; t < P; ++t) {
+      pivot_row[t] = kSweep ? rows_[t < n_ - k ? k + t : k] * stride_ : rows_[k + t];
+    }
+  }
+
+  // The passes for panel k, by the warps from first_warp on. Columns from k to `beyond` are left
+  // out. kSweep: over all rows, wherever they lie, and the words on both sides; pivot rows are left
+  // as x times their reciprocal before their multipliers apply. Else over the rows of the list and
+  // the words beyond.
+  TORCHDET_DEVICE void update(int k, int beyond, int first_warp) {
     const int before = kSweep ? k / kCount : 0;
-    const int end = before + maximum(words_of<V>(n_) - k / kCount - kPanelWords, 0);
-    // Warps have equal shares, as near as may be: lanes are divided as that asks.
-    const int each = (end + kWarps - 1) / kWarps;
-    const int across = maximum(minimum((each + kTileWords - 1) / kTileWords, kMostAcross), 1);
-    const int lane = thread_index() % kWarpSize, group = lane / across;
+    const int end = before + maximum(words_of<V>(n_) - beyond / kCount, 0);
+    // Warps have equal shares, as near as may be: groups have as many lanes as that asks, rounded
+    // up to a power of two.
+    const int warps = kWarps - first_warp, lane = thread_index() % kWarpSize;
+    int log_across = 0;
+    TORCHDET_UNROLL
+    for (int more = 1; 1 << more <= kMostAcross; ++more) {
+      log_across = end > (kTileWords << (more - 1)) * warps ? more : log_across;
+    }
+    // Eight neighbouring lanes are served at once: 8 / across groups. Where rows are an odd number
+    // of words apart, these take rows `across` apart, which lie in different banks where rows are
+    // neighbours. At the last orders of a format it is an odd number of half the banks.
+    const int across = 1 << log_across, eight = lane / 8;
+    const bool is_odd = stride_ / kCount % 2 != 0;
+    const int place =
+        is_odd ? (eight & (across - 1)) + (lane % 8 & -across) + 8 * (eight >> log_across)
+               : lane >> log_across;
+    const int begin = (kSweep ? 0 : k + P) + place;
     TORCHDET_ROLL
-    for (int first = warp_ * across * kTileWords; first < end;
-         first += kWarps * across * kTileWords) {
-      update<kSweep>(k, before, first, lane % across, end, across, group);
+    for (int first = (warp_ - first_warp) * (kTileWords << log_across); first < end;
+         first += warps * (kTileWords << log_across)) {
+      update(k, before, beyond / kCount, first, lane, end, log_across, begin);
     }
   }
 
   V* const a_;
   const int stride_, n_;
-  int* const row_index_;
+  // Of the sweep: the row of each pivot, by its number. Of the LU: all rows, in pivoted order, by
+  // where they begin in A.
+  int* rows_;
   Exchange& exchange_;
   const int warp_;
   bool is_odd_ = false;
@@ -174,66 +245,51 @@ class BlockPanels {
  private:
   // A lane's columns in the passes are kTileWords words, across lanes apart. The lanes of a warp
   // form groups, which take turns at the rows. In a row a group reads and writes its part of the
-  // row, and reads kPanel multipliers, which its lanes share. For float32 that is
-  //     2 x 4 + 2 x 4 + 2 x 2 wavefronts of shared memory a warp for 64 multiply-adds a lane,
-  // 16 clocks of an SM, if two neighbours with one address take half the wavefronts.
-  static constexpr int kTileWords = sizeof(V) == 16 ? 4 : 2;
+  // row, and reads kPanel multipliers, which its lanes share. For 64 multiply-adds a lane, 16
+  // clocks of an SM, float32 takes
+  //     4 + 4 + 4 x 2 wavefronts of shared memory a warp in the LU, 2 x 4 + 2 x 4 + 2 x 2 in the
+  //     sweep,
+  // if two neighbours with one address take half the wavefronts.
+  static constexpr int kTileWords = sizeof(V) == 16 ? 4 : P == 16 ? 1 : 2;
   static constexpr int kTileColumns = kTileWords * kCount;
   // As many groups as a lane has columns: each solves for one of them.
   static constexpr int kMostAcross = kWarpSize / kTileColumns;
 
-  TORCHDET_DEVICE static void store_word(V* to, int w, const V (&x)[P]) {
-    Chunk<V> chunk;
-    TORCHDET_UNROLL
-    for (int e = 0; e < kCount; ++e) {
-      chunk.x[e] = x[w * kCount + e];
+  // Where the row of a place in the passes begins.
+  TORCHDET_DEVICE int offset_of_row(int place) const {
+    return kSweep ? place * stride_ : rows_[place];
+  }
+  // Row t of L11, at least below the diagonal: in the LU where it was made, in the pivot's row.
+  TORCHDET_DEVICE const V* lower_factor(int k, const int (&pivot_row)[P], int t) const {
+    if constexpr (kSweep) {
+      return exchange_.factors[t];
+    } else {
+      return a_ + pivot_row[t] + k;
     }
-    store_shared(to + w * kCount, chunk);
   }
 
-  // Of one strip: the lane's words are number first + word, first + word + across, .. of those
-  // outside the panel, as far as they are below end.
-  template <bool kSweep>
-  TORCHDET_DEVICE void update(int k, int before, int first, int word, int end, int across,
-                              int group) {
-    const int left = n_ - k, own = first + word;
-    const auto column_at = [&](int v) {
-      return (v < before ? v : v - before + k / kCount + kPanelWords) * kCount;
-    };
+  // Of one strip: the first group's words are those from number `first` on of the words before
+  // column k or from word `beyond` on, as far as they are below end. The lane's rows begin at
+  // place `begin`.
+  TORCHDET_DEVICE void update(int k, int before, int beyond, int first, int lane, int end,
+                              int log_across, int begin) {
+    const int across = 1 << log_across, group = lane >> log_across;
+    const int left = n_ - k, own = first + lane % across;
+    const auto column_at = [&](int v) { return (v < before ? v : v - before + beyond) * kCount; };
     int pivot_row[P];
-    TORCHDET_UNROLL
-    for (int t = 0; t < P; ++t) {
-      pivot_row[t] = row_index_[!kSweep || t < left ? k + t : k] * stride_;
-    }
+    find_pivot_rows(k, pivot_row);
     // x for one column of the lane's words.
     const int v = own + group / kCount * across, j = column_at(v) + group % kCount;
     const bool is_solver = group < kTileColumns && v < end;
-    V solution[P];
     if (is_solver) {
-      for_steps<0, P, true>([&](auto step) {
-        constexpr int t = decltype(step)::value;
-        solution[t] = zero<V>();
-        if (!kSweep || t < left) {
-          V x = load_shared<V>(a_ + pivot_row[t] + j);
-          TORCHDET_UNROLL
-          for (int w = 0; w < kPanelWords; ++w) {
-            if (w * kCount < t) {
-              const auto factor = load_shared<Chunk<V>>(exchange_.factors[t] + w * kCount);
-              TORCHDET_UNROLL
-              for (int e = 0; e < kCount; ++e) {
-                if (w * kCount + e < t) {
-                  x = fnma(factor.x[e], solution[w * kCount + e], x);
-                }
-              }
-            }
-          }
-          solution[t] = x;
-          store_shared(a_ + pivot_row[t] + j, x);
-          if constexpr (kSweep) {
-            largest_ = j > k && j < n_ ? maximum(largest_, leading_bits(x)) : largest_;
-          }
+      V solution[P];
+      solve(k, pivot_row, j, solution);
+      if constexpr (kSweep) {
+        TORCHDET_UNROLL
+        for (int t = 0; t < P; ++t) {  // of a row that is not there, x = 0
+          largest_ = j > k && j < n_ ? maximum(largest_, leading_bits(solution[t])) : largest_;
         }
-      });
+      }
     }
     sync_warp();
     Chunk<V> x[P][kTileWords];
@@ -257,32 +313,41 @@ class BlockPanels {
         TORCHDET_UNROLL
         for (int t = 0; t < P; ++t) {
           if (t < left) {
-            store_shared(a_ + pivot_row[t] + j, solution[t] * exchange_.reciprocals[t]);
+            V* const place = a_ + pivot_row[t] + j;
+            store_shared(place, load_shared<V>(place) * exchange_.factors[t][t]);
           }
         }
       }
       sync_warp();
     }
+    V* to[kTileWords];
+    const V* from[kPanelWords];
+    TORCHDET_UNROLL
+    for (int w = 0; w < kTileWords; ++w) {
+      to[w] = a_ + column[w];
+    }
     // Words of multipliers that are not there meet x = 0: another word stands for them.
-    int multipliers[kPanelWords];
     TORCHDET_UNROLL
     for (int w = 0; w < kPanelWords; ++w) {
-      multipliers[w] = !kSweep || w * kCount < left ? k + w * kCount : k;
+      from[w] = a_ + (!kSweep || w * kCount < left ? k + w * kCount : k);
     }
-    const int groups = kWarpSize / across, begin = (kSweep ? 0 : k + P) + group;
-    const bool has_words = group < groups && own < end;
-    // One row at a time: the registers that two would take keep other blocks away.
+    const int groups = kWarpSize >> log_across;
+    int i = own < end ? begin : n_;
+    // One row at a time: the registers that two would take keep other blocks away. Where the next
+    // one is comes along with this one.
+    int next = offset_of_row(minimum(i, n_ - 1));
     TORCHDET_ROLL
-    for (int i = has_words ? begin : n_; i < n_; i += groups) {
-      V* const to = a_ + (kSweep ? i : row_index_[i]) * stride_;
+    for (; i < n_; i += groups) {
+      const int row = next;
+      next = offset_of_row(minimum(i + groups, n_ - 1));
       Chunk<V> c[kTileWords], l[kPanelWords];
       TORCHDET_UNROLL
       for (int w = 0; w < kTileWords; ++w) {
-        c[w] = load_shared<Chunk<V>>(to + column[w]);
+        c[w] = load_shared<Chunk<V>>(to[w] + row);
       }
       TORCHDET_UNROLL
       for (int w = 0; w < kPanelWords; ++w) {
-        l[w] = load_shared<Chunk<V>>(to + multipliers[w]);
+        l[w] = load_shared<Chunk<V>>(from[w] + row);
       }
       TORCHDET_UNROLL
       for (int t = 0; t < P; ++t) {
@@ -297,7 +362,7 @@ class BlockPanels {
       TORCHDET_UNROLL
       for (int w = 0; w < kTileWords; ++w) {
         if (w == 0 || own + w * across < end) {
-          store_shared(to + column[w], c[w]);
+          store_shared(to[w] + row, c[w]);
         }
       }
     }

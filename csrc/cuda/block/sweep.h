@@ -25,10 +25,11 @@ namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
 template <typename V, int kThreads>
-class BlockSweep : public BlockPanels<V, kThreads> {
+class BlockSweep : public BlockPanels<V, kThreads, kThreads / kWarpSize, true> {
  public:
-  using Base = BlockPanels<V, kThreads>;
+  using Base = BlockPanels<V, kThreads, kThreads / kWarpSize, true>;
   using Base::Base, Base::P;
+  using typename Base::Exchange;
 
   // A and the list of rows as (1) has them, unless a pivot is zero.
   TORCHDET_DEVICE void run() {
@@ -36,7 +37,7 @@ class BlockSweep : public BlockPanels<V, kThreads> {
     for (int k = 0; k < n_ && is_regular_; k += P) {
       factor_panel(k);
       sync_block();
-      this->template update<true>(k);
+      this->update(k, k + P, 0);
       sync_block();
       this->store_row(row(), k, is_present(), panel_);
     }
@@ -51,7 +52,8 @@ class BlockSweep : public BlockPanels<V, kThreads> {
   TORCHDET_DEVICE int32_t largest() const { return this->largest_; }
 
  private:
-  using Base::a_, Base::stride_, Base::n_, Base::row_index_, Base::exchange_, Base::kMask;
+  using Base::a_, Base::stride_, Base::n_, Base::rows_, Base::exchange_, Base::kMask;
+  using typename Base::R;
   static constexpr int kWaiting = -1;
 
   TORCHDET_DEVICE V* row() const { return a_ + thread_index() * stride_; }
@@ -63,7 +65,11 @@ class BlockSweep : public BlockPanels<V, kThreads> {
     const int own = thread_index(), left = n_ - k;
     V(&m)[P] = panel_;
     V l[P];
-    this->load_row(row(), k, is_present(), m);
+    this->load_row(a_ + minimum(own, n_ - 1) * stride_, k, m);
+    TORCHDET_UNROLL
+    for (int c = 0; c < P; ++c) {
+      m[c] = c < left ? m[c] : zero<V>();
+    }
     for_steps<0, P, true>([&](auto step) {
       constexpr int t = decltype(step)::value;
       l[t] = zero<V>();
@@ -72,26 +78,31 @@ class BlockSweep : public BlockPanels<V, kThreads> {
         const int32_t key =
             is_waiting ? pivot_key<kMask>(pivot_size(m[t]), own) : this->key_of_none();
         V u[P];
-        const int q = this->choose(key, m, t, kThreads, u);
+        PivotDivisor<V> divisor;
+        const int q = this->template choose<0>(key, m, t, kThreads, u, divisor);
         const bool is_row = own == q;
-        // A pivot too large for Pivot is one that has grown.
-        const Pivot<V> pivot(u[t]);
-        is_regular_ = is_regular_ && !pivot.is_zero;
+        is_regular_ = is_regular_ && component_size(u[t]) != R(0);
         this->is_odd_ = this->is_odd_ != (is_waiting && own < q);
         if (is_row) {
           place_ = k + t;
           pivot_ = u[t];
-          row_index_[k + t] = own;
-          exchange_.reciprocals[t] = pivot.quotient(one<V>());
-          V factors[P];
+          rows_[k + t] = own;
           TORCHDET_UNROLL
           for (int c = 0; c < P; ++c) {
-            factors[c] = c < t ? l[c] : m[c];
             this->largest_ = c < t ? this->largest_ : maximum(this->largest_, leading_bits(m[c]));
           }
-          this->store_words(exchange_.factors[t], factors);
+          V factors[P] = {};
+          TORCHDET_UNROLL
+          for (int c = 0; c < t; ++c) {
+            factors[c] = l[c];
+          }
+          factors[t] = divisor.quotient(one<V>());
+          TORCHDET_UNROLL
+          for (int w = 0; w <= t / Base::kCount; ++w) {
+            this->store_word(exchange_.factors[t] + w * Base::kCount, w, factors);
+          }
         }
-        l[t] = select(is_row, zero<V>(), pivot.quotient(m[t]));
+        l[t] = select(is_row, zero<V>(), divisor.quotient(m[t]));
         TORCHDET_UNROLL
         for (int c = 0; c < P; ++c) {
           if (c != t) {
@@ -102,7 +113,7 @@ class BlockSweep : public BlockPanels<V, kThreads> {
       }
     });
     if (place_ >= k) {
-      const V r = exchange_.reciprocals[place_ - k];  // which this thread has written
+      const V r = exchange_.factors[place_ - k][place_ - k];  // which this thread has written
       TORCHDET_UNROLL
       for (int t = 0; t < P; ++t) {
         l[t] = t > place_ - k ? l[t] * r : zero<V>();
