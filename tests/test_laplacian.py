@@ -93,6 +93,8 @@ def test_shapes_and_transforms(device):
         assert torch.equal(x, y)
     single = torchdet.slogsumdet_laplacian([B], [JB], [LB], w[:, 0])
     assert [tuple(x.shape) for x in single] == [(), (), (6,), ()]
+    none = torchdet.slogsumdet_laplacian([A, B], [J, JB], [L, LB], w[:, :0])
+    assert [tuple(x.shape) for x in none] == [(5, 0), (5, 0), (5, 0, 6), (5, 0)]
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
     for x, y in zip(compiled(A, J, L), whole, strict=True):
         assert torch.allclose(x, y, rtol=1e-12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -146,3 +148,22 @@ def test_columns_of_weights_and_transforms(wide_dtype, device):
     compiled = torch.compile(laplacian, fullgraph=True, backend="aot_eager")
     size = each.abs().max() * 16 * torch.finfo(wide_dtype).eps
     torch.testing.assert_close(compiled(A[0], J[0]), each[0], rtol=0, atol=float(size))
+
+
+@pytest.mark.parametrize("matrices", (1, 2))
+def test_a_column_leaves_the_others_alone(matrices, wide_dtype, device):
+    """One whose psi is 0, NaN or far below the others."""
+    A, J, L = (
+        torch.randn(3, K, *shape, dtype=wide_dtype, device=device)
+        for shape in ((3, 3), (2, 3, 3), (3, 3))
+    )
+    w = torch.randn(K, 3, dtype=wide_dtype, device=device)
+    args = [A] * matrices, [J] * matrices, [L] * matrices
+    expected = torchdet.slogsumdet_laplacian(*args, w)
+    for factor in (0, math.nan, 2.0**-800):
+        changed = w.clone()
+        changed[:, 1] *= factor
+        for x, y in zip(torchdet.slogsumdet_laplacian(*args, changed), expected, strict=True):
+            assert torch.equal(x[:, [0, 2]], y[:, [0, 2]])
+    # The last: log|psi| is less, its derivatives are what they were.
+    assert torch.equal(x, y)

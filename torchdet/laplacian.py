@@ -143,12 +143,13 @@ def slogsumdet_laplacian(
     if dtype in HALF:
         As, Js, Ls = ([X.to(torch.float32) for X in Xs] for Xs in (As, Js, Ls))
     mantissas, exponents = zip(*(DetFrexp.call(A) for A in As), strict=True)
-    terms, E, w = reduce(mul, mantissas), reduce(add, exponents), None
+    have_pairs = not rows and len(As) > 1
+    terms, of_terms, w = reduce(mul, mantissas), reduce(add, exponents), None
+    E = of_terms
     if weights is not None:
         terms, E, w = weighted(terms, E, weights, columns)
     sign, logabsdet = Logsum.call(terms, E)
-    have_pairs = not rows and len(As) > 1
-    h = _shifts(E, logabsdet.detach(), have_pairs, columns)
+    h = _shifts(of_terms, logabsdet.detach(), have_pairs, columns)
     of_matrices = (
         _of_matrix(*X, h, rows) for X in zip(As, Js, Ls, mantissas, exponents, strict=True)
     )
@@ -172,12 +173,11 @@ def _shifts(E: Tensor, log: Tensor, have_pairs: bool, columns: bool) -> Tensor |
     """The h_k of (4), of shape (*, K): whole numbers whose powers of two are normal; None for 0."""
     if E.shape[-1] == 1:  # psi is the only term
         return None
+    if columns:  # the least psi decides; there may be none, and NaN is the matter of its column
+        log = torch.constant_pad_nd(log.nan_to_num(math.inf), (0, 1), math.inf).amin(-1)
     h = torch.sub(E, log.unsqueeze(-1), alpha=1 / math.log(2))
-    # A column beside whose psi a term is not tiny decides.
-    h = h.nan_to_num(0).amax(-2) if columns else h
     lowest = -120 if E.dtype == torch.float32 else -1000
-    h = h.div(2, rounding_mode="floor") if have_pairs else h.floor()
-    return h.clamp(lowest, 0)
+    return (h / 2 if have_pairs else h).floor().clamp(lowest, 0)
 
 
 def _of_matrix(
