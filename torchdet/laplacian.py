@@ -196,8 +196,8 @@ def _of_matrix(
         q = q + along.sum(-1)
     if h is None or not is_shared:
         return g, q
-    shift = power_of_two(h, h.dtype)
-    return g * shift[(..., *(None,) * (g.dim() - e.dim()))], q * shift
+    shift, last = power_of_two(h, h.dtype), (..., *(None,) * (g.dim() - e.dim()))
+    return g * shift[last], q * shift
 
 
 def _of_products(

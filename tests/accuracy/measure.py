@@ -23,6 +23,8 @@ from sum_oracles import numbers, of_exact
 
 # A determinant or an inverse without a correct digit has no logarithm or inverse to speak of.
 LARGEST_RELATIVE = 0.25
+# Products of n singular values, of which a unit is made, may leave the range of float64.
+LEAST_UNIT = 1e-280
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ def _errors(op: Operator, batch: Batch, got: ndarray) -> tuple[ndarray, ndarray]
             unit = _units(op.derivative, B, [], eps, s)
             for Z in batch.Zs:  # another term, whose unit is that of its own frame
                 unit = unit + _own_units(Z, eps, total)
-            relative = (unit / det).astype(float)
+            relative = np.where(unit < LEAST_UNIT, np.inf, (unit / det).astype(float))
             error = np.abs(got - log).astype(float)
             unit = log_unit(relative, np.abs(log).astype(float), eps)
         else:
@@ -257,6 +259,7 @@ def _errors(op: Operator, batch: Batch, got: ndarray) -> tuple[ndarray, ndarray]
                 relative = np.zeros(len(A))
                 twice = Zs * 2 if op.kind == "number" else Zs  # D^2 det[Z, Z]
                 unit = _units(op.derivative, B, twice, eps, s).astype(float)
+                relative = np.where(unit < LEAST_UNIT, np.inf, relative)
             if op.kind == "number":
                 exponent = np.zeros(len(A), int)
             granule = np.ldexp(
@@ -306,6 +309,8 @@ def _exact_error(op: Operator, case: Batch, got: Tensor) -> float:
     exact = {0: oracles.det, 1: oracles.cofactor, 2: oracles.hvp, 3: oracles.derivative}
     frame = total - rows[:, None] - cols[None, :] if op.derivative else np.array(total)
     unit = units.unit(A, op.derivative, Zs)
+    if unit < LEAST_UNIT:
+        return -1.0
     error = units.frame_error(got, exact[op.derivative](A, *Zs), frame, unit)
     return 0.0 if error == 0 else error / unit
 
@@ -329,7 +334,10 @@ def _exact_log_error(matrices: list[Tensor], got: Tensor) -> float:
         for A in matrices:
             rows, cols = units.frame_exponents(A)
             psi += of_exact(oracles.det(A))[()]
-            unit += mpmath.ldexp(units.unit(A, 0), int(rows.sum() + cols.sum()))
+            own = units.unit(A, 0)
+            if own < LEAST_UNIT:
+                return -1.0
+            unit += mpmath.ldexp(own, int(rows.sum() + cols.sum()))
         if abs(psi) * LARGEST_RELATIVE < unit or psi == 0:
             return -1.0
         log = mpmath.log(abs(psi))
