@@ -7,17 +7,20 @@ combined in arithmetic of 60 digits with exponents of any size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mpmath
 import numpy as np
 import torch
 from torch import Tensor
+from torch.func import grad, jvp
 
 import oracles
 
 mpmath.mp.dps = 60
 K = 4
+DERIVATIVES = 4  # coordinates
 
 
 def of_exact(exact: oracles.Exact) -> np.ndarray:
@@ -213,23 +216,93 @@ def assert_blocks(got: Tensor, expected: list[np.ndarray], allowed: float, what:
     assert error <= allowed * largest, (what, float(error / largest), allowed)
 
 
-def allowed_error(truth: Truth, derivatives: int) -> float:
+def allowed_error(
+    truth: Truth, derivatives: int, matrices: Sequence[Tensor] | None = None
+) -> float:
     """A relative error for the largest block.
 
     Each factor of a term, that is det, C or H, has a relative error of n eps cond, with cond the
     quotient of the largest and the smallest singular value that is not zero; a term has at most one
     for each matrix and derivative. A quotient by psi adds the error of psi, larger by what cancels.
+    Powers of two in rows and columns round nothing: `matrices` are those of truth without them.
     """
-    eps, most = torch.finfo(truth.matrices[0].dtype).eps, 1.0
-    for A in truth.matrices:
+    matrices = truth.matrices if matrices is None else matrices
+    eps, most = torch.finfo(matrices[0].dtype).eps, 1.0
+    for A in matrices:
         for a in A:
             s = torch.linalg.svdvals(a.to(torch.complex128))
             s = s[s > 1e-9 * s[0]] if float(s[0]) > 0 else torch.ones(1)
             most = max(most, float(s[0] / s[-1]))
-    n = max(A.shape[-1] for A in truth.matrices)
+    n = max(A.shape[-1] for A in matrices)
     cancel = float(sum(abs(truth.term(k)) for k in range(truth.K)) / abs(truth.psi))
-    factors = len(truth.matrices) + derivatives + 1
+    factors = len(matrices) + derivatives + 1
     return factors * n * eps * most * cancel ** (1 + derivatives)
+
+
+def directions(
+    matrices: list[Tensor], scale: int, rows: bool
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Jacobians as they are given, the same ones for all coordinates, and Laplacians."""
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> Tensor:
+        X = torch.randn(shape, generator=generator, dtype=matrices[0].dtype)
+        return scaled(X, scale)
+
+    orders = [A.shape[-1] for A in matrices]
+    if not rows:
+        Js = [draw(K, DERIVATIVES, n, n) for n in orders]
+        return Js, Js, [draw(K, n, n) for n in orders]
+    Js, full, before = [draw(K, n, 2, n) for n in orders], [], 0
+    for n, J in zip(orders, Js, strict=True):
+        X = torch.zeros(K, sum(orders), 2, n, n, dtype=J.dtype)
+        for r in range(n):
+            X[:, before + r, :, r] = J[:, r]
+        full.append(X.flatten(1, 2))
+        before += n
+    return Js, full, [draw(K, n, n) for n in orders]
+
+
+def assert_gradients(
+    slogsumdet_laplacian: Callable[..., Any], args: tuple[Tensor, ...], relative: float
+) -> None:
+    """Of two matrices, their Jacobians and Laplacians, and w; along random directions.
+
+    Against differences of arithmetic with a hundred digits. Each block is a sum over the S + 2
+    factors of a term, of which each is differentiated, and of as many terms, all with the relative
+    error that is given.
+    """
+    weights = torch.linspace(0.5, 1.5, DERIVATIVES).to(args[0])
+
+    def combined(log: Any, derivatives: Any, laplacian: Any, factors: Any) -> Any:
+        return log + sum(x * y for x, y in zip(derivatives, factors, strict=True)) + laplacian / 2
+
+    def ours(*args: Tensor) -> Tensor:
+        out = slogsumdet_laplacian(args[:2], args[2:4], args[4:6], args[6])
+        return combined(*out[1:], weights)
+
+    def exact(args: list[np.ndarray]) -> mpmath.mpf:
+        return combined(*log_laplacian(args[:2], args[2:4], args[4:6], args[6]), weights.tolist())
+
+    real = np.vectorize(mpmath.mpf, otypes=[object])
+    given = [real(X.cpu().numpy()) for X in args]
+    gradients = grad(ours, tuple(range(len(args))))(*args)
+    tangents = tuple(torch.randn_like(X) for X in args)
+    total, allowed_total = mpmath.mpf(0), mpmath.mpf(0)
+    for i, (gradient, tangent) in enumerate(zip(gradients, tangents, strict=True)):
+        with mpmath.workdps(100):
+            step = mpmath.mpf(10) ** -30  # the error of the difference is its square
+            both = []
+            for sign in (1, -1):
+                moved = list(given)
+                moved[i] = moved[i] + sign * step * real(tangent.cpu().numpy())
+                both.append(exact(moved))
+            difference = (both[0] - both[1]) / (2 * step)
+        along = float((gradient * tangent).sum())
+        allowed = 16 * relative * float(gradient.abs().max() * tangent.abs().sum())
+        assert abs(along - difference) <= allowed, i
+        total, allowed_total = total + difference, allowed_total + allowed
+    assert abs(float(jvp(ours, args, tangents)[1]) - total) <= allowed_total
 
 
 def case_of(family: str, scale: int, dtype: torch.dtype, device: str):

@@ -17,10 +17,13 @@ from accuracy.search import Search
 BOUNDS = {
     "det": 1.0,
     "det_frexp": 1.0,
+    "principal_minors": 1.0,
     "slogdet": 1.0,
+    "_slogdet_factor": 1.0,
     "slogsumdet": 1.0,
     "cofactor": 1.0,
     "slogdet_backward": 1.0,
+    "slogdet_solve": 2.0,
     "slogdet_hvp": 1.0,
     "det_hvp": 2.0,
     "_det_frexp_jet": 2.0,

@@ -3,51 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import mpmath
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.func import grad, jacfwd, jvp, vmap
+from torch.func import jacfwd, vmap
 
 import torchdet
 from sum_oracles import (
+    DERIVATIVES,
     FAMILIES,
     SCALES,
     K,
     allowed_error,
+    assert_gradients,
     case_of,
-    log_laplacian,
-    scaled,
+    directions,
 )
-
-DERIVATIVES = 4  # coordinates
-
-
-def _directions(
-    matrices: list[Tensor], scale: int, rows: bool
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Jacobians as they are given, the same ones for all coordinates, and Laplacians."""
-    generator = torch.Generator().manual_seed(3)
-
-    def draw(*shape: int) -> Tensor:
-        X = torch.randn(shape, generator=generator, dtype=matrices[0].dtype)
-        return scaled(X, scale)
-
-    orders = [A.shape[-1] for A in matrices]
-    if not rows:
-        Js = [draw(K, DERIVATIVES, n, n) for n in orders]
-        return Js, Js, [draw(K, n, n) for n in orders]
-    Js, full, before = [draw(K, n, 2, n) for n in orders], [], 0
-    for n, J in zip(orders, Js, strict=True):
-        X = torch.zeros(K, sum(orders), 2, n, n, dtype=J.dtype)
-        for r in range(n):
-            X[:, before + r, :, r] = J[:, r]
-        full.append(X.flatten(1, 2))
-        before += n
-    return Js, full, [draw(K, n, n) for n in orders]
 
 
 @pytest.mark.parametrize("rows", (False, True))
@@ -55,7 +27,7 @@ def _directions(
 @pytest.mark.parametrize("scale", SCALES)
 def test_values(family, scale, rows, wide_dtype, device):
     truth, matrices, w = case_of(family, scale, wide_dtype, device)
-    Js, full, Ls = _directions(truth.matrices, scale, rows)
+    Js, full, Ls = directions(truth.matrices, scale, rows)
     exact, exact_lap, size, size_lap = truth.along(full, Ls)
     got = torchdet.slogsumdet_laplacian(
         matrices, [J.to(device) for J in Js], [L.to(device) for L in Ls], w, rows=rows
@@ -76,42 +48,10 @@ def test_values(family, scale, rows, wide_dtype, device):
 def test_gradients(family, device):
     """Along random directions, against differences of arithmetic with a hundred digits."""
     truth, matrices, w = case_of(family, 0, torch.float64, device)
-    Js, _, Ls = _directions(matrices, 0, rows=False)
-    weights = torch.linspace(0.5, 1.5, DERIVATIVES).double()
-
-    def combined(log: Any, derivatives: Any, laplacian: Any, factors: Any) -> Any:
-        return log + sum(x * y for x, y in zip(derivatives, factors, strict=True)) + laplacian / 2
-
-    def ours(*args: Tensor) -> Tensor:
-        out = torchdet.slogsumdet_laplacian(args[:2], args[2:4], args[4:6], args[6])
-        return combined(*out[1:], weights.to(device))
-
-    def exact(args: list[np.ndarray]) -> mpmath.mpf:
-        return combined(*log_laplacian(args[:2], args[2:4], args[4:6], args[6]), weights.tolist())
-
-    real = np.vectorize(mpmath.mpf, otypes=[object])
+    Js, _, Ls = directions(matrices, 0, rows=False)
+    # As allowed_error derives it for three derivatives.
     args = tuple(X.to(device) for X in (*matrices, *Js, *Ls, w))
-    given = [real(X.cpu().numpy()) for X in args]
-    gradients = grad(ours, tuple(range(len(args))))(*args)
-    tangents = tuple(torch.randn_like(X) for X in args)
-    # As allowed_error derives it for three derivatives. Each block is a sum over the S + 2 factors
-    # of a term, of which each is differentiated, and of as many terms.
-    relative, terms = allowed_error(truth, 3), (len(matrices) + 2) ** 2
-    total, allowed_total = mpmath.mpf(0), mpmath.mpf(0)
-    for i, (gradient, tangent) in enumerate(zip(gradients, tangents, strict=True)):
-        with mpmath.workdps(100):
-            step = mpmath.mpf(10) ** -30  # the error of the difference is its square
-            both = []
-            for sign in (1, -1):
-                moved = list(given)
-                moved[i] = moved[i] + sign * step * real(tangent.cpu().numpy())
-                both.append(exact(moved))
-            difference = (both[0] - both[1]) / (2 * step)
-        along = float((gradient * tangent).sum())
-        allowed = terms * relative * float(gradient.abs().max() * tangent.abs().sum())
-        assert abs(along - difference) <= allowed, i
-        total, allowed_total = total + difference, allowed_total + allowed
-    assert abs(float(jvp(ours, args, tangents)[1]) - total) <= allowed_total
+    assert_gradients(torchdet.slogsumdet_laplacian, args, allowed_error(truth, 3))
 
 
 @pytest.mark.parametrize("rows", (False, True))
@@ -153,6 +93,8 @@ def test_shapes_and_transforms(device):
         assert torch.equal(x, y)
     single = torchdet.slogsumdet_laplacian([B], [JB], [LB], w[:, 0])
     assert [tuple(x.shape) for x in single] == [(), (), (6,), ()]
+    none = torchdet.slogsumdet_laplacian([A, B], [J, JB], [L, LB], w[:, :0])
+    assert [tuple(x.shape) for x in none] == [(5, 0), (5, 0), (5, 0, 6), (5, 0)]
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
     for x, y in zip(compiled(A, J, L), whole, strict=True):
         assert torch.allclose(x, y, rtol=1e-12)

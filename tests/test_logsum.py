@@ -68,6 +68,16 @@ def test_numbers_at_the_ends_of_the_range(wide_dtype, device):
         assert x == pytest.approx(y, rel=4 * info.eps)
 
 
+def test_ratios_of_tiny_terms(dtype, device):
+    """2^E / psi is large where all terms are tiny, as with weights near the end of the range."""
+    tiny = torch.finfo(dtype).smallest_normal
+    numbers = torch.tensor([2 * tiny, -tiny, 0.0], dtype=torch.float64, device=device)
+    terms = numbers.to(dtype)
+    exponent = torch.tensor([5.0, 5.0, 4.0], device=device).to(terms.real.dtype)
+    ratios = OPS._logsum_ratios(terms, exponent)
+    assert ratios.real.tolist() == [1 / tiny, 1 / tiny, 0.5 / tiny]
+
+
 def test_any_argument_is_survived(wide_dtype, device):
     terms = torch.ones(6, 2, dtype=wide_dtype, device=device)
     wild = torch.tensor([0.0, math.nan, math.inf, -math.inf, 1e30, -1e30], device=device)

@@ -65,7 +65,7 @@ def logsum(terms: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def logsum_ratios(terms: Tensor, exponent: Tensor) -> Tensor:
-    """Return 2^E_k / psi for every term, at most 2^1000 / p (float32: 2^100 / p).
+    """Return 2^E_k / psi for every term, at most about 2^1022 (float32: 2^126) unless psi is 0.
 
     A term of zero may have any exponent, and its derivatives may be zero too.
     """
@@ -75,5 +75,5 @@ def logsum_ratios(terms: Tensor, exponent: Tensor) -> Tensor:
     p, top, E = _sum(terms, exponent)
     p, e = split(p)
     inverse = p.reciprocal().unsqueeze(-1).expand(terms.shape)
-    largest = 100 if exponent.dtype == torch.float32 else 1000
-    return ldexp(inverse, (E - top.unsqueeze(-1)).clamp(max=largest) - e.unsqueeze(-1))
+    largest = 126 if exponent.dtype == torch.float32 else 1022
+    return ldexp(inverse, (E - (top + e).unsqueeze(-1)).clamp(max=largest))

@@ -17,10 +17,13 @@ from rich.console import Console
 
 from accuracy import report
 from accuracy.measure import OPERATORS, Batch, exact_error, join
-from accuracy.search import Search
+from accuracy.search import CHILDREN, Search
 
 # Of every size class: in lanes, in rows above 22, blocked above 128; each to where it ends.
-ORDERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 64, 130)
+ORDERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 130)
+# Above, the truth takes so long that the search is short: few children of each matrix.
+LARGEST_OF_MANY = 20
+FEW_CHILDREN = 2
 # Each of these takes n^3 minors in rational arithmetic.
 LARGEST_OF_THIRD = 6
 # Confirmed in rational arithmetic, from the worst on: the first one that keeps its error counts.
@@ -46,7 +49,8 @@ def search(operator: str, n: int, matrices: int, seed: int) -> list[report.Case]
     start = dict.fromkeys("fc", mended(operator, n))
     for name in report.DTYPES:
         dtype = np.dtype(name)
-        worst = Search(op, n, dtype, seed).run(matrices, start.get(dtype.kind))
+        children = CHILDREN if n <= LARGEST_OF_MANY else FEW_CHILDREN
+        worst = Search(op, n, dtype, seed).run(matrices, start.get(dtype.kind), children)
         start[dtype.kind] = worst.batch
         confirmed = [
             (exact_error(op, worst.batch[k : k + 1]), k)
@@ -76,7 +80,8 @@ def main() -> None:
     args = parser.parse_args()
     tasks = [(op, n) for op in args.operators for n in orders_of(op) if n in args.orders]
     share = args.minutes * 60e6 / len(tasks)
-    counts = [max(int(share / microseconds(op, n)), 200) for op, n in tasks]
+    least = [200 if n <= LARGEST_OF_MANY else 100 for _, n in tasks]
+    counts = [max(int(share / microseconds(*x)), y) for x, y in zip(tasks, least, strict=True)]
 
     console = Console()
     console.print(f"{report.BACKEND}: {len(tasks)} searches, {4 * sum(counts)} matrices")

@@ -6,7 +6,7 @@ define, they are in `inverse_size` and `log_unit` below.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import mpmath
@@ -23,6 +23,8 @@ from sum_oracles import numbers, of_exact
 
 # A determinant or an inverse without a correct digit has no logarithm or inverse to speak of.
 LARGEST_RELATIVE = 0.25
+# Products of n singular values, of which a unit is made, may leave the range of float64.
+LEAST_UNIT = 1e-280
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Operator:
     directions: int
     call: Callable[..., Tensor]
     true: Callable[..., ndarray]  # the same of a truth.Diagonal and directions
-    kind: str = "polynomial"  # or "number", in the frame of B already; "logarithm"; "inverse"
+    # Or "number", in the frame of B already; "logarithm"; "inverse"; "solution"; "minors".
+    kind: str = "polynomial"
 
     def run(self, batch: Batch) -> ndarray:
         return self.call(*batch.tensors()).resolve_conj().numpy()
@@ -93,16 +96,39 @@ def _slogsumdet(A: Tensor, Z: Tensor) -> Tensor:
     return torchdet.slogsumdet(torch.stack([A, Z], -3)).logabsdet
 
 
+def _log_of_factors(A: Tensor) -> Tensor:
+    """The logarithm that slogdet_solve returns."""
+    return _ops._slogdet_factor(A)[1]
+
+
+def _solution(A: Tensor, Z: Tensor) -> Tensor:
+    return torchdet.slogdet_solve(A, Z).X
+
+
+def sets_of(n: int) -> tuple[range, ...]:
+    """Whose principal minors are taken: all rows, and fewer, which are filled up to n."""
+    return range(n), range(n - 1), range(n // 2, n)
+
+
+def _principal_minors(A: Tensor) -> Tensor:
+    n = A.shape[-1]
+    index = torch.tensor([[*rows, *[-1] * (n - len(rows))] for rows in sets_of(n)])
+    return torchdet.principal_minors(A, index)
+
+
 _ops = torch.ops.torchdet
 OPERATORS = {
     op.name: op
     for op in (
         Operator("det", 0, 0, lambda A: _ops.det(A), truth.value),
         Operator("det_frexp", 0, 0, _det_frexp, truth.value, "number"),
+        Operator("principal_minors", 0, 0, _principal_minors, truth.value, "minors"),
         Operator("slogdet", 0, 0, lambda A: _ops.slogdet(A)[1], truth.value, "logarithm"),
+        Operator("_slogdet_factor", 0, 0, _log_of_factors, truth.value, "logarithm"),
         Operator("slogsumdet", 0, 1, _slogsumdet, truth.sum_of_values, "logarithm"),
         Operator("cofactor", 1, 0, lambda A: _ops.cofactor(A), truth.cofactor),
         Operator("slogdet_backward", 1, 0, _slogdet_backward, truth.inverse_transpose, "inverse"),
+        Operator("slogdet_solve", 1, 1, _solution, truth.solution, "solution"),
         Operator("slogdet_hvp", 2, 1, _slogdet_hvp, truth.derivative_of_inverse, "inverse"),
         Operator("det_hvp", 2, 1, lambda A, Z: _ops.det_hvp(A, Z), truth.derivative),
         Operator("_det_frexp_jet", 2, 1, _second, truth.second, "number"),
@@ -178,7 +204,25 @@ def inverse_size(X: ndarray, true: ndarray, Zs: list[ndarray]) -> ndarray:
 
 
 def errors(op: Operator, batch: Batch) -> tuple[ndarray, ndarray]:
-    """Error of every matrix in units, and its condition; -1 where the unit says nothing."""
+    """Error of every matrix in units, and its condition; -1 where the unit says nothing.
+
+    Of principal minors the worst one counts, with the condition of its submatrix.
+    """
+    got = op.run(batch)
+    if op.kind != "minors":
+        return _errors(op, batch, got)
+    of_sets = [_errors(OPERATORS["det"], x, y) for x, y in _submatrices(batch.A, got)]
+    error, condition = (np.stack(x) for x in zip(*of_sets, strict=True))
+    worst = error.argmax(0)[None]
+    return tuple(np.take_along_axis(x, worst, 0)[0] for x in (error, condition))
+
+
+def _submatrices(A: ndarray, minors: ndarray) -> Iterator[tuple[Batch, ndarray]]:
+    for k, rows in enumerate(sets_of(A.shape[-1])):
+        yield Batch(A[:, rows][:, :, rows]), minors[:, k]
+
+
+def _errors(op: Operator, batch: Batch, got: ndarray) -> tuple[ndarray, ndarray]:
     A = batch.A
     wide, n = truth.WIDER[A.dtype], A.shape[-1]
     double = np.dtype("c16" if np.iscomplexobj(A) else "f8")
@@ -189,7 +233,7 @@ def errors(op: Operator, batch: Batch) -> tuple[ndarray, ndarray]:
     B, Zs = scaled(A, -e, wide), [scaled(Z, -e, wide) for Z in batch.Zs]
     s = np.linalg.svd(B.astype(double), compute_uv=False)
     f = truth.diagonalise(B)
-    got, true = op.run(batch), op.true(f, *Zs)
+    true = op.true(f, *Zs)
     with np.errstate(all="ignore"):
         condition = s[:, 0] / s[:, -1]
         total = rows.sum(1) + cols.sum(1)
@@ -199,18 +243,23 @@ def errors(op: Operator, batch: Batch) -> tuple[ndarray, ndarray]:
             unit = _units(op.derivative, B, [], eps, s)
             for Z in batch.Zs:  # another term, whose unit is that of its own frame
                 unit = unit + _own_units(Z, eps, total)
-            relative = (unit / det).astype(float)
+            relative = np.where(unit < LEAST_UNIT, np.inf, (unit / det).astype(float))
             error = np.abs(got - log).astype(float)
             unit = log_unit(relative, np.abs(log).astype(float), eps)
         else:
             if op.kind == "inverse":
                 exponent, relative = -e, n * eps * (condition + 1)
                 unit = relative * inverse_size(truth.inverse_transpose(f), true, Zs)
+            elif op.kind == "solution":
+                exponent = cols[:, None, :] - cols[:, :, None]
+                relative = n * eps * (condition + 1)
+                unit = relative * inverse_size(true, true, [])
             else:
                 exponent = total[:, None, None] - e if op.derivative else total
                 relative = np.zeros(len(A))
                 twice = Zs * 2 if op.kind == "number" else Zs  # D^2 det[Z, Z]
                 unit = _units(op.derivative, B, twice, eps, s).astype(float)
+                relative = np.where(unit < LEAST_UNIT, np.inf, relative)
             if op.kind == "number":
                 exponent = np.zeros(len(A), int)
             granule = np.ldexp(
@@ -239,12 +288,20 @@ def log_unit(relative: ndarray, log: ndarray, eps: float) -> ndarray:
 
 def exact_error(op: Operator, case: Batch) -> float:
     """The error of the only matrix of the batch, in units, in rational arithmetic."""
+    got = op.run(case)
+    if op.kind != "minors":
+        return _exact_error(op, case, torch.from_numpy(got)[0])
+    det = OPERATORS["det"]
+    parts = _submatrices(case.A, got)
+    return max(_exact_error(det, x, torch.from_numpy(y)[0]) for x, y in parts)
+
+
+def _exact_error(op: Operator, case: Batch, got: Tensor) -> float:
     A, *Zs = (X[0] for X in case.tensors())
-    got = torch.from_numpy(op.run(case))[0]
     if op.kind == "logarithm":
         return _exact_log_error([A, *Zs], got)
-    if op.kind == "inverse":
-        return _exact_inverse_error(A, Zs, got)
+    if op.kind in ("inverse", "solution"):
+        return _exact_inverse_error(op, A, Zs, got)
     rows, cols = units.frame_exponents(A)
     total = int(rows.sum() + cols.sum())
     if op.kind == "number":
@@ -252,6 +309,8 @@ def exact_error(op: Operator, case: Batch) -> float:
     exact = {0: oracles.det, 1: oracles.cofactor, 2: oracles.hvp, 3: oracles.derivative}
     frame = total - rows[:, None] - cols[None, :] if op.derivative else np.array(total)
     unit = units.unit(A, op.derivative, Zs)
+    if unit < LEAST_UNIT:
+        return -1.0
     error = units.frame_error(got, exact[op.derivative](A, *Zs), frame, unit)
     return 0.0 if error == 0 else error / unit
 
@@ -275,7 +334,10 @@ def _exact_log_error(matrices: list[Tensor], got: Tensor) -> float:
         for A in matrices:
             rows, cols = units.frame_exponents(A)
             psi += of_exact(oracles.det(A))[()]
-            unit += mpmath.ldexp(units.unit(A, 0), int(rows.sum() + cols.sum()))
+            own = units.unit(A, 0)
+            if own < LEAST_UNIT:
+                return -1.0
+            unit += mpmath.ldexp(own, int(rows.sum() + cols.sum()))
         if abs(psi) * LARGEST_RELATIVE < unit or psi == 0:
             return -1.0
         log = mpmath.log(abs(psi))
@@ -284,7 +346,7 @@ def _exact_log_error(matrices: list[Tensor], got: Tensor) -> float:
     return error / float(log_unit(relative, np.array(abs(float(log))), eps))
 
 
-def _exact_inverse_error(A: Tensor, Zs: list[Tensor], got: Tensor) -> float:
+def _exact_inverse_error(op: Operator, A: Tensor, Zs: list[Tensor], got: Tensor) -> float:
     n, eps = A.shape[-1], torch.finfo(A.dtype).eps
     relative = n * eps * (units.condition(A) + 1)
     if relative > LARGEST_RELATIVE:
@@ -295,11 +357,16 @@ def _exact_inverse_error(A: Tensor, Zs: list[Tensor], got: Tensor) -> float:
         power = np.frompyfunc(lambda e: mpmath.ldexp(1, int(e)), 1, 1)
         scale = power(rows[:, None] + cols[None, :])
         X = true = oracles.inverse_transpose(A)
-        size = norm(X * scale)
-        if Zs:
+        if op.kind == "solution":
+            scale = power(cols[:, None] - cols[None, :])
+            true = X.T @ numbers(Zs[0])
+            size = norm(true * scale)
+        elif Zs:
             Z = numbers(Zs[0])
             true = -(X @ Z.T @ X)
-            size = 2 * size**2 * norm(Z / scale)
+            size = 2 * norm(X * scale) ** 2 * norm(Z / scale)
+        else:
+            size = norm(X * scale)
         difference = abs(numbers(got) - true) - granule
         error = norm(np.maximum(difference, 0) * scale)
         return float(error / size) / relative

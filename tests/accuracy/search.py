@@ -50,15 +50,16 @@ class Search:
         name = f"{op.name} {n} {self.dtype.name}"
         self.rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
 
-    def run(self, matrices: int, start: Batch | None = None) -> Population:
+    def run(
+        self, matrices: int, start: Batch | None = None, children: int = CHILDREN
+    ) -> Population:
         """A third of the matrices from the families, two thirds by climbing."""
         batch = self.families(max(matrices // 3, 64))
         if start is not None:
             batch = join(batch, _cast(start, self.dtype))
         best = self._evaluate(batch, np.arange(len(batch))).best()
-        children = KEPT * CHILDREN
-        for _ in range(max(2 * matrices // 3 // children, 1)):
-            parents = np.repeat(np.arange(len(best.error)), CHILDREN)
+        for _ in range(max(2 * matrices // 3 // (KEPT * children), 1)):
+            parents = np.repeat(np.arange(len(best.error)), children)
             born = self.mutate(best.batch[parents])
             new = self._evaluate(born, best.ancestor[parents])
             best = Population(

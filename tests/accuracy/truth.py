@@ -112,6 +112,11 @@ def inverse_transpose(f: Diagonal) -> ndarray:
     return _t(f.G) @ _diagonal(1 / np.where(f.d == 0, 1, f.d)) @ _t(f.F)
 
 
+def solution(f: Diagonal, Z: ndarray) -> ndarray:
+    """B^-1 Z."""
+    return _t(inverse_transpose(f)) @ Z
+
+
 def derivative(f: Diagonal, *directions: ndarray) -> ndarray:
     """D^m C(B)[Z_1 .. Z_m], m = 1 or 2.
 

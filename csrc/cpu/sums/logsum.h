@@ -52,18 +52,19 @@ class Logsum {
     const R size = std::abs(sum_);
     return size == 0 ? -std::numeric_limits<R>::infinity() : std::log(size) + R(top_) * kLog2;
   }
-  // 2^E_k / psi for all k, at most 2^kMostRatio / p: a term of zero may have any exponent, and its
-  // derivatives may be zero too.
+  // 2^E_k / psi for all k, at most about 2^kMostRatio unless psi is 0: a term of zero may have any
+  // exponent, and its derivatives may be zero too.
   void ratios(V* to, int64_t count) const {
     const int e = exponent_of(sum_);
     const V inverse = V(1) / scaled(sum_, -e);
     for (int64_t k = 0; k < count; ++k) {
-      to[k] = scaled(inverse, std::min(whole(exponents_[k]) - top_, kMostRatio) - e);
+      to[k] = scaled(inverse, std::min(whole(exponents_[k]) - top_ - e, kMostRatio));
     }
   }
 
  private:
-  static constexpr int kLowest = -(1 << 28), kMostRatio = std::is_same_v<R, float> ? 100 : 1000;
+  static constexpr int kLowest = -(1 << 28), kBias = std::numeric_limits<R>::max_exponent - 1;
+  static constexpr int kMostRatio = kBias - 1;
   const R* const exponents_;
   int top_ = kLowest;
   V sum_ = V(0);
@@ -76,7 +77,6 @@ class Logsum {
   // Bits instead of calls of the mathematical library for all but the ends of the range.
   using Bits = std::conditional_t<std::is_same_v<R, float>, uint32_t, uint64_t>;
   static constexpr int kFractionBits = std::numeric_limits<R>::digits - 1;
-  static constexpr int kBias = std::numeric_limits<R>::max_exponent - 1;
   // e with |x| in [1/2, 1) 2^e, of the larger component; 0 for zero, infinity and NaN.
   static int exponent_of(R x) {
     const int field = static_cast<int>(std::bit_cast<Bits>(x) >> kFractionBits) & (2 * kBias + 1);
