@@ -95,18 +95,21 @@ def _row_numbers(A: Tensor, index: Tensor) -> Tensor:
             f"{_OP}: expected index of shape (*, m, k), got {tuple(index.shape)}; "
             "a single set is index.unsqueeze(0), m = 1"
         )
+    index = index.long()  # torch compares no unsigned integers but uint8
     if index.is_cpu and is_plain(index) and (beyond := index[index >= N]).numel():
         raise IndexError(
             f"{_OP}: expected row numbers below {N}, or negative ones in places that are not used, "
             f"got {int(beyond[0])}"
         )
-    return index.long()
+    return index
 
 
 def _submatrices(A: Tensor, S: Tensor) -> Tensor:
     # A[S_i, S_j] as (*, m, k, k).
     batch = broadcast_batches(_OP, A, "index", S)
     N = A.shape[-1]
+    if N == 0:  # no set has a member, and there is nothing to gather
+        return A.new_zeros(*batch, *S.shape[-2:], S.shape[-1])
     i, j = S.unsqueeze(-1), S.unsqueeze(-2)
     # A row beyond A must not be a place in another one: torch's own check is to see it.
     places = torch.where((i < N) & (j < N), i * N + j, N * N)
