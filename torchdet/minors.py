@@ -68,7 +68,8 @@ def principal_minors(A: Tensor, index: Tensor, *, log: bool = False) -> Tensor:
     S = _row_numbers(A, index)
     used = S >= 0
     both = used.unsqueeze(-1) & used.unsqueeze(-2)
-    identity = torch.eye(S.shape[-1], dtype=A.dtype, device=A.device)
+    row = S.new_ones(S.shape[-1]).cumsum(0)  # a DTensor where S is one
+    identity = (row.unsqueeze(-1) == row).to(A.dtype)
     submatrices = torch.where(both, _submatrices(A, S.clamp(min=0)), identity)
     return logdet(submatrices) if log else det(submatrices)
 
@@ -96,7 +97,8 @@ def _row_numbers(A: Tensor, index: Tensor) -> Tensor:
             "a single set is index.unsqueeze(0), m = 1"
         )
     index = index.long()  # torch compares no unsigned integers but uint8
-    if index.is_cpu and is_plain(index) and (beyond := index[index >= N]).numel():
+    is_seen = index.is_cpu and type(index) is Tensor and is_plain(index)
+    if is_seen and (beyond := index[index >= N]).numel():
         raise IndexError(
             f"{_OP}: expected row numbers below {N}, or negative ones in places that are not used, "
             f"got {int(beyond[0])}"
