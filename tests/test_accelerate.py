@@ -24,11 +24,13 @@ from torchdet import accelerate
 SERVED: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "torch.det": (torch.det, torchdet.det),
     "torch.det(input=)": (lambda A: torch.det(input=A), torchdet.det),
+    "torch.det(x=), a name of NumPy": (lambda A: torch.det(x=A), torchdet.det),
     "torch.linalg.det": (torch.linalg.det, torchdet.det),
     "torch.linalg.det(A=)": (lambda A: torch.linalg.det(A=A), torchdet.det),
     "Tensor.det": (Tensor.det, torchdet.det),
     "A.det": (lambda A: A.det(), torchdet.det),
     "torch.slogdet": (torch.slogdet, torchdet.slogdet),
+    "torch.slogdet(a=)": (lambda A: torch.slogdet(a=A), torchdet.slogdet),
     "torch.slogdet(input=)": (lambda A: torch.slogdet(input=A), torchdet.slogdet),
     "torch.linalg.slogdet": (torch.linalg.slogdet, torchdet.slogdet),
     "torch.linalg.slogdet(A=)": (lambda A: torch.linalg.slogdet(A=A), torchdet.slogdet),

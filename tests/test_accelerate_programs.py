@@ -4,7 +4,8 @@ subclasses of Tensor, backward passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -353,3 +354,19 @@ def test_gradients_of_a_subclass_keep_its_type():
         (got,) = torch.autograd.grad(det(A), A)
     assert type(got) is type(expected)
     assert torch.equal(got.as_subclass(Tensor), COFACTOR)
+
+
+def test_an_object_whose_call_is_a_generator_or_a_coroutine_is_decorated():
+    """As a function of that kind: it runs inside after the call has returned, too."""
+
+    class Steps:
+        def __call__(self) -> Iterator[Tensor]:
+            yield gradient_at_singular(det)
+
+    class Job:
+        async def __call__(self) -> Tensor:
+            return gradient_at_singular(det)
+
+    (got,) = accelerate()(Steps())()
+    assert torch.equal(got, COFACTOR)
+    assert torch.equal(asyncio.run(accelerate()(Job())()), COFACTOR)

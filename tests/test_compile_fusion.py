@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
 
@@ -162,7 +163,7 @@ def test_slogdet_is_the_log_of_a_determinant_within_one_unit(n, dtype):
             if 0 < size >= 2 * unit:
                 true = float(oracles.slogdet(A)[1])
                 assert (sign > 0) == (exact.values[()] > 0)
-                assert abs(log - true) <= 12 * eps * max(1, abs(true)) + 2 * unit / size, A
+                assert abs(float(log) - true) <= 12 * eps * max(1, abs(true)) + 2 * unit / size, A
             elif unit > 0:
                 highest = float(mpmath.log(size + unit) + frame * mpmath.log(2))
                 assert log <= highest + 12 * eps * max(1, abs(highest)), A
@@ -221,6 +222,8 @@ def test_a_matrix_that_is_not_finite_gives_nan_for_itself_alone(n, dtype):
     assert not results(n, dtype)["slogdet_backward"][singular].isfinite().any()
 
 
+MINOR_SIGNS = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+
 EXTREME = {
     torch.float32: [(1e30, 1e30, 1e-30), (1e-30, 1e-30, 1e30), (1e38, 1e-38, 1e-38)],
     torch.float64: [(1e200, 1e200, 1e-200), (1e-300, 1e-300, 1e300), (1e308, 1e-308, 5e-324)],
@@ -244,6 +247,46 @@ def test_only_the_result_need_be_in_range(dtype):
             true, info = product.tensor(dtype)[i, i], torch.finfo(dtype)
             granule = info.smallest_normal * info.eps  # the smallest number
             assert torch.allclose(gradient[i, i], true, rtol=4 * info.eps, atol=granule)
+
+
+# Zeros beside entries of any size; and the largest numbers, which no one factor 2^-e takes to 1.
+TRIANGLES = [
+    [[1e-200, 1e300], [0.0, 1e-300]],
+    [[0.0, 1e300], [1e-300, 1e-200]],
+    [[0.0, 1.0], [1e-200, 0.0]],
+    [[0.0, 0.0], [1.0, 1e-200]],
+    [[1e-200, 0.0], [1.0, 0.0]],
+    [[-1.0, 1.7e308], [-1.7e308, 0.0]],
+    [[1.7e308, 1.7e308], [0.0, 1e-300]],
+]
+
+
+def test_a_zero_has_no_size_and_the_largest_numbers_have_one():
+    """In a triangle of order 2 nothing cancels: what is computed is as good as a product."""
+    A = torch.tensor(TRIANGLES, dtype=torch.float64)
+    grad = torch.full((len(A),), 1.5, dtype=torch.float64)
+    got, code = compiled(everything, grad, A, A)
+    assert not calls_operators(code)
+    _, signs, logs, C, _, X, _ = got
+    close = {"rtol": 16 * torch.finfo(A.dtype).eps, "atol": 0.0}
+    for a, sign, log, cofactors, x in zip(A, signs, logs, C, X, strict=True):
+        assert torch.equal(cofactors, torch.stack([a[1].flip(0), a[0].flip(0)]) * MINOR_SIGNS)
+        (p, q), (r, s) = ([Fraction(y) for y in row] for row in a.tolist())
+        if d := p * s - q * r:
+            assert sign == (1 if d > 0 else -1)
+            d = mpmath.mpf(d.numerator) / d.denominator
+            true = mpmath.log(abs(d))
+            assert abs(float(log) - true) <= 12 * torch.finfo(A.dtype).eps * abs(true), a
+            inverse = [[mpmath.mpf(1.5) * float(y) / d for y in z] for z in ((s, -r), (-q, p))]
+            true = [[float(y) for y in z] for z in inverse]
+            assert torch.allclose(x, torch.tensor(true, dtype=A.dtype), **close), a
+        else:
+            assert (sign, log) == (0, -math.inf), a
+    largest = torch.full((3, 1, 1), torch.finfo(A.dtype).max, dtype=A.dtype)
+    (d, C), code = compiled(lambda A: (OPS.det(A), OPS.cofactor(A)), largest)
+    assert not calls_operators(code)
+    assert torch.equal(d, largest.flatten())
+    assert torch.equal(C, torch.ones_like(largest))
 
 
 def test_half_precision_rounds_once():

@@ -18,6 +18,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import distributed_checks
+import torchdet
 from support import ENVIRONMENT, logabsdet, run_python, run_script, same_bits
 from torchdet import _ops
 from torchdet._sharding import sharding_rule, with_sharding_rule
@@ -116,6 +117,29 @@ def test_four_processes_keep_what_is_sharded(four_processes, n, shape, placement
     ):
         assert got.placements == placements
         assert same_bits(got.to_local(), expected)
+
+
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("placement", (Replicate(), Shard(0)))
+def test_principal_minors_of_dtensors(one_process, placement):
+    mesh = init_device_mesh("cpu", (1,))
+    A, sets = torch.randn(4, 5, 5), torch.tensor([[0, 1], [2, -1]])
+    mask = torch.tensor([[True, True, False, False, False], [False, False, True, False, False]])
+    expected = torchdet.principal_minors(A, sets)
+    for index in (sets, mask):
+        L = distribute_tensor(A, mesh, [placement]).requires_grad_()
+        got = torchdet.principal_minors(L, distribute_tensor(index, mesh, [Replicate()]))
+        assert same_bits(got.full_tensor(), expected)
+        got.sum().backward()
+        leaf = A.clone().requires_grad_()
+        torchdet.principal_minors(leaf, sets).sum().backward()
+        assert same_bits(L.grad.full_tensor(), leaf.grad)
 
 
 def test_a_torch_that_takes_no_rules_serves_plain_tensors(monkeypatch):

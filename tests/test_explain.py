@@ -99,10 +99,11 @@ def test_explain_names_class_file_and_reason_of_every_task(n, dtype, capsys):
     assert "saves A" in printed
 
 
-def test_explain_refuses_what_is_no_order(capsys):
+@pytest.mark.parametrize("n", ("0", "-3", "1.5", "four", "99999999999999999999"))
+def test_explain_refuses_what_is_no_order(n, capsys):
     with pytest.raises(SystemExit):
-        main(["explain", "0", "float32"])
-    assert "expected an order of 1 or more, got 0" in capsys.readouterr().err
+        main(["explain", n, "float32"])
+    assert f"expected an order from 1 to 2147483647, got {n}" in capsys.readouterr().err
 
 
 def test_info_shows_versions_and_who_works_on_a_matrix(capsys):

@@ -102,6 +102,28 @@ def test_derivatives_at_a_singular_kernel_of_rank_one():
     assert torch.autograd.gradgradcheck(log, M)
 
 
+def test_a_kernel_of_order_0_has_the_empty_set():
+    L = torch.empty(2, 0, 0, requires_grad=True)
+    sets = torch.full((3, 2), -1)
+    got = principal_minors(L, sets)
+    assert torch.equal(got, torch.ones(2, 3))
+    assert torch.equal(principal_minors(L, sets[:, :0]), got)
+    with pytest.raises(IndexError, match="row numbers below 0"):
+        principal_minors(L, torch.zeros_like(sets))
+
+
+UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+
+
+@pytest.mark.parametrize("integer", UNSIGNED, ids=cases.name)
+def test_unsigned_row_numbers(integer):
+    L = kernel(torch.float64)
+    sets = torch.tensor([[0, 2], [4, 1]])
+    assert torch.equal(principal_minors(L, sets.to(integer)), principal_minors(L, sets))
+    with pytest.raises(IndexError, match="got 5"):
+        principal_minors(L, (sets + 1).to(integer))
+
+
 def test_batches_transforms_and_compile():
     L = torch.stack([kernel(torch.float64), kernel(torch.float64) + 1])
     index = padded(SETS)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import cases
 import torchdet
-from support import LIMIT, run_python, run_script
+from support import ENVIRONMENT, LIMIT, python, run_python, run_script
 
 
 class LogVolume(torch.nn.Module):
@@ -216,3 +216,27 @@ for A in (small, large, large):
     assert all(torch.equal(work(A), want) for A, want in zip((small, large), expected))
 """)
     assert out.split() == ["interrupted"] * 3
+
+
+COMPILED = """
+import torch, torchdet
+A = torch.eye(3, dtype=torch.float64, requires_grad=True)
+B = torch.ones(3, 1, dtype=torch.float64)
+
+@torch.compile(fullgraph=True)
+def f(A):
+    return torchdet.slogdet_solve(A + A, B).X.sum()
+
+f(A).backward()
+# -2 (2 A)^-T G X^T with G = 1 and X = (2 A)^-1 B
+assert torch.equal(A.grad, torch.full((3, 3), -0.5, dtype=torch.float64)), A.grad
+"""
+
+
+@pytest.mark.skipif(not cases.EXTENSION, reason="compares with the extension")
+def test_code_that_was_compiled_for_another_torchdet_is_not_taken_from_torchs_caches(tmp_path):
+    """With the extension and without, a factorisation leaves tensors of other shapes."""
+    for extension in ("1", "0"):
+        settings = {"TORCHDET_EXTENSION": extension, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        done = python("-c", COMPILED, env=ENVIRONMENT | settings)
+        assert done.returncode == 0, done.stderr

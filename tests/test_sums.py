@@ -80,6 +80,23 @@ def test_second_derivatives(family, scale, wide_dtype, device):
             assert_blocks(A, blocks, allowed, "forward over reverse")
 
 
+def test_a_product_of_many_determinants_stays_in_range(wide_dtype, device):
+    """Of order 1, each 0.51, so that 2^-1022 would come with 1053 mantissas and 2^-126 with 130."""
+    A = torch.full((2, 1, 1), 0.51, dtype=wide_dtype, device=device)
+    S = 1200
+    x = float(A[0].real)  # 0.51, rounded
+    sign, log = torchdet.slogsumdet(*[A] * S)
+    true = S * math.log(x) + math.log(2)
+    # Every product is rounded once, and the logarithm.
+    eps = torch.finfo(wide_dtype).eps
+    assert abs(float(log) - true) <= S * eps + 4 * eps * abs(true)
+    assert complex(sign) == 1
+    G = grad(lambda a: logabs(*[a] * S))(A)
+    # d log(a_1^S + a_2^S) = S / (2 a)
+    expected = torch.full_like(A, S / (2 * x))
+    torch.testing.assert_close(G, expected, rtol=4 * S * eps, atol=0)
+
+
 # ---- shapes, weights for several sums, transforms
 
 

@@ -10,6 +10,8 @@ import torchdet
 
 from . import _check, _explain, _ops
 
+_LARGEST = 2**31 - 1  # no memory holds a larger matrix
+
 
 def _facts() -> list[tuple[str, str]]:
     rows = [("torchdet", torchdet.__version__), ("PyTorch", torch.__version__)]
@@ -85,9 +87,8 @@ def _explained(n: int, dtype: str) -> None:
 
 
 def _order(text: str) -> int:
-    n = int(text)
-    if n < 1:
-        raise argparse.ArgumentTypeError(f"expected an order of 1 or more, got {n}")
+    if not (text.isdecimal() and 1 <= (n := int(text)) <= _LARGEST):
+        raise argparse.ArgumentTypeError(f"expected an order from 1 to {_LARGEST}, got {text}")
     return n
 
 

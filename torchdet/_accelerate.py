@@ -83,20 +83,22 @@ class accelerate(TorchFunctionMode):
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function, a method, a generator function or a coroutine function."""
-        refused = inspect.isclass(function) or inspect.isasyncgenfunction(function)
+        # What runs is the function, or __call__ of an object's class.
+        runs = function, getattr(type(function), "__call__", None)  # noqa: B004
+        refused = inspect.isclass(function) or any(map(inspect.isasyncgenfunction, runs))
         if refused or not callable(function):
             raise TypeError(
                 "accelerate: expected a function, a generator function or a coroutine function, "
                 f"got {function!r}; decorate its methods, or write `with accelerate():` inside"
             )
         wrapper: Callable[..., Any]
-        if inspect.isgeneratorfunction(function):
+        if any(map(inspect.isgeneratorfunction, runs)):
 
             def generate(*args: Any, **kwargs: Any) -> Any:
                 return (yield from self._step_by_step(function(*args, **kwargs)))
 
             wrapper = generate
-        elif inspect.iscoroutinefunction(function):
+        elif any(map(inspect.iscoroutinefunction, runs)):
             step_by_step = types.coroutine(self._step_by_step)
 
             async def run(*args: Any, **kwargs: Any) -> Any:
@@ -137,7 +139,8 @@ def _on(function: Callable[..., Any], named: Any = None, named_out: Any = None) 
     """Serve a determinant; torch has two named tuples, one of them for out."""
 
     def serve(mode: accelerate, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        A = args[0] if args else kwargs["A" if "A" in kwargs else "input"]
+        # torch names it A or input, and takes NumPy's names for input as well.
+        (A,) = args or [x for name, x in kwargs.items() if name != "out"]
         out = kwargs.get("out")
         if types and asks(type(A)):
             # It knows torch's functions, not torchdet's. What it calls is served in its turn.

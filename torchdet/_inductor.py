@@ -9,11 +9,14 @@ that is not known at compile time, other devices, other compilers, torch.export.
 """
 
 import functools
+import hashlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch.compiler import config as compiler
 
 from . import _torch_internals
 
@@ -31,8 +34,28 @@ def follow_inductor() -> None:
     Every compiler asks the operators for shapes and dtypes first; by the time that inductor does,
     it is loaded.
     """
+    mark = _version_of_code()
+    if mark not in compiler.cache_key_tag:
+        compiler.cache_key_tag += mark
     if "torch._inductor.lowering" in sys.modules:
         _register()
+
+
+@functools.cache
+def _version_of_code() -> str:
+    """What changes where torch would compile other code for the same operators.
+
+    torch keeps compiled code on disk, and finds it by the program: which derivatives, sizes of what
+    is saved and formulas torchdet has given it is not in there. An upgrade, or a process without
+    the extension, would run code that was made for another torchdet.
+    """
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    if extension := sys.modules.get("torchdet._C"):
+        build = extension.build_info()
+        digest.update(repr([build[x] for x in ("least_kept", "least_factors")]).encode())
+    return f"torchdet-{digest.hexdigest()[:16]}"
 
 
 @functools.cache

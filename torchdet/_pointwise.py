@@ -37,8 +37,8 @@ Matrix = list[list[Number]]
 _BITS = 52
 _BIAS = 1023
 _WITHOUT_SIGN = (1 << 63) - 1
-_WITHOUT_FRACTION = -1 << _BITS
 _INFINITY = (2 * _BIAS + 1) << _BITS
+_OF_ZERO = -(1 << 20)  # below the exponents of all numbers
 
 
 def real(value: float) -> Number:
@@ -79,11 +79,12 @@ def exponent(x: Number) -> Number:
     return ops.minimum(shift_right(magnitude(x), _BITS) - whole(_BIAS), whole(_BIAS - 1))
 
 
-def factors(e: Number) -> tuple[Number, Number]:
-    """Two numbers t and u with 2^e = t t t u. Beyond 2^+-4080 nothing remains of a number."""
+def times_power_of_two(x: Number, e: Number) -> Number:
+    """Return x 2^e = x t t t u. Beyond 2^+-4080 nothing remains of a number."""
     e = ops.maximum(ops.minimum(e, whole(4080)), whole(-4080))
     quarter = shift_right(e, 2)
-    return power_of_two(quarter), power_of_two(e - quarter * whole(3))
+    t, u = power_of_two(quarter), power_of_two(e - quarter * whole(3))
+    return x * t * t * t * u
 
 
 def largest(*numbers: Number) -> Number:
@@ -126,24 +127,28 @@ class Frame:
         self.finite = self.is_finite(a)
         if narrow:
             return
-        size = [[magnitude(x) for x in row] for row in a]
-        # Exponents r and c stand where they do in a number, above the bits of the fraction. As
-        # e_ij - r_i <= c_j <= 0, -(r_i + c_j) <= -e_ij <= 1023; and it is at least -1022.
-        limit = whole((2 * _BIAS - 1) << _BITS)
-        r = [ops.minimum(largest(*row) & whole(_WITHOUT_FRACTION), limit) for row in size]
-        c = [
-            largest(*(x - y for x, y in zip(column, r, strict=True))) & whole(_WITHOUT_FRACTION)
+        # An entry of 0 has no size: its row and its column are as large as what else they hold.
+        zero, none = real(0.0), whole(_OF_ZERO)
+        size = [[ops.where(ops.eq(x, zero), none, exponent(x)) for x in row] for row in a]
+        lowest = whole(-_BIAS)
+        self.r = [ops.maximum(largest(*row), lowest) for row in size]
+        self.c = [
+            ops.maximum(
+                largest(*(x - y for x, y in zip(column, self.r, strict=True))), lowest * whole(2)
+            )
             for column in zip(*size, strict=True)
         ]
-        inverse = [whole((2 * _BIAS) << _BITS) - x for x in r]
-        # 2^-(r_i + c_j)
-        self.factor = [[from_bits(x - y) for y in c] for x in inverse]
+        # c_j <= 0, so that -(r_i + c_j) >= -1022. Where a_ij is not 0, e_ij - r_i <= c_j, and it is
+        # at most -e_ij <= 1023; 0 remains 0 whatever it is multiplied by.
         self.B = [
-            [x * factor for x, factor in zip(*rows, strict=True)]
-            for rows in zip(a, self.factor, strict=True)
+            [
+                x * power_of_two(ops.minimum(-(y + z), whole(_BIAS)))
+                for x, z in zip(row, self.c, strict=True)
+            ]
+            for row, y in zip(a, self.r, strict=True)
         ]
         # e with det A = 2^e det B.
-        self.exponent = total(*(shift_right(x, _BITS) for x in r + c)) - whole(_BIAS * self.n)
+        self.exponent = total(*self.r, *self.c)
 
     def is_finite(self, a: Matrix) -> Number:
         """Whether all entries are. The sum of narrower numbers does not overflow."""
@@ -189,10 +194,7 @@ class Frame:
 def det(f: Frame) -> Number:
     """The determinant."""
     d = f.checked(f.determinant())
-    if f.narrow:
-        return d
-    t, u = factors(f.exponent)
-    return d * t * t * t * u
+    return d if f.narrow else times_power_of_two(d, f.exponent)
 
 
 def sign(f: Frame) -> Number:
@@ -224,17 +226,9 @@ def det_backward(f: Frame, grad: Number, i: int, j: int) -> Number:
 
 
 def _cofactor(f: Frame, grad: Number, e: Number, i: int, j: int) -> Number:
-    """Return grad 2^e C_ij.
-
-    C_ij = C(B)_ij 2^(R - r_i - c_j), R the exponent of the determinant. The two factors may lie on
-    both sides of 1; with one between the halves of the other, numbers leave the range on the way
-    only where the result does, or where an error of eps in B does as much.
-    """
+    """Return grad 2^e C_ij, with C_ij = C(B)_ij 2^(R - r_i - c_j), R the exponent of det A."""
     C = grad * f.minor(f.B, i, j)
-    if f.narrow:
-        return C
-    t, u = factors(f.exponent + e)
-    return C * t * t * f.factor[i][j] * t * u
+    return C if f.narrow else times_power_of_two(C, f.exponent - f.r[i] - f.c[j] + e)
 
 
 def slogdet_backward(f: Frame, grad: Number, i: int, j: int) -> Number:
@@ -243,11 +237,7 @@ def slogdet_backward(f: Frame, grad: Number, i: int, j: int) -> Number:
     if f.narrow:
         return grad / d * C
     e = exponent(grad)
-    up, down = ops.maximum(e, whole(0)), ops.minimum(e, whole(0))
-    # What makes numbers smaller comes first, what makes them larger last, for the same reason as in
-    # _cofactor. 2^-1023 takes two factors.
-    X = grad * power_of_two(-e) / d * C * power_of_two(down + whole(1)) * real(0.5)
-    return X * f.factor[i][j] * power_of_two(up)
+    return times_power_of_two(grad * power_of_two(-e) / d * C, e - f.r[i] - f.c[j])
 
 
 def det_hvp(f: Frame, Z: Matrix, i: int, j: int) -> Number:

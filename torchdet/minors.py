@@ -68,7 +68,8 @@ def principal_minors(A: Tensor, index: Tensor, *, log: bool = False) -> Tensor:
     S = _row_numbers(A, index)
     used = S >= 0
     both = used.unsqueeze(-1) & used.unsqueeze(-2)
-    identity = torch.eye(S.shape[-1], dtype=A.dtype, device=A.device)
+    row = S.new_ones(S.shape[-1]).cumsum(0)  # a DTensor where S is one
+    identity = (row.unsqueeze(-1) == row).to(A.dtype)
     submatrices = torch.where(both, _submatrices(A, S.clamp(min=0)), identity)
     return logdet(submatrices) if log else det(submatrices)
 
@@ -95,18 +96,22 @@ def _row_numbers(A: Tensor, index: Tensor) -> Tensor:
             f"{_OP}: expected index of shape (*, m, k), got {tuple(index.shape)}; "
             "a single set is index.unsqueeze(0), m = 1"
         )
-    if index.is_cpu and is_plain(index) and (beyond := index[index >= N]).numel():
+    index = index.long()  # torch compares no unsigned integers but uint8
+    is_seen = index.is_cpu and type(index) is Tensor and is_plain(index)
+    if is_seen and (beyond := index[index >= N]).numel():
         raise IndexError(
             f"{_OP}: expected row numbers below {N}, or negative ones in places that are not used, "
             f"got {int(beyond[0])}"
         )
-    return index.long()
+    return index
 
 
 def _submatrices(A: Tensor, S: Tensor) -> Tensor:
     # A[S_i, S_j] as (*, m, k, k).
     batch = broadcast_batches(_OP, A, "index", S)
     N = A.shape[-1]
+    if N == 0:  # no set has a member, and there is nothing to gather
+        return A.new_zeros(*batch, *S.shape[-2:], S.shape[-1])
     i, j = S.unsqueeze(-1), S.unsqueeze(-2)
     # A row beyond A must not be a place in another one: torch's own check is to see it.
     places = torch.where((i < N) & (j < N), i * N + j, N * N)

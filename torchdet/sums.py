@@ -1,8 +1,6 @@
 r"""Sums of products of determinants as logarithms: the Slater determinants of a wave function."""
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import add, mul
 
 import torch
 from torch import Tensor
@@ -15,6 +13,8 @@ from .linalg import LinalgSlogdet, argument
 
 _OP = "slogsumdet"
 HALF = (torch.float16, torch.bfloat16)
+# So many mantissas, each of modulus from 1/2 to sqrt(2), have a product in the range of float32.
+_IN_RANGE = 64
 
 
 def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogdet:
@@ -75,7 +75,7 @@ def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogde
     dtype = matrices[0].dtype
     half = dtype in HALF
     parts = [DetFrexp.call(A.to(torch.float32) if half else A) for A in matrices]
-    terms, E = (reduce(f, x) for f, x in zip((mul, add), zip(*parts, strict=True), strict=True))
+    terms, E = _product(parts)
     if weights is not None:
         columns = has_columns(_OP, weights, matrices[0], shape)
         terms, E, _ = weighted(terms, E, weights, columns)
@@ -83,6 +83,17 @@ def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogde
     if half:
         sign, logabsdet = sign.to(dtype), logabsdet.to(dtype)
     return LinalgSlogdet((sign, logabsdet))
+
+
+def _product(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The product of numbers that are given as mantissa and exponent, in the same form."""
+    (terms, E), *others = parts
+    for i, (mantissa, exponent) in enumerate(others, 1):
+        if i % _IN_RANGE == 0:
+            terms, own = DetFrexp.call(terms[..., None, None])  # as determinants of order 1
+            E = E + own
+        terms, E = terms * mantissa, E + exponent
+    return terms, E
 
 
 def weighted(
