@@ -109,6 +109,8 @@ struct ThreadEliminationCofactors
     sources.load(a);
     ThreadElimination<V, N> elimination(a);
     elimination.sweep();
+    // Here, where what follows hides the latency.
+    const typename Base::Matrices results = Base::matrices(p);
 
     // What multiplies row i of a: P_n grad / u_i, or that over the determinant. A power of two at
     // half the exponent keeps the inverse of a pivot within the format, pivots being within 2^(E/2)
@@ -133,7 +135,6 @@ struct ThreadEliminationCofactors
         check = add_nothing(a[i * N + k], check);
       }
     }
-    const typename Base::Matrices results = Base::matrices(p);
     TORCHDET_UNROLL
     for (int k = 0; k < N; ++k) {
       V row[N];
