@@ -20,7 +20,7 @@ template <typename V, int kThreads, int kPanelWarps>
 class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, false> {
  public:
   using Base = BlockPanels<V, kThreads, kPanelWarps, false>;
-  using Base::P, Base::kCount, Base::kPanelWords;
+  using Base::P, Base::kCount;
   using typename Base::Exchange;
 
   // rows, next_rows: room for a list each.

@@ -3,7 +3,7 @@
 //
 // Rows are read and written in words of 16 bytes. Where memory allows it a row has an odd number of
 // words, so that the eight words which shared memory serves at once, if they are the same words of
-// eight rows, lie in different banks. No row ever moves: row_index lists them in pivoted order.
+// eight rows, lie in different banks. No row ever moves: lists have them in pivoted order.
 #pragma once
 
 #include "../team/kernels.h"
