@@ -17,7 +17,12 @@ from pathlib import Path
 from tools.gpu.results import Results
 
 ROOT = Path(__file__).parents[2]
-TESTS = ("tests/test_cuda.py", "tests/test_values.py", "tests/test_contract.py")
+TESTS = (
+    "tests/test_cuda.py",
+    "tests/test_cuda_kept.py",
+    "tests/test_values.py",
+    "tests/test_contract.py",
+)
 WORKERS, MOST_FAILURES = 8, 30
 LISTED = 100  # failing tests that are named
 TAIL = 1500
