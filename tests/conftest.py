@@ -114,3 +114,12 @@ def fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def plain_schedule() -> Iterator[None]:
+    """The emulated CUDA kernels run in their usual order; the test may ask for another one."""
+    emulated = importlib.import_module("emulated")
+    emulated.schedule()
+    yield
+    emulated.schedule()

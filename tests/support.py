@@ -11,14 +11,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import cases
 import oracles
 import torchdet
 
 OPS = torch.ops.torchdet
+
+on_extension = pytest.mark.skipif(
+    not cases.EXTENSION, reason="without the extension nothing is kept unasked"
+)
 
 # ---- outputs
 
@@ -225,6 +231,26 @@ def calls_of_python(f: Callable[[Tensor], object], A: Tensor) -> list[str]:
     finally:
         sys.setprofile(before)
     return names
+
+
+class _Called(TorchDispatchMode):
+    """The torchdet operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "torchdet":
+            self.names.append(func._schema.name.removeprefix("torchdet::"))
+        return func(*args, **kwargs or {})
+
+
+def operators_called(f: Callable[..., object], *args: object) -> list[str]:
+    """The names of the operators of torchdet that f(*args) calls."""
+    with _Called() as mode:
+        f(*args)
+    return mode.names
 
 
 # ---- processes

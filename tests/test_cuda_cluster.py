@@ -23,7 +23,10 @@ from checks import assert_same_bits
 from problems import arguments
 
 MISSING = emulated.missing()
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+pytestmark = [
+    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
+    pytest.mark.usefixtures("plain_schedule"),
+]
 
 # Just above what one block holds, and above what 2 and 4 hold; then eight blocks with one or two
 # panels each. Two matrices: one thread of the emulation for each thread of the cluster takes time.
@@ -35,13 +38,6 @@ CASES = (
     *((dtype, 101, 8) for dtype in ("float64", "complex64")),
     ("complex128", 49, 8),
 )
-
-
-@pytest.fixture(autouse=True)
-def _plain_schedule():
-    emulated.schedule()
-    yield
-    emulated.schedule()
 
 
 def odd(order: np.ndarray) -> bool:

@@ -18,7 +18,10 @@ from checks import assert_same_bits
 from problems import NOT_FINITE, arguments
 
 MISSING = emulated.missing()
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+pytestmark = [
+    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
+    pytest.mark.usefixtures("plain_schedule"),
+]
 
 # A member of every class: orders at the ends of threads (4, 5, 8, 12); of warps, with lanes and
 # numbers left over and without, one matrix to a warp or several, by dtype to 32, 48 or 64; and of
@@ -30,13 +33,6 @@ ORDERS = (1, 2, 3, 4, 5, 6, 8, 12, 13, 16, 17, 20, 32, 33, 47, 64, 67)
 def batch_of(n: int) -> int:
     """Ragged: neither whole warps nor whole blocks, and with all the special matrices."""
     return 35 if n <= 16 else 19 if n <= 32 else 9
-
-
-@pytest.fixture(autouse=True)
-def _plain_schedule():
-    emulated.schedule()
-    yield
-    emulated.schedule()
 
 
 OPERATORS = emulated.OPERATORS + emulated.FURTHER_OPERATORS

@@ -10,14 +10,10 @@ import pytest
 from checks import assert_same_bits
 
 MISSING = emulated.missing()
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
-
-
-@pytest.fixture(autouse=True)
-def _plain_schedule():
-    emulated.schedule()
-    yield
-    emulated.schedule()
+pytestmark = [
+    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
+    pytest.mark.usefixtures("plain_schedule"),
+]
 
 
 def outcomes(fault: str) -> set[bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import emulated
 import numpy as np
@@ -23,27 +23,23 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import cases
 import torchdet
 from conftest import NO_CUDA
-from support import OPS, draw, logabsdet, same_bits
-from test_kept import called, on_extension
+from support import OPS, draw, logabsdet, on_extension, operators_called, same_bits
 from torchdet import _extension, _ops
 
 MISSING = emulated.missing()
-on_emulation = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+
+
+def on_emulation(test: Callable[..., None]) -> Callable[..., None]:
+    test = pytest.mark.usefixtures("plain_schedule")(test)
+    return pytest.mark.skipif(MISSING is not None, reason=str(MISSING))(test)
+
+
 NAMES = ("det", "slogdet")
 # Strips of 32 rows that are one, one and a bit, and three; rows of whole and of broken words.
 ORDERS = (3, 8, 33, 68)
 CASES = tuple(itertools.product(NAMES, ORDERS, emulated.DTYPES))
 NOT_KEPT = np.iinfo(np.int32).min
 FIRST_EXCHANGE = 5  # behind the state and four integers for the last pivot
-
-
-@pytest.fixture(autouse=True)
-def _plain_schedule() -> Iterator[None]:
-    if MISSING is None:
-        emulated.schedule()
-    yield
-    if MISSING is None:
-        emulated.schedule()
 
 
 def keep(name: str, A: np.ndarray) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
@@ -259,9 +255,9 @@ def leaf(dtype: torch.dtype) -> Tensor:
 def test_a_large_matrix_is_factored_once(f, dtype):
     A = leaf(dtype)
     name = "det" if f is torchdet.det else "slogdet"
-    assert called(f, A) == [f"_{name}_keep"]
-    assert called(f, A.detach()) == [name]
-    assert called(f, A[..., :60, :60]) == [name]
+    assert operators_called(f, A) == [f"_{name}_keep"]
+    assert operators_called(f, A.detach()) == [name]
+    assert operators_called(f, A[..., :60, :60]) == [name]
     out = f(A)
     with torch.profiler.profile() as profile:
         out.sum().backward()

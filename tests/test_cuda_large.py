@@ -16,14 +16,10 @@ from problems import arguments
 import units
 
 MISSING = emulated.missing()
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
-
-
-@pytest.fixture(autouse=True)
-def _plain_schedule():
-    emulated.schedule()
-    yield
-    emulated.schedule()
+pytestmark = [
+    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
+    pytest.mark.usefixtures("plain_schedule"),
+]
 
 
 @pytest.mark.parametrize("operator", emulated.OPERATORS)

@@ -15,17 +15,13 @@ import numpy as np
 import pytest
 
 MISSING = emulated.missing()
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+pytestmark = [
+    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
+    pytest.mark.usefixtures("plain_schedule"),
+]
 
 # Columns of a panel; a block of columns is two panels, a tile 128 (complex128: 64) x 64 numbers.
 PANEL = dict(zip(emulated.DTYPES, (64, 32, 32, 16), strict=True))
-
-
-@pytest.fixture(autouse=True)
-def _plain_schedule():
-    emulated.schedule()
-    yield
-    emulated.schedule()
 
 
 class Factored(NamedTuple):

@@ -16,13 +16,22 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import cases
 import torchdet
 import units
 from cases import grid
-from support import AT_EDGES, OPS, draw, exact_cofactors, exact_dets, logabsdet, same_bits
+from support import (
+    AT_EDGES,
+    OPS,
+    draw,
+    exact_cofactors,
+    exact_dets,
+    logabsdet,
+    on_extension,
+    operators_called,
+    same_bits,
+)
 from torchdet import _ops, _reference
 
 NOT_KEPT = torch.iinfo(torch.int32).min
@@ -32,9 +41,6 @@ INTEGER_FAMILIES = ("integer_rank_n-1", "integer_rank_n-2", "shift", "wilkinson_
 BATCH_ORDERS = (32, 33, 48, 64, 65, 100, 130) if KERNELS else (33,)
 
 on_kernels = pytest.mark.skipif(not KERNELS, reason="the reference keeps nothing")
-on_extension = pytest.mark.skipif(
-    not cases.EXTENSION, reason="without the extension nothing is kept unasked"
-)
 
 
 def has_kernels(device: str) -> bool:
@@ -273,39 +279,20 @@ def test_checkpointing_gives_the_same_gradient(device):
     assert torch.equal(torch.autograd.grad(d.sum(), A)[0], expected)
 
 
-class Called(TorchDispatchMode):
-    """The torchdet operators that are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "torchdet":
-            self.names.append(func._schema.name.removeprefix("torchdet::"))
-        return func(*args, **kwargs or {})
-
-
-def called(f, *args) -> list[str]:
-    with Called() as mode:
-        f(*args)
-    return mode.names
-
-
 @on_extension
 def test_something_is_kept_where_a_backward_pass_may_come_and_only_there():
     A = torch.randn(2, 33, 33)
     leaf = A.clone().requires_grad_()
-    assert called(torchdet.det, A) == ["det"]
-    assert called(torchdet.slogdet, A) == ["slogdet"]
+    assert operators_called(torchdet.det, A) == ["det"]
+    assert operators_called(torchdet.slogdet, A) == ["slogdet"]
     with torch.no_grad():
-        assert called(torchdet.det, leaf) == ["det"]
-    assert called(torchdet.det, leaf[:, :32, :32]) == ["det"]  # below the least order
-    assert called(torchdet.det, leaf.half()) == ["det"]
-    assert called(torchdet.det, leaf) == ["_det_keep"]
-    assert called(torchdet.slogdet, leaf) == ["_slogdet_keep"]
+        assert operators_called(torchdet.det, leaf) == ["det"]
+    assert operators_called(torchdet.det, leaf[:, :32, :32]) == ["det"]  # below the least order
+    assert operators_called(torchdet.det, leaf.half()) == ["det"]
+    assert operators_called(torchdet.det, leaf) == ["_det_keep"]
+    assert operators_called(torchdet.slogdet, leaf) == ["_slogdet_keep"]
     out = torchdet.det(leaf).sum()
-    assert called(out.backward) == ["_det_backward_kept"]
+    assert operators_called(out.backward) == ["_det_backward_kept"]
 
 
 @pytest.mark.parametrize("n", (12, 70, 130))
@@ -314,8 +301,8 @@ def test_nothing_is_kept_unasked_where_no_kernel_does(n, device):
         pytest.skip("the CPU's kernels keep something")
     leaf = torch.randn(2, n, n, device=device, requires_grad=True)
     for f, name in ((torchdet.det, "det"), (logabsdet, "slogdet")):
-        assert called(f, leaf) == [name]
-        assert called(f(leaf).sum().backward) == [f"{name}_backward"]
+        assert operators_called(f, leaf) == [name]
+        assert operators_called(f(leaf).sum().backward) == [f"{name}_backward"]
 
 
 @pytest.mark.parametrize("n", (33, 70, 130))
