@@ -23,7 +23,7 @@ struct BlockShape {
 // The first are the smallest orders. Where shared memory has room for one or two blocks, nothing
 // else hides a block's pivots: there are warps for the passes beside those of a panel.
 template <typename V>
-constexpr auto kDeterminantShapes = [] {
+inline constexpr auto kDeterminantShapes = [] {
   if constexpr (sizeof(V) == 4) {
     return std::array{BlockShape{2, 2, 8}, BlockShape{4, 4, 4}, BlockShape{5, 8, 2},
                       BlockShape{8, 12, 1}};
@@ -35,7 +35,7 @@ constexpr auto kDeterminantShapes = [] {
   }
 }();
 template <typename V>
-constexpr auto kCofactorShapes = [] {
+inline constexpr auto kCofactorShapes = [] {
   if constexpr (sizeof(V) == 4) {
     return std::array{BlockShape{2, 2, 6}, BlockShape{4, 4, 3}, BlockShape{8, 8, 1}};
   } else if constexpr (sizeof(V) == 8) {

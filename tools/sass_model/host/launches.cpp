@@ -4,6 +4,7 @@
 #include "cluster/table.h"
 #include "kernel_table.h"
 #include "large/table.h"
+#include "lu/table.h"
 #include "thread/table.h"
 #include "warp/table.h"
 
