@@ -115,8 +115,7 @@ struct Problem {
   // kDetBackwardJvp: numbers, contiguous.
   const void* of_cofactor = nullptr;
   const void* of_hvp = nullptr;
-  // Of a matrix a forward pass keeps n x n numbers, in `out`, and integers. In a backward pass the
-  // CUDA class "large" writes row exchanges here.
+  // Of a matrix a forward pass keeps n x n numbers, in `out`, and integers.
   int32_t* integers = nullptr;
   // What a backward pass reads of them, or nothing.
   const void* kept = nullptr;
