@@ -70,6 +70,30 @@ def test_no_operator_waits_for_the_device(n, dtype):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("batch", (15, 16))  # torch's LU, and the LU of csrc/cuda/lu
+@pytest.mark.parametrize("n", (300, 700, 1100))  # panels of one block, of two to four, of more
+def test_training_steps_of_large_matrices(n, batch, dtype):
+    """P A = L U is exact for a matrix that is n eps |L| |U| away at most (Higham, theorem 9.3)."""
+    # Rows of a matrix with a strong diagonal, in any order: well conditioned, and all exchanged.
+    A = torch.randn(batch, n, n, dtype=dtype) + 2 * n**0.5 * torch.eye(n, dtype=dtype)
+    A = A[:, torch.randperm(n)].to("cuda").requires_grad_()
+    sign, logabsdet = torchdet.slogdet(A)
+    (G,) = torch.autograd.grad(logabsdet.sum(), A)
+    wide = A.detach().cpu().to(torch.complex128 if dtype.is_complex else torch.float64)
+    _, L, U = torch.linalg.lu(wide)
+    X = torch.linalg.inv(wide)
+    norms = [x.abs().double().square().sum((-2, -1)).sqrt() for x in (X, L.abs() @ U.abs())]
+    bound = n * torch.finfo(dtype).eps * norms[0] * norms[1]
+    assert bound.max() < 1
+    true = torch.linalg.slogdet(wide)
+    assert ((logabsdet.cpu() - true.logabsdet).abs() <= bound).all()
+    assert ((sign.cpu() - true.sign).abs() <= bound).all()
+    # The solve has errors of twice as much beside, and the product is rounded in wider numbers.
+    identity = torch.eye(n, dtype=wide.dtype)
+    residual = G.cpu().to(wide.dtype).mH @ wide - identity
+    assert (residual.abs().square().sum((-2, -1)).sqrt() <= 3 * bound).all()
+
+
 @pytest.mark.parametrize("n", NATIVE)
 def test_nothing_but_the_outputs_is_allocated(n, dtype):
     skip_what_does_not_fit(n, dtype)
