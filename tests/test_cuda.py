@@ -18,7 +18,7 @@ from support import OPS, all_outputs, draw, of_torch_lu, same_bits
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
 
 NATIVE = (2, 3, 4, 5, 8, 12, 16, 24, 32, 48, 64)
-# Above what shared memory holds: torch's LU between two kernels.
+# Above what shared memory holds: an LU between two kernels.
 LARGE = (300,)
 
 

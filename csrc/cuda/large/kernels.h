@@ -1,4 +1,4 @@
-// Kernels of the class "large" that come after torch's LU: determinants, and the cofactors of
+// Kernels of the class "large" that come after the LU: determinants, and the cofactors of
 // (2) in space.h.
 //
 // Cofactors fail only where a pivot of E is exactly zero or X leaves the range of the format: such

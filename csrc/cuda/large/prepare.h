@@ -1,4 +1,4 @@
-// From A to B, before torch's LU: LargeCopy reads A once, whichever way it lies, writes it row
+// From A to B, before the LU: LargeCopy reads A once, whichever way it lies, writes it row
 // after row, and takes sizes of rows and columns on the way. LargeScale has to do with matrices
 // that are not balanced alone: then B = 2^-r A 2^-c, in place. LargeIdentity is what is left of
 // both where the factors are kept.
