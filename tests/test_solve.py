@@ -123,6 +123,36 @@ def test_an_integer_system_with_determinant_1():
     assert abs(logabsdet) < 3 * 2.3e-16 * 2e4
 
 
+def hadamard(n: int, dtype: torch.dtype) -> Tensor:
+    """Sylvester's matrix: A A^T = n 1, but the factors of A have entries of up to n."""
+    A = torch.ones(1, 1, dtype=dtype)
+    while len(A) < n:
+        A = torch.cat([torch.cat([A, A], 1), torch.cat([A, -A], 1)])
+    return A
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=cases.name)
+@pytest.mark.parametrize("n", (2, 8, 16, 64, 128))
+@pytest.mark.parametrize("k", (2, 10))
+def test_each_column_has_a_scale_of_its_own(n, k, dtype):
+    # With a power of two for each column all is the same, bit for bit, up to the largest numbers:
+    # X = A^-1 B and the gradient A^-H G.
+    A = hadamard(n, dtype)
+    generator = torch.Generator().manual_seed(n)
+    parts = 1 + torch.rand(2, n, k, generator=generator, dtype=A.real.dtype)
+    parts *= 1 - 2 * torch.randint(2, parts.shape, generator=generator)
+    B = torch.complex(*parts) if dtype.is_complex else parts[0]
+    smallest, largest = (-100, 127) if torch.finfo(dtype).bits == 32 else (-1000, 1023)
+    e = torch.linspace(smallest, largest, k).round().int()
+    powers = torch.ldexp(torch.ones(k, dtype=A.real.dtype), e)
+    got, expected = (b.requires_grad_() for b in (B * powers, B.clone()))
+    X, Y = (torchdet.slogdet_solve(A, b).X for b in (got, expected))
+    assert torch.equal(X, Y * powers)
+    X.backward(B * powers)
+    Y.backward(B)
+    assert torch.equal(got.grad, expected.grad * powers)
+
+
 # ---- derivatives
 
 

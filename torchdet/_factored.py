@@ -20,7 +20,7 @@ from torch import Tensor
 from ._reference import check_dense, check_same, check_square, dtype_name, slogdet_of
 from ._reference_kept import check_integers
 from ._reference_lu import factor
-from ._reference_numbers import ldexp, matmul, ratio
+from ._reference_numbers import exponents, ldexp, matmul, ratio, without_zeros
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -53,7 +53,8 @@ def solve(A: Tensor, B: Tensor, factors: Tensor, integers: Tensor) -> Tensor:
     check_system(A, B, factors, integers)
     F, d, G = _split(factors)
     r, c = (-integers.unsqueeze(-1)).tensor_split(2, -2)
-    return ldexp(matmul(F, ratio(matmul(G, ldexp(B, r)), d)), c)
+    B, e = _scaled(B, r)
+    return ldexp(matmul(F, ratio(matmul(G, B), d)), c + e)
 
 
 def solve_adjoint(A: Tensor, B: Tensor, factors: Tensor, integers: Tensor) -> Tensor:
@@ -61,7 +62,17 @@ def solve_adjoint(A: Tensor, B: Tensor, factors: Tensor, integers: Tensor) -> Te
     check_system(A, B, factors, integers)
     F, d, G = (x.conj().resolve_conj() for x in _split(factors))
     r, c = (-integers.unsqueeze(-1)).tensor_split(2, -2)
-    return ldexp(matmul(G.mT, ratio(matmul(F.mT, ldexp(B, c)), d)), r)
+    B, e = _scaled(B, c)
+    return ldexp(matmul(G.mT, ratio(matmul(F.mT, B), d)), r + e)
+
+
+def _scaled(B: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+    # 2^(exponent - e) B and e: columns with a largest entry of about 1, which cannot overflow.
+    if B.shape[-2] == 0:
+        return B, exponent.sum(-2, keepdim=True)
+    own = exponents(B).masked_fill(~torch.isfinite(B), 0)
+    e = without_zeros((own + exponent).amax(-2, keepdim=True))
+    return ldexp(B, exponent - e), e
 
 
 def _split(factors: Tensor) -> tuple[Tensor, ...]:

@@ -151,18 +151,23 @@ class Solver {
   Tensor solve(const Tensor& B) const {
     Tensor X = empty(leading_sizes(B, 0), B.scalar_type());
     if (columns_ <= kMostColumns) {
-      for_columns(B, X, [](const auto& system, auto* x, auto* y, auto* space) {
-        system.enter(x, space);
+      for_columns(B, X, [](const auto& system, auto* x, auto* y, auto* space, int64_t) {
+        const int32_t e = system.enter(x, space);
         system.solve(space);
-        system.leave(space, y);
+        system.leave(space, e, y);
       });
       return X;
     }
-    for_columns(B, X, [](const auto& system, auto* x, auto* y, auto*) { system.enter(x, y); });
+    std::vector<int32_t> exponents(batch_ * columns_);
+    for_columns(B, X, [&](const auto& system, auto* x, auto* y, auto*, int64_t column) {
+      exponents[column] = system.enter(x, y);
+    });
     const Tensor M = kAdjoint ? call_torch("aten::adjoint", factors_) : factors_;
     const Tensor Y = solve_triangular(M, X, false, !kAdjoint);
     for_columns(solve_triangular(M, Y, true, kAdjoint), X,
-                [](const auto& system, auto* x, auto* y, auto*) { system.leave(x, y); });
+                [&](const auto& system, auto* x, auto* y, auto*, int64_t column) {
+                  system.leave(x, exponents[column], y);
+                });
     return X;
   }
 
@@ -171,7 +176,8 @@ class Solver {
   const int64_t n_, batch_, columns_;
   const Tensor factors_, integers_;
 
-  // step(system of the matrix, a column of `from`, the same of `to`, space for another one).
+  // step(system of the matrix, a column of `from`, the same of `to`, space for another one, which
+  // column of all it is).
   template <typename Step>
   void for_columns(const Tensor& from, Tensor& to, const Step& step) const {
     with_type(dtype_, [&](auto type) {
@@ -191,7 +197,7 @@ class Solver {
             for (int64_t i = 0; i < n_; ++i) {
               x[i] = first[i * view.row_stride + c * view.column_stride];
             }
-            step(system, x, y, y + n_);
+            step(system, x, y, y + n_, b * columns_ + c);
             for (int64_t i = 0; i < n_; ++i) {
               out[(b * n_ + i) * columns_ + c] = y[i];
             }

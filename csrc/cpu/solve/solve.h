@@ -127,25 +127,32 @@ class FactoredSystem {
   FactoredSystem(const V* factors, const int32_t* integers, int64_t n, int64_t b, int32_t* seen)
       : lu_(factors + b * n * n), kept_(integers, n, b), n_(n), usable_(kept_.are_usable(seen)) {}
 
-  // x = b, scaled and ordered as the factors are. NaN where nothing is kept: of a matrix that is
-  // singular or not finite.
-  void enter(const V* b, V* x) const {
-    for (int64_t k = 0; k < n_; ++k) {
-      if (!usable_) {
-        x[k] = V(std::numeric_limits<RealOf<V>>::quiet_NaN());
-      } else if (kAdjoint) {
-        x[k] = scale_pow2(b[k], kept_.column_exponents()[k]);
-      } else {
-        const int32_t i = kept_.rows()[k];
-        x[k] = scale_pow2(b[i], kept_.row_exponents()[i]);
-      }
+  // x = 2^-e b, scaled and ordered as the factors are. Returns e, for which the largest entry of x
+  // is in [1, 2): a b near the largest number would overflow on the way, one near the smallest lose
+  // its digits. NaN where nothing is kept: of a matrix that is singular or not finite.
+  int32_t enter(const V* b, V* x) const {
+    if (!usable_) {
+      std::fill(x, x + n_, V(std::numeric_limits<RealOf<V>>::quiet_NaN()));
+      return 0;
     }
-    if (usable_ && kAdjoint) {
+    constexpr int32_t kNone = std::numeric_limits<int32_t>::min();
+    int32_t e = kNone;
+    for (int64_t k = 0; k < n_; ++k) {
+      const auto size = component_size(b[k]);
+      e = size > 0 ? std::max(e, static_cast<int32_t>(exponent_of(size)) + exponent_in(k)) : e;
+    }
+    e = e == kNone ? 0 : e;
+    for (int64_t k = 0; k < n_; ++k) {
+      const int64_t i = kAdjoint ? k : kept_.rows()[k];
+      x[k] = scale_pow2(b[i], exponent_in(i) - e);
+    }
+    if (kAdjoint) {
       std::swap(x[kept_.exchanged()], x[n_ - 1]);
     }
+    return e;
   }
-  // y = x, in the scale and the order of A. Takes x.
-  void leave(V* x, V* y) const {
+  // y = 2^e x, in the scale and the order of A. Takes x.
+  void leave(V* x, int32_t e, V* y) const {
     if (!usable_) {
       std::copy(x, x + n_, y);
       return;
@@ -156,9 +163,9 @@ class FactoredSystem {
     for (int64_t k = 0; k < n_; ++k) {
       if (kAdjoint) {
         const int32_t i = kept_.rows()[k];
-        y[i] = scale_pow2(x[k], kept_.row_exponents()[i]);
+        y[i] = scale_pow2(x[k], kept_.row_exponents()[i] + e);
       } else {
-        y[k] = scale_pow2(x[k], kept_.column_exponents()[k]);
+        y[k] = scale_pow2(x[k], kept_.column_exponents()[k] + e);
       }
     }
   }
@@ -191,6 +198,10 @@ class FactoredSystem {
   bool usable_;
 
   const V* row(int64_t i) const { return lu_ + i * n_; }
+  // What entry i of a right-hand side is scaled by.
+  int32_t exponent_in(int64_t i) const {
+    return kAdjoint ? kept_.column_exponents()[i] : kept_.row_exponents()[i];
+  }
 };
 
 }  // namespace TORCHDET_CAPABILITY
