@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +20,10 @@ KEEPING_OPERATORS = ("det_keep", "slogdet_keep")
 # grad and its tangent.
 FURTHER_OPERATORS = ("det_frexp", "slogdet_hvp", "det_jet", "det_backward_jvp")
 DTYPES = ("float32", "float64", "complex64", "complex128")
-_OPS = OPERATORS + KEEPING_OPERATORS + FURTHER_OPERATORS  # in the order of csrc/problem.h
+_PROBLEM = Path(__file__).parents[2] / "csrc/problem.h"
+_ENUMERATION = re.search(r"enum class Op \{(.*?)\};", _PROBLEM.read_text(), re.DOTALL)
+# k and the name in camel case, in the order of the numbers that the program takes.
+_OPS = re.findall(r"^ *k(\w+),", _ENUMERATION[1], re.MULTILINE)
 _FACTS = -1
 _NOTHING = np.empty(0, np.uint8)
 
@@ -98,7 +103,7 @@ class KernelProgram:
         if A.size > 0:
             numbers, integers = kept or (_NOTHING, _NOTHING)
             request = (
-                _words(_OPS.index(operator), DTYPES.index(A.dtype.name)),
+                _words(_OPS.index(operator.title().replace("_", "")), DTYPES.index(A.dtype.name)),
                 _words(n, int(np.prod(batch, dtype=np.int64)), threads, callers),
                 _tensor(A),
                 _words(0, 0, 0) if other is None else _tensor(other),
