@@ -31,12 +31,14 @@ from ._reference_lu import (
     factor,
     invert,
     pivots,
+    scaled_direction,
     unexpand,
     unscale,
 )
 from ._reference_numbers import (
     divide,
     exponents,
+    matmul,
     quotient,
     scaled_product,
     split,
@@ -226,28 +228,47 @@ def det_frexp(A: Tensor) -> tuple[Tensor, Tensor]:
 def det_jet(A: Tensor, J: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first and second derivatives of det(A + t J) 2^-shift at t = 0, both (*, d).
 
-    With W = G J F the determinant is s det(D + t W), whose derivatives are
+    With p = d_0 and q = d_1 the smallest pivots, m the product of the others, and f and g^T the
+    first column of F and row of G (csrc/math/jet.h has the derivation)
 
-        s sum_k W_kk prod_{l != k} d_l   and   s sum_kl rho_kl (W_kk W_ll - W_kl W_lk),
+        T = sum_{k > 0} F_k G_k^T q / d_k,   N = T J,   v^T = g^T J,   r = p / q,
+        s m q (r tr N + sum_i f_i v_i),
+        2 s m (r e(N) + sum_{i != j} (N_ii f_j v_j - N_ij f_j v_i)),
 
-    rho as in det_hvp.
+    e(N) being the sum of the principal minors of order 2. No term has two entries of one column of
+    J, or of one row where a row stands out and all matrices are taken transposed.
     """
-    if A.shape[-1] == 0:
+    n = A.shape[-1]
+    if n == 0:
         return A.new_zeros(J.shape[:-2]), A.new_zeros(J.shape[:-2])
-    f = factor(A.unsqueeze(-3))
-    W, e_W, finite = direction(f, J)
-    w = W.diagonal(dim1=-2, dim2=-1)
-    m, e = scaled_product(f.d[..., 1:])
-    quotients = torch.cat([torch.ones_like(f.d[..., :1]), quotient(f.d[..., :1], f.d[..., 1:])], -1)
-    first = times(times(f.sign, m), sum_last(times(quotients, w)))
-    rho, e_rho = _pair_products(f.d)
-    minors = times(w.unsqueeze(-1), w.unsqueeze(-2)) - times(W, W.mT)
-    second = times(f.sign, sum_last(times(rho, minors).flatten(-2)))
-    finite, base = finite & f.finite, e_W + f.shift - shift.unsqueeze(-1)
+    a = factor(A.unsqueeze(-3))
+    Z, e_Z, by_row, finite = scaled_direction(a, J)
+    p, q = a.d[..., :1], a.d[..., 1:2] if n > 1 else torch.ones_like(a.d)
+    x = torch.cat([torch.zeros_like(p), torch.ones_like(q), quotient(q, a.d[..., 2:])], -1)
+    T = matmul(times(a.F, x[..., :n].unsqueeze(-2)), a.G)
+    f, g = a.F[..., :1], a.G[..., :1, :]
+    T, Z = (torch.where(by_row, X.mT, X) for X in (T, Z))
+    f, g = torch.where(by_row, g.mT, f), torch.where(by_row, f.mT, g)
+    N, P = matmul(T, Z), times(f, matmul(g, Z))
+    traces = [sum_last(X.diagonal(dim1=-2, dim2=-1)) for X in (N, P)]
+    r = quotient(p, q).squeeze(-1)
+    m, e = scaled_product(a.d[..., 2:])
+    first = times(times(a.sign, m), times(q.squeeze(-1), times(r, traces[0]) + traces[1]))
+    second = times(times(2 * a.sign, m), times(r, _minors(N, N) / 2) + _minors(N, P))
+    base = e + e_Z + a.shift - shift.unsqueeze(-1)
+    finite = finite & a.finite
     return (
-        unscale(first, e + base, finite, A.dtype),
-        unscale(second, e_rho + e_W + base, finite, A.dtype),
+        unscale(first, base, finite, A.dtype),
+        unscale(second, base + e_Z, finite, A.dtype),
     )
+
+
+def _minors(N: Tensor, P: Tensor) -> Tensor:
+    """Return sum_{i != j} (N_ii P_jj - N_ij P_ji)."""
+    n, p = (X.diagonal(dim1=-2, dim2=-1) for X in (N, P))
+    off_diagonal = 1 - torch.eye(n.shape[-1], dtype=n.real.dtype, device=n.device)
+    minors = times(n.unsqueeze(-1), p.unsqueeze(-2)) - times(N, P.mT)
+    return sum_last(times(minors, off_diagonal).flatten(-2))
 
 
 def exponent_of_zero(A: Tensor) -> Tensor:

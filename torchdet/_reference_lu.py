@@ -366,6 +366,27 @@ def direction(f: Factors, Z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return matmul(matmul(f.G, ldexp(Z, -f.scale - e[..., None, None])), f.F), e, finite
 
 
+def scaled_direction(f: Factors, Z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return Z_B 2^-e and e, whether a row of it stands out, and which Z are finite.
+
+    Z_B = 2^-r Z 2^-c; e is the mean of the exponents of its two largest columns, or rows where a
+    row stands out from the others by more than a column.
+    """
+    Z, finite = compute(Z)
+    size = exponents(Z) - f.scale
+    (e_row, row), (e_column, column) = (_two_largest(size.amax(dim)) for dim in (-1, -2))
+    by_row = row > column + 8
+    e = without_zeros(torch.where(by_row, e_row, e_column))[..., None, None]
+    return ldexp(Z, -f.scale - e), e[..., 0, 0], by_row[..., None, None], finite
+
+
+def _two_largest(e: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of the two largest exponents, and by how much they differ."""
+    first, second = torch.cat([e, torch.full_like(e, -(1 << 20))], -1).topk(2).values.unbind(-1)
+    gap = first - torch.maximum(second, torch.full_like(second, -(1 << 19)))
+    return first - (gap >> 1).clamp(max=50), gap  # the square of 2^50 n is in range
+
+
 def carry_back(f: Factors, K: Tensor) -> Tensor:
     """Return G^T K F^T, without the sign."""
     return matmul(matmul(f.G.mT, K), f.F.mT)

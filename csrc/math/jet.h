@@ -1,15 +1,20 @@
 // First and second derivatives of det along a direction Z, exact at every rank:
-//     D det(B)[Z] = det B tr(B^-1 Z),   D^2 det(B)[Z, Z] = det B (tr(B^-1 Z)^2 - tr((B^-1 Z)^2)).
+//     D det(B)[Z] = det B tr(B^-1 Z),   D^2 det(B)[Z, Z] / 2 = det B e(B^-1 Z),
+// where e(M) = sum_{i<j} (M_ii M_jj - M_ij M_ji) is the sum of the principal minors of order 2.
 //
 // In the notation of hvp.h, with p and q the two smallest pivots, |p| <= |q|, m the product of the
 // others, f_k the columns of F and g_k^T the rows of G:
-//     det B = s m p q,   B^-1 = (Y + f_q g_q^T + f_p g_p^T q / p) / q,   Y = sum f_k g_k^T q / d_k
-// over the other k. With N = Y Z, t = tr N, a_ij = g_i^T Z f_j and b_i = g_i^T Z N f_i, all terms
-// with 1 / p or 1 / q cancel, which leaves, with r = p / q,
-//     D det[Z] = s m q (r (t + a_qq) + a_pp),                                                   (1)
-//     D^2 det[Z, Z] / 2 = s m (r ((t^2 - tr(N N)) / 2 + t a_qq - b_q)
-//                              + t a_pp - b_p + a_pp a_qq - a_pq a_qp).                         (2)
+//     det B = s m p q,   B^-1 = (T + f_p g_p^T q / p) / q,   T = sum_{k != p} f_k g_k^T q / d_k.
+// With N = T Z, f = f_p, v^T = g_p^T Z and r = p / q, all terms with 1 / p cancel, since f v^T has
+// rank 1, which leaves
+//     D det[Z] = s m q (r tr N + sum_i f_i v_i),                                                (1)
+//     D^2 det[Z, Z] / 2 = s m (r e(N) + sum_{i != j} (N_ii f_j v_j - N_ij f_j v_i)).            (2)
 // The quotients q / d_k and r have moduli of at most 1, and 0 / 0 counts as 0.
+//
+// det is linear in each column. So no term of (2) has two entries of one column of Z, and a column
+// that is much larger than the others costs no digit, as one is where a column of A is tiny beside
+// its direction: B is A after equilibration. With A^T, Z^T and T^T, f and g exchanged, the same is
+// true of a row. Whichever stands out more, a row or a column, decides (JetScales).
 #pragma once
 
 #include "hvp.h"
@@ -17,11 +22,62 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
+// The exponents of the two largest of some vectors.
+template <typename I>
+class TwoLargest {
+ public:
+  TORCHDET_LANE TwoLargest() : first_(I(kZeroExponent)), second_(I(kZeroExponent)) {}
+  TORCHDET_LANE void add(I exponent) {
+    second_ = maximum(second_, minimum(first_, exponent));
+    first_ = maximum(first_, exponent);
+  }
+  TORCHDET_LANE I gap() const { return first_ - maximum(second_, I(kZeroExponentBound)); }
+  // Of a factor for all vectors, after which products of these two are of size 1, and the larger
+  // one is far from the ends of the format T. 0 where all are zero.
+  template <typename T>
+  TORCHDET_LANE I common() const {
+    constexpr int kMost = Format<T>::kMaxExponent / 2;
+    const I shared = first_ - minimum(gap() >> 1, I(kMost));
+    return select(greater(I(kZeroExponentBound), first_), I(0), shared);
+  }
+
+ private:
+  I first_, second_;
+};
+
+// How Z is taken: scaled by 2^-exponent, and as its transpose where a row stands out.
+template <typename I>
+struct JetScales {
+  decltype(greater(I(), I())) transposed;
+  I exponent;
+
+  // T: the format of the numbers. Most directions have nothing that stands out and stay as they
+  // are.
+  template <typename T>
+  TORCHDET_LANE static JetScales of(const TwoLargest<I>& rows, const TwoLargest<I>& columns) {
+    constexpr int kStandsOut = 8;
+    const auto transposed = greater(rows.gap(), columns.gap() + I(kStandsOut));
+    return {transposed,
+            select(transposed, rows.template common<T>(), columns.template common<T>())};
+  }
+};
+
 // What (1) and (2) take of a direction.
 template <typename V>
 struct JetTerms {
-  V t, t_of_square;  // tr N, tr(N N)
-  V a_pp, a_pq, a_qp, a_qq, b_p, b_q;
+  V trace, minors;   // tr N, e(N)
+  V trace_p, mixed;  // the sums with f and v
+
+  TORCHDET_LANE JetTerms()
+      : trace(zero<V>()), minors(zero<V>()), trace_p(zero<V>()), mixed(zero<V>()) {}
+
+  // The terms of the diagonals, i by i: those of i and all j < i, so that no square is ever added.
+  TORCHDET_LANE void add_diagonal(V n_ii, V fv_i) {
+    minors = fma(n_ii, trace, minors);
+    mixed = fma(n_ii, trace_p, fma(fv_i, trace, mixed));
+    trace = trace + n_ii;
+    trace_p = trace_p + fv_i;
+  }
 };
 
 // m, q and r; without the sign s.
@@ -37,14 +93,11 @@ struct JetFactors {
         r(PivotQuotient<V>(rho.second_smallest_pivot())(rho.smallest_pivot())) {}
 
   TORCHDET_LANE Scaled<V> first(const JetTerms<V>& x) const {
-    return {mq.mantissa * fma(r, x.t + x.a_qq, x.a_pp), mq.exponent};
+    return {mq.mantissa * fma(r, x.trace, x.trace_p), mq.exponent};
   }
   TORCHDET_LANE Scaled<V> second(const JetTerms<V>& x) const {
     using R = RealOf<V>;
-    const V half = fnma(one<V>(), x.t_of_square, x.t * x.t) * R(ScalarOf<V>(0.5));
-    const V of_r = half + fma(x.t, x.a_qq, -x.b_q);
-    const V rest = fma(x.t, x.a_pp, -x.b_p) + fnma(x.a_pq, x.a_qp, x.a_pp * x.a_qq);
-    return {m.mantissa * fma(r, of_r, rest) * R(ScalarOf<V>(2)), m.exponent};
+    return {m.mantissa * fma(r, x.minors, x.mixed) * R(ScalarOf<V>(2)), m.exponent};
   }
 };
 

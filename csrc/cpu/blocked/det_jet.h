@@ -12,17 +12,16 @@ inline namespace TORCHDET_CAPABILITY {
 template <typename P>
 class RowDetJet : BlockedHvp<P> {
   using Base = BlockedHvp<P>;
-  using typename Base::Integer, typename Base::M, typename Base::Number, typename Base::T;
+  using typename Base::I, typename Base::Integer, typename Base::M, typename Base::Number,
+      typename Base::T;
+  static constexpr int W = M::W;
 
  public:
   RowDetJet(int64_t n, Arena& arena)
       : Base(n, arena),
-        g_p_(arena.take<Number>(n)),
-        g_q_(arena.take<Number>(n)),
-        f_p_(arena.take<P>(X_.packs)),
-        f_q_(arena.take<P>(X_.packs)),
-        gz_p_(arena.take<P>(X_.packs)),
-        gz_q_(arena.take<P>(X_.packs)) {}
+        f_(arena.take<P>(X_.packs)),
+        g_(arena.take<P>(X_.packs)),
+        v_(arena.take<P>(X_.packs)) {}
 
   static void det_jet(const Problem& p, int64_t begin, int64_t end) {
     RowDetJet work = thread_space<RowDetJet>(p.n);
@@ -33,7 +32,7 @@ class RowDetJet : BlockedHvp<P> {
       for (int64_t i = 0; i < p.directions; ++i) {
         direction.data = static_cast<const Number*>(p.other.data) + i * p.direction_stride;
         read_matrix<0>(direction, b, work.Z_);
-        const Integer z = scale_direction(work.Z_, work.frame_, [](int64_t k) { return k; });
+        const Integer z = work.scale_direction();
         const JetTerms<Number> terms = work.terms();
         const Integer exponent = work.frame_.total + z - shift_of<T>(p, b);
         const int64_t place = b * p.directions + i;
@@ -45,40 +44,38 @@ class RowDetJet : BlockedHvp<P> {
 
  private:
   using Base::A_, Base::X_, Base::frame_, Base::pivots_;
-  // Y takes the place of X, Z that of K, and N that of A, once that has served.
-  const M Y_ = Base::X_, Z_ = Base::K_, N_ = Base::A_;
-  Number *g_p_, *g_q_;             // in the order of the rows of A
-  P *f_p_, *f_q_, *gz_p_, *gz_q_;  // in the order of its columns
+  // T takes the place of X, Z that of K, and N that of A, once that has served.
+  const M T_ = Base::X_, Z_ = Base::K_, N_ = Base::A_;
+  P *f_, *g_, *v_;
+  bool is_transposed_ = false;  // what T, f and g are for: the transposes of A and Z
 
   JetFactors<Number> prepare() {
     const int64_t n = A_.n;
     const ExclusivePairProducts<Number> rho([&](int64_t i) { return this->pivot(i); }, n, this->x_,
                                             this->y_);
-    const int64_t p = rho.smallest(), q = rho.second_smallest();
-    take_vectors(p, g_p_, f_p_);
-    take_vectors(q, g_q_, f_q_);
+    take_vectors(rho.smallest());
     this->K_.clear();
     for (int64_t i = 0; i < n; ++i) {
-      this->K_.set(i, i, i == p || i == q ? zero<Number>() : this->x_[i]);
+      this->K_.set(i, i, i == rho.smallest() ? zero<Number>() : this->x_[i]);
     }
     transpose(A_);
     this->carry_back();
-    transpose(Y_);
+    transpose(T_);
+    is_transposed_ = false;
     return JetFactors<Number>(rho);
   }
 
-  // Row k of G and column k of F; zeros for k = -1.
-  void take_vectors(int64_t k, Number* g, P* f) {
+  // f and g, column and row k of F and G.
+  void take_vectors(int64_t k) {
     const int64_t n = A_.n;
-    std::fill(f, f + A_.packs, zero<P>());
-    std::fill(g, g + n, zero<Number>());
-    if (k < 0) {
+    std::fill(f_, f_ + A_.packs, zero<P>());
+    std::fill(g_, g_ + A_.packs, zero<P>());
+    if (k < 0) {  // no pivot is a number
       return;
     }
-    // From unit vectors, in the order of the pivots.
-    Number *const of_rows = work_rows(), *const of_columns = work_columns();
-    std::fill(of_rows, of_rows + n, zero<Number>());
-    std::fill(of_columns, of_columns + n, zero<Number>());
+    // From unit vectors, in the order of the pivots, in two rows of X, which is not in use yet.
+    Number *const of_rows = reinterpret_cast<Number*>(X_.data), *const of_columns = of_rows + n;
+    std::fill(of_rows, of_rows + 2 * n, zero<Number>());
     of_rows[k] = of_columns[k] = one<Number>();
     for (int64_t r = k; r > 0; --r) {
       for (int64_t i = 0; i < r; ++i) {
@@ -87,65 +84,84 @@ class RowDetJet : BlockedHvp<P> {
       }
     }
     for (int64_t i = 0; i < n; ++i) {
-      g[pivots_.row_index[i]] = of_rows[i];
-      set_number(f, pivots_.column_index[i], of_columns[i]);
+      set_number(g_, pivots_.row_index[i], of_rows[i]);
+      set_number(f_, pivots_.column_index[i], of_columns[i]);
     }
   }
-  // Two rows of numbers in X, which is not in use yet.
-  Number* work_rows() const { return reinterpret_cast<Number*>(X_.data); }
-  Number* work_columns() const { return work_rows() + A_.n; }
+
+  // Z in the frame of B, and the way that it asks for; returns its exponent.
+  Integer scale_direction() {
+    const int64_t n = Z_.n;
+    I* const by_column = this->largest_of_column_;
+    std::fill(by_column, by_column + Z_.packs, I(kZeroExponent));
+    TwoLargest<Integer> rows, columns;
+    for (int64_t i = 0; i < n; ++i) {
+      I of_row = I(kZeroExponent);
+      for (int64_t v = 0; v < Z_.packs; ++v) {
+        const I e = entry_exponent(Z_.row(i)[v]) + I(frame_.rows()[i]) + frame_.column_exponent[v];
+        of_row = maximum(of_row, e);
+        by_column[v] = maximum(by_column[v], e);
+      }
+      rows.add(largest_lane(of_row));
+    }
+    for (int64_t j = 0; j < n; ++j) {
+      columns.add(reinterpret_cast<const Integer*>(by_column)[j]);
+    }
+    const auto scales = JetScales<Integer>::template of<T>(rows, columns);
+    for (int64_t i = 0; i < n; ++i) {
+      const I exponent = I(frame_.rows()[i] - scales.exponent);
+      for (int64_t v = 0; v < Z_.packs; ++v) {
+        P& x = Z_.row(i)[v];
+        x = scale_pow2(x, exponent + frame_.column_exponent[v]);
+      }
+    }
+    if (scales.transposed) {
+      transpose(Z_);
+    }
+    if (scales.transposed != is_transposed_) {
+      transpose(T_);
+      std::swap(f_, g_);
+      is_transposed_ = scales.transposed;
+    }
+    return scales.exponent;
+  }
 
   JetTerms<Number> terms() {
-    const int64_t n = Y_.n, packs = Y_.packs;
-    JetTerms<Number> x;
-    multiply(g_p_, Z_, gz_p_);
-    multiply(g_q_, Z_, gz_q_);
-    x.a_pp = dot(gz_p_, f_p_);
-    x.a_pq = dot(gz_p_, f_q_);
-    x.a_qp = dot(gz_q_, f_p_);
-    x.a_qq = dot(gz_q_, f_q_);
-    negative_product(Y_, Z_, N_);
+    const int64_t n = T_.n, packs = T_.packs;
+    std::fill(v_, v_ + packs, zero<P>());
+    for (int64_t i = 0; i < n; ++i) {
+      const P factor = broadcast<P>(get_number(g_, i));
+      for (int64_t v = 0; v < packs; ++v) {
+        v_[v] = fma(factor, Z_.row(i)[v], v_[v]);
+      }
+    }
+    negative_product(T_, Z_, N_);
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t v = 0; v < packs; ++v) {
+        N_.row(i)[v] = -N_.row(i)[v];
         Z_.row(i)[v] = N_.row(i)[v];
       }
     }
     transpose(Z_);
-    x.t = zero<Number>();
-    P squares = zero<P>(), of_p = zero<P>(), of_q = zero<P>();
+    JetTerms<Number> x;
+    P pairs = zero<P>(), of_f = zero<P>();
     for (int64_t i = 0; i < n; ++i) {
       const P* const row = N_.row(i);
-      x.t = fnma(one<Number>(), N_.get(i, i), x.t);
-      const P p = broadcast<P>(get_number(gz_p_, i)), q = broadcast<P>(get_number(gz_q_, i));
+      const Number v_i = get_number(v_, i);
+      x.add_diagonal(N_.get(i, i), get_number(f_, i) * v_i);
       for (int64_t v = 0; v < packs; ++v) {
-        squares = fma(row[v], Z_.row(i)[v], squares);
-        of_p = fnma(p * row[v], f_p_[v], of_p);
-        of_q = fnma(q * row[v], f_q_[v], of_q);
+        const I place = lane_numbers<P>(), here = I(Integer(i - v * W));
+        const P below = select(greater(here, place), row[v], zero<P>());
+        pairs = fma(below, Z_.row(i)[v], pairs);
+        const P others = select(equal(here, place), zero<P>(), row[v]);
+        of_f = fma(broadcast<P>(v_i) * others, f_[v], of_f);
       }
     }
-    x.t_of_square = sum_of_lanes(squares);
-    x.b_p = sum_of_lanes(of_p);
-    x.b_q = sum_of_lanes(of_q);
+    x.minors = x.minors + -sum_of_lanes(pairs);
+    x.mixed = x.mixed + -sum_of_lanes(of_f);
     return x;
   }
 
-  // to = g^T Z.
-  static void multiply(const Number* g, const M& Z, P* to) {
-    std::fill(to, to + Z.packs, zero<P>());
-    for (int64_t i = 0; i < Z.n; ++i) {
-      const P factor = broadcast<P>(g[i]);
-      for (int64_t v = 0; v < Z.packs; ++v) {
-        to[v] = fma(factor, Z.row(i)[v], to[v]);
-      }
-    }
-  }
-  Number dot(const P* x, const P* y) const {
-    P sum = zero<P>();
-    for (int64_t v = 0; v < X_.packs; ++v) {
-      sum = fma(x[v], y[v], sum);
-    }
-    return sum_of_lanes(sum);
-  }
   static Number sum_of_lanes(P x) {
     return first_lane(fold_lanes(x, [](P a, P b) { return a + b; }));
   }

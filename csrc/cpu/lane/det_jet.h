@@ -9,43 +9,49 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// kDetJet. In the notation of math/jet.h `left` holds Y, then g_p^T and g_q^T, in the order of the
-// columns and rows of A: directions are taken as they come, without a permutation.
+// kDetJet, in the notation of math/jet.h and in the order of the rows and columns of A. A part of
+// the lanes may take its matrices and directions transposed.
 template <typename V>
 struct LaneDetJet {
   using T = ScalarOf<V>;
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   static constexpr int W = LaneTraits<V>::kWidth, kParts = kIsComplex<V> ? 2 : 1;
-  static constexpr int kRoom = (kMaxLaneOrder + 2) * tile_stride(kMaxLaneOrder);
+  static constexpr int kRoom = (kMaxLaneOrder + 1) * tile_stride(kMaxLaneOrder);
 
   static void det_jet(const Problem& p, int64_t begin, int64_t end) {
     const int n = static_cast<int>(p.n);
-    V left[kRoom], z[kRoom], f_p[kMaxLaneOrder], f_q[kMaxLaneOrder];
-    I row_exponent[kMaxLaneOrder], column_exponent[kMaxLaneOrder], column[kMaxLaneOrder];
+    V z[kRoom];
+    Factors plain, transposed, chosen;
+    I row_exponent[kMaxLaneOrder], column_exponent[kMaxLaneOrder];
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Tile<V>::read(p.A, first, lanes, n, z);
-      const Prepared prepared = prepare(z, n, row_exponent, column_exponent, left, f_p, f_q);
+      const Prepared prepared = prepare(z, n, row_exponent, column_exponent, plain, transposed);
       const I shift = shifts_of<V>(p, first, lanes);
       BatchView direction = p.other;
       for (int64_t i = 0; i < p.directions; ++i) {
         direction.data = static_cast<const T*>(p.other.data) + i * p.direction_stride * kParts;
         Tile<V>::read(direction, first, lanes, n, z);
-        for (int j = 0; j < n; ++j) {
-          column[j] = column_exponent[j];
+        const JetScales<I> scales = scale(z, n, row_exponent, column_exponent);
+        const bool some = any(scales.transposed);
+        if (some) {
+          choose(scales.transposed, n, plain, transposed, z, chosen);
         }
-        const DirectionScaling<V> scaling(z, n, row_exponent, column);
-        const JetTerms<V> terms = terms_of(left, z, n, f_p, f_q);
-        const I exponent = prepared.total + scaling.exponent() - shift;
+        const JetTerms<V> terms = terms_of(some ? chosen : plain, z, n);
+        const I exponent = prepared.total + scales.exponent - shift;
         write(p.determinant, p, first, lanes, i, prepared.factors.first(terms), exponent, prepared);
-        write(p.out, p, first, lanes, i, prepared.factors.second(terms),
-              exponent + scaling.exponent(), prepared);
+        write(p.out, p, first, lanes, i, prepared.factors.second(terms), exponent + scales.exponent,
+              prepared);
       }
     }
   }
 
  private:
+  // T and, as one more row, g^T; and f.
+  struct Factors {
+    V left[kRoom], f[kMaxLaneOrder];
+  };
   struct Prepared {
     JetFactors<V> factors;
     R sign, poison;
@@ -54,7 +60,7 @@ struct LaneDetJet {
 
   // a: the matrices; overwritten.
   [[gnu::noinline]] static Prepared prepare(V* a, int n, I* row_exponent, I* column_exponent,
-                                            V* left, V* f_p, V* f_q) {
+                                            Factors& plain, Factors& transposed) {
     const int s = tile_stride(n);
     V x[kMaxLaneOrder], y[kMaxLaneOrder], k[tile_size(kMaxLaneOrder)];
     R row_weight[kMaxLaneOrder], column_weight[kMaxLaneOrder];
@@ -69,33 +75,30 @@ struct LaneDetJet {
     const R sign = factor_ldu(a, n, {row_index, permuted_rows}, {column_index, permuted_columns},
                               row_weight, column_weight);
     const ExclusivePairProducts<V> rho([&](int64_t i) { return a[i * s + i]; }, n, x, y);
-    // Y^T = G^T diag(q / d_k) F^T, and the last row of G and column of F come from unit vectors.
-    V g_p[kMaxLaneOrder], g_q[kMaxLaneOrder], h_p[kMaxLaneOrder], h_q[kMaxLaneOrder];
+    // T^T = G^T diag(q / d_k) F^T; g and f come from unit vectors.
+    V g[kMaxLaneOrder], f[kMaxLaneOrder];
     std::fill(k, k + tile_size(n), zero<V>());
     for (int i = 0; i < n; ++i) {
-      const auto is_p = equal(rho.smallest(), I(i)), is_q = equal(rho.second_smallest(), I(i));
-      k[i * s + i] = select(mask_or(is_p, is_q), zero<V>(), x[i]);
-      g_p[i] = h_p[i] = select(is_p, one<V>(), zero<V>());
-      g_q[i] = h_q[i] = select(is_q, one<V>(), zero<V>());
+      const auto is_p = equal(rho.smallest(), I(i));
+      k[i * s + i] = select(is_p, zero<V>(), x[i]);
+      g[i] = f[i] = select(is_p, one<V>(), zero<V>());
     }
     carry_back(a, n, k);
     for (int r = n - 1; r > 0; --r) {
       for (int i = 0; i < r; ++i) {
-        const V l = a[r * s + i], u = a[i * s + r];
-        g_p[i] = fnma(l, g_p[r], g_p[i]);
-        g_q[i] = fnma(l, g_q[r], g_q[i]);
-        h_p[i] = fnma(u, h_p[r], h_p[i]);
-        h_q[i] = fnma(u, h_q[r], h_q[i]);
+        g[i] = fnma(a[r * s + i], g[r], g[i]);
+        f[i] = fnma(a[i * s + r], f[r], f[i]);
       }
     }
     for (int i = 0; i < n; ++i) {
       for (int j = 0; j < n; ++j) {
-        put(left, column_index[j], s, row_index[i], 1, k[i * s + j]);
+        put(plain.left, column_index[j], s, row_index[i], 1, k[i * s + j]);
+        put(transposed.left, row_index[i], s, column_index[j], 1, k[i * s + j]);
       }
-      put(left, I(n), s, row_index[i], 1, g_p[i]);
-      put(left, I(n + 1), s, row_index[i], 1, g_q[i]);
-      put(f_p, column_index[i], 1, I(0), 0, h_p[i]);
-      put(f_q, column_index[i], 1, I(0), 0, h_q[i]);
+      put(plain.left, I(n), s, row_index[i], 1, g[i]);
+      put(transposed.f, row_index[i], 1, I(0), 0, g[i]);
+      put(transposed.left, I(n), s, column_index[i], 1, f[i]);
+      put(plain.f, column_index[i], 1, I(0), 0, f[i]);
     }
     return {JetFactors<V>(rho), sign, eq.poison, eq.total};
   }
@@ -111,32 +114,73 @@ struct LaneDetJet {
     }
   }
 
-  static JetTerms<V> terms_of(const V* left, const V* z, int n, const V* f_p, const V* f_q) {
+  // In the frame of B.
+  static JetScales<I> scale(V* z, int n, const I* row, const I* column) {
     const int s = tile_stride(n);
-    V product[kRoom];  // N, g_p^T Z, g_q^T Z
-    LaneProduct<V>::multiply(left, n + 2, z, n, product);
-    const V* const gz_p = product + n * s;
-    const V* const gz_q = gz_p + s;
+    I by_column[kMaxLaneOrder];
+    std::fill(by_column, by_column + n, I(kZeroExponent));
+    TwoLargest<I> rows, columns;
+    for (int i = 0; i < n; ++i) {
+      I of_row = I(kZeroExponent);
+      for (int j = 0; j < n; ++j) {
+        const I e = entry_exponent(z[i * s + j]) + row[i] + column[j];
+        of_row = maximum(of_row, e);
+        by_column[j] = maximum(by_column[j], e);
+      }
+      rows.add(of_row);
+    }
+    for (int j = 0; j < n; ++j) {
+      columns.add(by_column[j]);
+    }
+    const JetScales<I> scales = JetScales<I>::template of<T>(rows, columns);
+    for (int j = 0; j < n; ++j) {
+      by_column[j] = column[j] - scales.exponent;
+    }
+    PairScaling<V>(row, by_column, n).for_entries(n, [&](int i, int j, auto scale) {
+      z[i * s + j] = scale(z[i * s + j]);
+    });
+    return scales;
+  }
+
+  // z, and what is multiplied with it, for lanes of both kinds.
+  template <typename Mask>
+  [[gnu::noinline]] static void choose(Mask is_transposed, int n, const Factors& plain,
+                                       const Factors& transposed, V* z, Factors& chosen) {
+    const int s = tile_stride(n);
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j < i; ++j) {
+        const V below = z[i * s + j], above = z[j * s + i];
+        z[i * s + j] = select(is_transposed, above, below);
+        z[j * s + i] = select(is_transposed, below, above);
+      }
+      chosen.f[i] = select(is_transposed, transposed.f[i], plain.f[i]);
+    }
+    for (int i = 0; i <= n; ++i) {
+      for (int j = 0; j < n; ++j) {
+        const int at = i * s + j;
+        chosen.left[at] = select(is_transposed, transposed.left[at], plain.left[at]);
+      }
+    }
+  }
+
+  static JetTerms<V> terms_of(const Factors& factors, const V* z, int n) {
+    const int s = tile_stride(n);
+    V product[kRoom];  // N, v^T
+    LaneProduct<V>::multiply(factors.left, n + 1, z, n, product);
+    const V* const v = product + n * s;
     JetTerms<V> x;
-    x.t = x.t_of_square = x.a_pp = x.a_pq = x.a_qp = x.a_qq = x.b_p = x.b_q = zero<V>();
     for (int i = 0; i < n; ++i) {
       const V* const row = product + i * s;
-      V above = zero<V>(), f_of_p = zero<V>(), f_of_q = zero<V>();  // rows i of N f
+      x.add_diagonal(row[i], factors.f[i] * v[i]);
+      V pairs = zero<V>(), of_f = zero<V>();
       for (int j = 0; j < n; ++j) {
-        f_of_p = fma(row[j], f_p[j], f_of_p);
-        f_of_q = fma(row[j], f_q[j], f_of_q);
+        if (j < i) {
+          pairs = fma(row[j], product[j * s + i], pairs);
+        }
+        of_f = j == i ? of_f : fma(row[j], factors.f[j], of_f);
       }
-      for (int j = i + 1; j < n; ++j) {
-        above = fma(row[j], product[j * s + i], above);
-      }
-      x.t = x.t + row[i];
-      x.t_of_square = fma(row[i], row[i], x.t_of_square) + (above + above);
-      x.b_p = fma(gz_p[i], f_of_p, x.b_p);
-      x.b_q = fma(gz_q[i], f_of_q, x.b_q);
-      x.a_pp = fma(gz_p[i], f_p[i], x.a_pp);
-      x.a_pq = fma(gz_p[i], f_q[i], x.a_pq);
-      x.a_qp = fma(gz_q[i], f_p[i], x.a_qp);
-      x.a_qq = fma(gz_q[i], f_q[i], x.a_qq);
+      x.minors = x.minors + -pairs;
+      x.mixed = fnma(v[i], of_f, x.mixed);
     }
     return x;
   }
