@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -327,3 +328,23 @@ def test_a_keyword_reaches_subclasses_that_override_functions():
     assert torchdet.det(input=A) == "det"
     assert torchdet.slogdet(input=A) == "slogdet"
     assert torchdet.logdet(input=A) == "logdet"
+
+
+@pytest.mark.parametrize("name", ("det_frexp", "slogdet_solve", "slogsumdet_laplacian", "slogdet"))
+def test_named_tuples_hold_the_subclass_that_was_given(name):
+    class Plain(Tensor):
+        """One of the kind that torch.Tensor's own __torch_function__ serves."""
+
+    functions = {
+        "det_frexp": torchdet.det_frexp,
+        "slogdet_solve": lambda A: torchdet.slogdet_solve(A, A),
+        "slogsumdet_laplacian": lambda A: torchdet.slogsumdet_laplacian([A], [A[:, None]], [A]),
+        "slogdet": torchdet.slogdet,
+    }
+    f, A = functions[name], 2 * torch.eye(3).expand(2, 3, 3)
+    plain, result = f(A), f(A.as_subclass(Plain))
+    assert type(result) is type(plain)
+    for x, y in zip(result, plain, strict=True):
+        assert type(x) is Plain
+        assert torch.equal(x.as_subclass(Tensor), y)
+    assert type(pickle.loads(pickle.dumps(plain))) is type(plain)

@@ -50,6 +50,25 @@ def test_vmap_over_any_dimension_is_a_loop(name, in_dim, dtype, device):
     close(vmap(f, in_dims=in_dim)(A.movedim(0, in_dim)), expected)
 
 
+@pytest.mark.parametrize("depth", (1, 2))
+@pytest.mark.parametrize("name", (*FUNCTIONS, "det_frexp", "operator", "det_hvp", "accelerate"))
+def test_vectors_that_are_mapped_over_are_no_matrix(name, depth, device):
+    functions = FUNCTIONS | {
+        "det_frexp": torchdet.det_frexp,
+        "operator": torch.ops.torchdet.cofactor,
+        "det_hvp": lambda A: torch.ops.torchdet.det_hvp(A, A),
+        "accelerate": torchdet.accelerate()(torch.linalg.det),
+    }
+    f = functions[name]
+    for _ in range(depth):
+        f = vmap(f)
+    refused = (
+        "at least 2 dimensions" if name == "accelerate" else r"of shape \(\*, n, n\), got \(3,\)"
+    )
+    with pytest.raises(RuntimeError, match=refused):
+        f(torch.ones((3,) * (depth + 1), device=device))
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_nested_vmap_is_a_nested_loop(name, device):
     A = torch.randn(2, 4, 3, 5, 5, device=device).double() + 3 * torch.eye(5, device=device)

@@ -116,7 +116,7 @@ class Operator(torch.autograd.Function):
 
     @classmethod
     def vmap(cls, info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
-        args = tuple(_ops.batch_first(info.batch_size, in_dims, args))
+        args = tuple(_levels.batch_first(cls.operator, info.batch_size, in_dims, args))
         return cls.apply(*args), cls.out_dims
 
 

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from . import _torch_internals
-from ._ops import batch_first
 
 if TYPE_CHECKING:
     from ._torch_internals import Level
 
 Outputs = Any  # a Tensor or a tuple of them
+_OF_VECTORS = ("_logsum", "_logsum_ratios")  # operators that take no matrix
 
 
 def call(cls: Any, args: Sequence[Tensor]) -> Outputs:
@@ -59,8 +59,34 @@ def _mapped(cls: Any, args: Sequence[Tensor], level: Level) -> Outputs:
     with level.below():
         if all(dim is None for dim in dims):
             return call(cls, args)
-        outputs = call(cls, batch_first(level.batch_size, dims, unwrapped))
+        outputs = call(cls, batch_first(cls.operator, level.batch_size, dims, unwrapped))
     return _each(level.wrap_batched, outputs)
+
+
+def batch_first(
+    name: str, batch_size: int, in_dims: Sequence[int | None], args: Sequence[Tensor]
+) -> list[Tensor]:
+    """The arguments of a vmapped call with the mapped dimension in front, as a batch dimension.
+
+    All operators take any batch shape, so this is the whole batching rule. A tensor that is not
+    mapped is expanded, not copied: kernels can see by its stride 0 that one matrix serves many.
+    """
+    _check_mapped(name, in_dims, args)
+    return [
+        x.expand(batch_size, *x.shape) if dim is None else x.movedim(dim, 0) if dim else x
+        for x, dim in zip(args, in_dims, strict=True)
+    ]
+
+
+def _check_mapped(name: str, in_dims: Sequence[int | None], args: Sequence[Tensor]) -> None:
+    # A kernel sees n vectors that are mapped over as one matrix.
+    shapes = [
+        x.shape if dim is None else x.shape[:dim] + x.shape[dim + 1 :]
+        for x, dim in zip(args, in_dims, strict=True)
+    ]
+    largest = max(shapes, key=len)
+    if len(largest) < 2 and name not in _OF_VECTORS:
+        raise RuntimeError(f"{name}: expected A of shape (*, n, n), got {tuple(largest)}")
 
 
 def _differentiated(cls: Any, args: Sequence[Tensor], level: Level | None) -> Outputs:

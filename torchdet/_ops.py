@@ -28,6 +28,7 @@ from . import (
     _reference_kept,
     _sharding,
 )
+from ._levels import batch_first
 
 _SCHEMAS = (
     "det(Tensor A) -> Tensor",
@@ -297,20 +298,6 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
 # ---- batching
 
 
-def batch_first(
-    batch_size: int, in_dims: Sequence[int | None], args: Sequence[Tensor]
-) -> list[Tensor]:
-    """The arguments of a vmapped call with the mapped dimension in front, as a batch dimension.
-
-    All operators take any batch shape, so this is the whole batching rule. A tensor that is not
-    mapped is expanded, not copied: kernels can see by its stride 0 that one matrix serves many.
-    """
-    return [
-        x.expand(batch_size, *x.shape) if dim is None else x.movedim(dim, 0) if dim else x
-        for x, dim in zip(args, in_dims, strict=True)
-    ]
-
-
 def operator(name: str) -> Any:
     """torch.ops.torchdet.NAME, which has one overload."""
     return getattr(torch.ops.torchdet, name).default
@@ -326,7 +313,7 @@ def _register(name: str) -> None:
     op = operator(name)
 
     def vmap(info: Any, in_dims: Sequence[int | None], *args: Tensor) -> tuple[Any, Any]:
-        return op(*batch_first(info.batch_size, in_dims, args)), out_dims(op)
+        return op(*batch_first(name, info.batch_size, in_dims, args)), out_dims(op)
 
     def fake(*args: Tensor) -> Any:
         _inductor.follow_inductor()

@@ -1,13 +1,30 @@
 """As _torch_internals.py, for whom torch asks before its own functions: modes and subclasses."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+C = TypeVar("C", bound=type)
 # Documented, from torch 2.13 on.
 _redispatch = getattr(torch.overrides, "redispatch_function", None)
+
+
+def made_of_sequence(named_tuple: C) -> C:
+    """Decorate a class of named tuples: one argument alone is the sequence of all fields.
+
+    That is how torch makes one of its own, torch.return_types, and how Tensor.__torch_function__
+    makes a result anew, with a subclass of Tensor in it.
+    """
+    of_fields: Any = named_tuple.__new__
+
+    def __new__(cls: type, *args: Any, **fields: Any) -> Any:
+        return of_fields(cls, *(args if fields or len(args) != 1 else args[0]), **fields)
+
+    named_tuple.__new__ = __new__  # type: ignore[assignment, method-assign]
+    return named_tuple
+
 
 try:
     from torch._C import _get_function_stack_at as _mode_at

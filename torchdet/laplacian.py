@@ -44,12 +44,14 @@ from ._autograd_logsum import Logsum, LogsumRatios
 from ._function import inner
 from ._reference import check_dense, check_directions, check_same
 from ._reference_numbers import power_of_two
+from ._torch_modes import made_of_sequence
 from .linalg import argument
 from .sums import HALF, check_matrices, has_columns, weighted
 
 _OP = "slogsumdet_laplacian"
 
 
+@made_of_sequence
 class SlogsumdetLaplacian(NamedTuple):
     """What `slogsumdet_laplacian` returns."""
 

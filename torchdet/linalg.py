@@ -10,8 +10,9 @@ from ._autograd_det import Cofactor, Det, DetKeep
 from ._autograd_frexp import DetFrexp
 from ._autograd_slogdet import Slogdet, SlogdetKeep
 from ._ops import keeps
-from ._reference import check_square
+from ._reference import check_square, dtype_name
 from ._torch_internals import handle_torch_function, has_torch_function_unary
+from ._torch_modes import made_of_sequence
 
 if TYPE_CHECKING:
 
@@ -187,6 +188,7 @@ def logdet(A: Tensor | None = None, *, input: Tensor | None = None) -> Tensor:
     return logabsdet.masked_fill(sign < 0, math.nan)
 
 
+@made_of_sequence
 class MantissaAndExponent(NamedTuple):
     """det(A) = mantissa * 2**exponent."""
 
@@ -359,7 +361,7 @@ def _check_out(op: str, name: str, A: Tensor, result: Tensor, out: Any) -> None:
             "requires grad; call without out=, or under torch.no_grad()"
         )
     if out.dtype != result.dtype:
-        expected, got = _name(result.dtype), _name(out.dtype)
+        expected, got = dtype_name(result.dtype), dtype_name(out.dtype)
         raise RuntimeError(
             f"{op}: expected {name} of dtype {expected}, got {got}; allocate it with "
             f"dtype=torch.{expected}, or call without out="
@@ -393,7 +395,3 @@ def _not_writable(out: Tensor, shape: torch.Size) -> str | None:
     if out.is_inference() and not torch.is_inference_mode_enabled():
         return "an inference Tensor outside of inference mode"
     return None
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

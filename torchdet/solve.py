@@ -8,12 +8,14 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ._autograd_solve import SlogdetFactor, Solve
 from ._reference import broadcast_batches, check_dense, check_same, check_square
+from ._torch_modes import made_of_sequence
 from .linalg import argument
 
 _OP = "slogdet_solve"
 _HALF = (torch.float16, torch.bfloat16)
 
 
+@made_of_sequence
 class SlogdetSolve(NamedTuple):
     """det(A) = sign * exp(logabsdet), A @ X = B."""
 
