@@ -32,8 +32,8 @@ from two_processes import BATCH, PROCESSES, check, compare, each
 
 def arguments(operator: str, batch: Sequence[int], n: int, dtype: torch.dtype) -> list[Tensor]:
     """Arguments of an operator, by their names."""
-    own = {"grad": (), "grad_tangent": (), "A": (n, n), "B": (n, 2), "Z": (n, n), "J": (4, n, n)}
-    own |= {"terms": (3,), "exponent": (3,) if "logsum" in operator else ()}
+    own = {"grad": (), "grad_tangent": (), "mantissa": (), "A": (n, n), "B": (n, 2), "Z": (n, n)}
+    own |= {"J": (4, n, n), "terms": (3,), "exponent": (3,) if "logsum" in operator else ()}
     own |= {"Z": (2, n, n)} if operator.endswith("_derivative") else {}
     left = {  # by forward passes, numbers and integers
         "kept": OPS._det_keep if operator.startswith("_det") else OPS._slogdet_keep,

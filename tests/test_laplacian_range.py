@@ -105,6 +105,27 @@ def test_gradients(pattern, dtype, device):
 
 
 @pytest.mark.parametrize("rows", (False, True))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_huge_matrices_with_huge_weights(family, rows, dtype, device):
+    """It is the weighted term, not the product of determinants, that psi is to be compared with."""
+    power = 333 if dtype in (torch.float64, torch.complex128) else 40
+    plain = [family_of(family, n, dtype, 7 * n) for n in ORDERS]
+    matrices = [plain[0] * 2.0**power, plain[1]]
+    Js, full, Ls = directions(plain, 0, rows)
+    for Xs in (Js, full, Ls) if rows else (Js, Ls):
+        Xs[0] = Xs[0] * 2.0**power
+    w = _weights(dtype) * 2.0 ** (3 * power)
+    truth = Truth(matrices, w)
+    exact, exact_lap, size, size_lap = truth.along(full, Ls)
+    args = ([X.to(device) for X in Xs] for Xs in (matrices, Js, Ls))
+    got = torchdet.slogsumdet_laplacian(*args, w.to(device), rows=rows)
+    for x, y in zip(got.derivatives.flatten().tolist(), exact, strict=True):
+        assert abs(x - y) <= allowed_error(truth, 1, plain) * size
+    allowed = 4 * allowed_error(truth, 2, plain) * size_lap
+    assert abs(float(got.laplacian) - exact_lap) <= allowed
+
+
+@pytest.mark.parametrize("rows", (False, True))
 def test_a_matrix_for_several_terms_and_sums(rows, wide_dtype, device):
     """It is factored once; the numbers are those of a copy for each."""
     matrices, _ = _members("regular", "two determinants", wide_dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ._autograd_det import cofactor_derivative
 from ._frexp import scale_rows
-from ._function import Context, Gradient, Operator, add, inner, times
+from ._function import Context, Gradient, Operator, Outputs, add, inner, times
 from ._rules import Backward, Derivative, Value
 
 
@@ -43,6 +43,27 @@ class DetFrexp(Value):
     @staticmethod
     def backward_of() -> type[DetFrexpBackward]:
         return DetFrexpBackward
+
+
+class DetRelative(Operator):
+    """M, as it is given with e: det A = m 2^e. Its derivatives are those of det times 2^-e."""
+
+    operator = "_det_relative"
+
+    @classmethod
+    def saved(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
+        A, _, e = inputs
+        return A, e
+
+    @staticmethod
+    def gradients(ctx: Context, grad: Gradient) -> tuple[Gradient, ...]:
+        A, e = ctx.saved_tensors
+        return None if grad is None else DetFrexpBackward.call(grad, A, e), None, None
+
+    @staticmethod
+    def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
+        (A, e), dA = saved, tangents[0]
+        return None if dA is None else inner(DetFrexpBackward.gradient(A, e), dA)
 
 
 class DetFrexpHvp(Derivative):

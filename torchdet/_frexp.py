@@ -66,6 +66,13 @@ def check_backward_jvp(
     _check_exponent(op, exponent, A)
 
 
+def check_relative(A: Tensor, mantissa: Tensor, exponent: Tensor) -> None:
+    """Raise RuntimeError unless mantissa and exponent go with A."""
+    check_square("det_relative", A)
+    check_same("det_relative", "mantissa", mantissa, A, A.shape[:-2])
+    _check_exponent("det_relative", exponent, A)
+
+
 def check_jet(A: Tensor, J: Tensor, exponent: Tensor) -> None:
     """Raise RuntimeError unless J and exponent go with A."""
     check_square("det_frexp_jet", A)
@@ -135,6 +142,12 @@ def backward_jvp(
     # Not conj, which torch 2.13 ignores in a kernel that runs for a DTensor.
     H = torch.conj_physical(hvp(A_, Z_, exponent))
     return (backward(dg, A_, exponent) + g[..., None, None] * H).to(A.dtype)
+
+
+def relative(A: Tensor, mantissa: Tensor, exponent: Tensor) -> Tensor:
+    """Return a copy of the mantissa."""
+    check_relative(A, mantissa, exponent)
+    return mantissa.clone(memory_format=torch.contiguous_format)
 
 
 def jet(A: Tensor, J: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,8 @@ _SCHEMAS = (
     # The change of the first of these two with grad and A.
     "_det_frexp_backward_jvp(Tensor grad, Tensor A, Tensor exponent, Tensor grad_tangent, "
     "Tensor Z) -> Tensor",
+    # A copy of the mantissa, a function of A: det A = mantissa 2^exponent for any given exponent.
+    "_det_relative(Tensor A, Tensor mantissa, Tensor exponent) -> Tensor",
     # First and second derivatives of det(A + t J) 2^-exponent at t = 0, J of shape (*, d, n, n).
     "_det_frexp_jet(Tensor A, Tensor J, Tensor exponent) -> (Tensor first, Tensor second)",
     # Of sum_k terms_k 2^exponent_k, and what the derivatives of its logarithm are made of.
@@ -107,6 +109,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "_det_frexp_backward": _frexp.backward,
     "_det_frexp_hvp": _frexp.hvp,
     "_det_frexp_backward_jvp": _frexp.backward_jvp,
+    "_det_relative": _frexp.relative,
     "_det_frexp_jet": _frexp.jet if HAS_EXTENSION else _frexp.jet_by_minors,
     "_logsum": _logsum.logsum,
     "_logsum_ratios": _logsum.logsum_ratios,
@@ -273,6 +276,7 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "_det_frexp_backward": _fake_det_frexp_backward,
     "_det_frexp_hvp": _fake_det_frexp_hvp,
     "_det_frexp_backward_jvp": _fake_det_frexp_backward_jvp,
+    "_det_relative": _frexp.relative,  # reads no data
     "_det_frexp_jet": _fake_det_frexp_jet,
     "_logsum": _fake_logsum,
     "_logsum_ratios": _fake_logsum_ratios,

@@ -16,19 +16,12 @@ log|psi| = Re log psi has Re(d_i psi / psi) and Re(lap psi / psi - sum_i (d_i ps
 A coordinate that moves one row of one matrix gives that matrix a J_i of one row. Then D^2 det[J_i,
 J_i] = 0, as det is linear in each row, and the sum over s < t is empty.
 
-In floating point D_sk = m_sk 2^e_sk. A term k that is tiny beside psi, as its D_sk are, may have
-derivatives beyond the range relative to them, which are moderate relative to psi. So g and q are
-computed relative to 2^(e_sk - h_k), with whole numbers h_k <= 0. Of their mantissas g' and q', and
-with E_k = sum_s e_sk, (2) over psi is a sum of
-
-    2^(E_k - h_k) / psi * w_k q'_sk prod_{t != s} m_tk   and
-    2^(E_k - 2 h_k) / psi * w_k 2 sum_i g'_ski g'_tki prod_{u != s, t} m_uk.                     (4)
-
-h_k = log2(2^E_k / |psi|) / 2 makes the two of the first factors 2^h_k and 1 and shares the rest
-among g'_s and g'_t. Without a sum over s < t, h_k is twice this: g' and q' are relative to psi.
+In floating point D_sk = m_sk 2^e_sk, and g and q are computed relative to 2^e_sk. A term k that is
+tiny beside psi, as its D_sk are, may have derivatives beyond the range relative to them, which are
+moderate relative to psi. So the e_sk have about the exponent of psi for their sum
+(`relative_to_sum` in sums.py).
 """
 
-import math
 from collections.abc import Sequence
 from functools import reduce
 from itertools import combinations
@@ -39,14 +32,13 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ._autograd_frexp import DetFrexp, DetFrexpBackward, DetFrexpJet
+from ._autograd_frexp import DetFrexpBackward, DetFrexpJet
 from ._autograd_logsum import Logsum, LogsumRatios
 from ._function import inner
 from ._reference import check_dense, check_directions, check_same
-from ._reference_numbers import power_of_two
 from ._torch_modes import made_of_sequence
 from .linalg import argument
-from .sums import HALF, check_matrices, has_columns, weighted
+from .sums import HALF, check_matrices, has_columns, mantissas, relative_to_sum, weighted
 
 _OP = "slogsumdet_laplacian"
 
@@ -99,10 +91,10 @@ def slogsumdet_laplacian(
     Accuracy:
         As `slogsumdet`: of each derivative of a determinant that of `det` and its derivatives; the
         errors of a sum are small beside the sum of the moduli of its terms. Derivatives of a
-        determinant are carried relative to the geometric mean of its term and psi, or, where no two
-        of them are multiplied (one matrix, rows=True), to psi. So those of a tiny term may leave
-        the range beside it, as with diag(1, 2**-100) twice in float32 and jacobians of ones. The
-        laplacian is inf or NaN where they leave it even so, or the squares of the derivatives do.
+        determinant are carried relative to psi, of which each determinant of a term has the same
+        share. So those of a tiny term may leave the range beside it, as with diag(1, 2**-100) twice
+        in float32 and jacobians of ones. The laplacian is inf or NaN where they leave it even so,
+        or the squares of the derivatives do.
 
     Singular matrices:
         Their terms are zero and have the right derivatives. Where the computed psi is exactly 0:
@@ -144,24 +136,20 @@ def slogsumdet_laplacian(
     dtype = As[0].dtype
     if dtype in HALF:
         As, Js, Ls = ([X.to(torch.float32) for X in Xs] for Xs in (As, Js, Ls))
-    mantissas, exponents = zip(*(DetFrexp.call(A) for A in As), strict=True)
-    have_pairs = not rows and len(As) > 1
-    terms, of_terms, w = reduce(mul, mantissas), reduce(add, exponents), None
-    E = of_terms
-    if weights is not None:
-        terms, E, w = weighted(terms, E, weights, columns)
+    w = None if weights is None else mantissas(weights, columns)
+    parts = relative_to_sum(As, w, columns)
+    terms, E = weighted(parts, w, columns)
     sign, logabsdet = Logsum.call(terms, E)
-    h = _shifts(of_terms, logabsdet.detach(), have_pairs, columns)
     of_matrices = (
-        _of_matrix(*X, h, rows) for X in zip(As, Js, Ls, mantissas, exponents, strict=True)
+        _of_matrix(A, J, L, *part, rows) for A, J, L, part in zip(As, Js, Ls, parts, strict=True)
     )
     g, q = zip(*of_matrices, strict=True)
-    D, lap = _of_products(mantissas, g, q, rows)
+    D, lap = _of_products([m for m, _ in parts], g, q, rows)
     if columns:
         D, lap = D.unsqueeze(-3), lap.unsqueeze(-2)
-        h = h if h is None else h.unsqueeze(-2)
-    of_D, c = _factors(terms, E, h, w, have_pairs)
-    d_log = (of_D.unsqueeze(-1) * D).sum(-2)
+    c = LogsumRatios.call(terms, E)
+    c = c if w is None else c * w[0]
+    d_log = (c.unsqueeze(-1) * D).sum(-2)
     lap_log = (c * lap).sum(-1) - (d_log * d_log).sum(-1)  # (3)
     derivatives, laplacian = d_log.real, lap_log.real
     if rows:
@@ -171,44 +159,24 @@ def slogsumdet_laplacian(
     return SlogsumdetLaplacian(*(x.to(dtype) if dtype in HALF else x for x in results))
 
 
-def _shifts(E: Tensor, log: Tensor, have_pairs: bool, columns: bool) -> Tensor | None:
-    """The h_k of (4), of shape (*, K): whole numbers whose powers of two are normal; None for 0."""
-    if E.shape[-1] == 1:  # psi is the only term
-        return None
-    if columns:  # the least psi decides; there may be none, and NaN is the matter of its column
-        log = torch.constant_pad_nd(log.nan_to_num(math.inf), (0, 1), math.inf).amin(-1)
-    h = torch.sub(E, log.unsqueeze(-1), alpha=1 / math.log(2))
-    lowest = -120 if E.dtype == torch.float32 else -1000
-    return (h / 2 if have_pairs else h).floor().clamp(lowest, 0)
-
-
 def _of_matrix(
-    A: Tensor, J: Tensor, L: Tensor, m: Tensor, e: Tensor, h: Tensor | None, rows: bool
+    A: Tensor, J: Tensor, L: Tensor, m: Tensor, e: Tensor, rows: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return g' and q' of (4), both of shape (*, K, ..)."""
-    # One matrix of several terms or sums is factored once, and gets their shifts afterwards.
-    is_shared = h is not None and e.shape != h.shape
-    e = e if h is None or is_shared else e - h
+    """Return g and q relative to 2^e, both of shape (*, K, ..)."""
     C = DetFrexpBackward.call(torch.ones_like(m), A, e).conj()
     q = inner(C, L)
     if rows:
-        g = (C.unsqueeze(-2) * J).sum(-1)
-    else:
-        g, along = DetFrexpJet.call(A, J, e)
-        q = q + along.sum(-1)
-    if h is None or not is_shared:
-        return g, q
-    shift, last = power_of_two(h, h.dtype), (..., *(None,) * (g.dim() - e.dim()))
-    return g * shift[last], q * shift
+        return (C.unsqueeze(-2) * J).sum(-1), q
+    g, along = DetFrexpJet.call(A, J, e)
+    return g, q + along.sum(-1)
 
 
 def _of_products(
     mantissas: Sequence[Tensor], g: Sequence[Tensor], q: Sequence[Tensor], rows: bool
 ) -> tuple[Tensor, Tensor]:
-    """What (4) has beside the powers of two and w, for d_i psi and lap psi.
+    """What (2) has beside w, for d_i psi and lap psi.
 
-    (*, K, d) or, for rows, (*, K, (n_1 + n_2 + ..) d); of lap first the K terms with q, then those
-    with pairs of g, if any.
+    (*, K, d) or, for rows, (*, K, (n_1 + n_2 + ..) d), and (*, K).
     """
 
     def times_others(x: Tensor, left_out: tuple[int, ...], coordinates: int = 0) -> Tensor:
@@ -221,31 +189,10 @@ def _of_products(
     lap = reduce(add, (times_others(x, (s,)) for s, x in enumerate(q)))
     if rows:
         return torch.cat(along, -2).flatten(-2), lap
-    pairs = [
+    pairs = (
         2 * times_others((g[s] * g[t]).sum(-1), (s, t)) for s, t in combinations(range(len(g)), 2)
-    ]
-    return reduce(add, along), torch.cat([lap, reduce(add, pairs)], -1) if pairs else lap
-
-
-def _factors(
-    terms: Tensor, E: Tensor, h: Tensor | None, w: Tensor | None, have_pairs: bool
-) -> tuple[Tensor, Tensor]:
-    """What (4) has 2^(E_k - h_k) / psi * w_k and, with pairs, 2^(E_k - 2 h_k) / psi * w_k for.
-
-    For all k, without and with those of the pairs after them.
-    """
-    if h is None:
-        c = LogsumRatios.call(terms, E)
-        c = c if w is None else c * w
-        return c, c
-    # The ratios of terms of zero, which add nothing to psi.
-    shifted = [E - h, torch.sub(E, h, alpha=2)] if have_pairs else [E - h]
-    K = terms.shape[-1]
-    more = torch.constant_pad_nd(terms, (0, len(shifted) * K))
-    c = LogsumRatios.call(more, torch.cat([E, *shifted], -1))[..., K:]
-    if w is not None:
-        c = c * torch.cat([w for _ in shifted], -1)
-    return c[..., :K] if have_pairs else c, c
+    )
+    return reduce(add, along), reduce(add, pairs, lap)
 
 
 def _sequence(name: str, Xs: Sequence[Tensor]) -> Sequence[Tensor]:

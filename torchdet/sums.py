@@ -1,14 +1,17 @@
 r"""Sums of products of determinants as logarithms: the Slater determinants of a wave function."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ._autograd_frexp import DetFrexp
+from ._autograd_frexp import DetFrexp, DetRelative
 from ._autograd_logsum import Logsum
+from ._function import is_plain
 from ._reference import check_dense, check_device, check_same, check_square, dtype_name
+from ._reference_numbers import power_of_two
 from .linalg import LinalgSlogdet, argument
 
 _OP = "slogsumdet"
@@ -74,11 +77,15 @@ def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogde
     shape = check_matrices(_OP, matrices)
     dtype = matrices[0].dtype
     half = dtype in HALF
-    parts = [DetFrexp.call(A.to(torch.float32) if half else A) for A in matrices]
-    terms, E = _product(parts)
-    if weights is not None:
-        columns = has_columns(_OP, weights, matrices[0], shape)
-        terms, E, _ = weighted(terms, E, weights, columns)
+    columns = weights is not None and has_columns(_OP, weights, matrices[0], shape)
+    if half:
+        matrices = tuple(A.to(torch.float32) for A in matrices)
+    w = None if weights is None else mantissas(weights, columns)
+    if is_plain(*matrices, *(w or ())):
+        parts = [DetFrexp.call(A) for A in matrices]
+    else:
+        parts = relative_to_sum(matrices, w, columns)
+    terms, E = weighted(parts, w, columns)
     sign, logabsdet = Logsum.call(terms, E)
     if half:
         sign, logabsdet = sign.to(dtype), logabsdet.to(dtype)
@@ -90,21 +97,74 @@ def _product(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     (terms, E), *others = parts
     for i, (mantissa, exponent) in enumerate(others, 1):
         if i % _IN_RANGE == 0:
-            terms, own = DetFrexp.call(terms[..., None, None])  # as determinants of order 1
+            terms, own = _split(terms)
             E = E + own
         terms, E = terms * mantissa, E + exponent
     return terms, E
 
 
-def weighted(
-    terms: Tensor, E: Tensor, weights: Tensor, columns: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Terms with their weights, and exponents, both (*, K), or (*, m, K) for columns; weights."""
+def _split(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mantissas and exponents of numbers, which are determinants of order 1."""
+    mantissa, exponent = DetFrexp.call(x[..., None, None])
+    return mantissa, exponent
+
+
+def mantissas(weights: Tensor, columns: bool) -> tuple[Tensor, Tensor]:
+    """Weights as mantissas and exponents, both (*, K), or (m, K) for columns."""
     w = weights.to(torch.float32) if weights.dtype in HALF else weights
+    return _split(w.mT if columns else w)
+
+
+def weighted(
+    parts: Sequence[tuple[Tensor, Tensor]], w: tuple[Tensor, Tensor] | None, columns: bool
+) -> tuple[Tensor, Tensor]:
+    """Terms and their exponents, both (*, K), or (*, m, K) for columns."""
+    terms, E = _product(parts)
+    if w is None:
+        return terms, E
     if columns:
-        terms, E, w = terms.unsqueeze(-2), E.unsqueeze(-2), w.mT
-    terms = terms * w
-    return terms, E.expand(terms.shape), w
+        terms, E = terms.unsqueeze(-2), E.unsqueeze(-2)
+    mantissa, own = w
+    terms = terms * mantissa
+    return terms, (E + own).expand(terms.shape)
+
+
+def relative_to_sum(
+    matrices: Sequence[Tensor], w: tuple[Tensor, Tensor] | None, columns: bool
+) -> list[tuple[Tensor, Tensor]]:
+    """Determinants as m_s 2^e_s, where the e_s of each term have about the sum that psi has.
+
+    The derivatives of a term may be of the size of psi where the term is tiny or 0, and they are
+    products of those of the m_s, 2^-e_s times those of the determinants. So a term that is 2^x
+    times psi gets x / S of its e_s in each of its S mantissas. Determinants of 0 have any e_s: they
+    share x alone. A matrix of several terms or sums has one e_s; there the largest x decides.
+    """
+    parts = [DetFrexp.call(A.detach()) for A in matrices]
+    terms, E = weighted(parts, w, columns)
+    if E.shape[-1] > 1 and E.numel():
+        most = (120 if E.dtype == torch.float32 else 1000) // len(parts)  # 2^-(S most) is normal
+        log = Logsum.call(terms.detach(), E)[1].unsqueeze(-1)
+        # A psi of 0 or NaN does not decide.
+        x = torch.sub(E, log, alpha=1 / math.log(2)).nan_to_num(-most, -most)
+        x = x.amax(-2) if columns else x
+        h = (x / len(parts)).clamp(-most, 0).floor()
+        power = power_of_two(h, h.dtype)
+        zeros = [m == 0 for m, _ in parts]
+        x = (x / sum(zeros)).floor()
+        parts = [
+            _shifted(m, e, torch.where(zero, x, h), power)
+            for (m, e), zero in zip(parts, zeros, strict=True)
+        ]
+    return [(DetRelative.call(A, m, e), e) for A, (m, e) in zip(matrices, parts, strict=True)]
+
+
+def _shifted(m: Tensor, e: Tensor, h: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
+    """Mantissas times 2^h and exponents less h, or less the largest of those that share them."""
+    first = h.dim() - e.dim()
+    dims = [i for i in range(h.dim()) if i < first or e.shape[i - first] != h.shape[i]]
+    if dims:
+        h, power = (x.amax(dims, keepdim=True).view(e.shape) for x in (h, power))
+    return m * power, e - h
 
 
 def check_matrices(op: str, matrices: Sequence[Tensor]) -> torch.Size:
@@ -144,10 +204,11 @@ def has_columns(op: str, weights: Tensor, A: Tensor, shape: torch.Size) -> bool:
     K = shape[-1]
     columns = weights.dim() == 2 and weights.shape[0] == K
     rows = weights.dim() >= 1 and weights.shape[-1] == K
-    try:
-        rows = rows and torch.broadcast_shapes(weights.shape, shape) == shape
-    except RuntimeError:
-        rows = False
+    if rows and weights.dim() > 1:
+        try:
+            rows = torch.broadcast_shapes(weights.shape, shape) == shape
+        except RuntimeError:
+            rows = False
     if columns and rows:
         raise RuntimeError(
             f"{op}: weights of shape {tuple(weights.shape)} may be (*, K) or (K, m), both fit; "

@@ -26,7 +26,7 @@ ERRORS = (RuntimeError, TypeError, ValueError)  # NotImplementedError is a Runti
 STRICT = {
     *("det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp"),
     *("slogdet_hvp", "_slogdet_hvp_kept", "_det_frexp_backward", "_det_frexp_hvp"),
-    *("det_frexp", "_det_frexp_backward_jvp", "_det_frexp_jet"),
+    *("det_frexp", "_det_frexp_backward_jvp", "_det_frexp_jet", "_det_relative"),
 }
 # Written in PyTorch: bits may depend on strides and place.
 WITHOUT_BITS = {name.removeprefix("ops.") for name in STACKED}
@@ -175,7 +175,7 @@ def _legal(op: str, arguments: dict[str, Any]) -> bool:
             if x.shape != batch or x.dtype != (torch.float64 if wide else torch.float32):
                 return False
             continue
-        expected = batch if name in ("grad", "grad_tangent") else A.shape
+        expected = batch if name in ("grad", "grad_tangent", "mantissa") else A.shape
         if op in WITHOUT_BITS or name == "J":
             if x.dim() != A.dim() + 1:
                 return False
@@ -207,7 +207,7 @@ def _judge_results(
 ) -> None:
     A = arguments["A"]
     batch, n = A.shape[:-2], A.shape[-1]
-    of_numbers = op in ("det", "slogdet", "logdet", "det_frexp", FACTOR, *KEEPERS)
+    of_numbers = op in ("det", "slogdet", "logdet", "det_frexp", "_det_relative", FACTOR, *KEEPERS)
     main = results[: 2 if ("slogdet" in op and of_numbers) or op == "det_frexp" else 1]
     if op == "_det_frexp_jet":
         main, of_numbers, batch = results, True, arguments["J"].shape[:-2]

@@ -83,7 +83,7 @@ def _argument(
         return draw(st.sampled_from((0, 1, -1, n, 1 << 40)))
     if kind == "float":
         return draw(st.floats())
-    if argument.name in ("grad", "grad_tangent"):
+    if argument.name in ("grad", "grad_tangent", "mantissa"):
         return draw(tensors.specs(batch, dtype))
     if argument.name == "exponent":
         wide = dtype in ("float64", "complex128")
