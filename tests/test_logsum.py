@@ -32,6 +32,9 @@ def test_values_and_ratios(K, reach, wide_dtype, device):
     terms[1] *= 1e30
     sign, log = OPS._logsum(terms.to(device), exponent.to(device))
     ratios = OPS._logsum_ratios(terms.to(device), exponent.to(device))
+    excess = OPS._logsum_excess(terms.to(device), exponent.to(device)).tolist()
+    least = torch.finfo(wide_dtype).smallest_normal
+    assert excess[0] == [math.log2(least)] * K
     eps = torch.finfo(wide_dtype).eps
     assert sign.dtype == ratios.dtype == wide_dtype
     assert (sign[0], log[0]) == (0, -math.inf)
@@ -48,6 +51,12 @@ def test_values_and_ratios(K, reach, wide_dtype, device):
         exact = mpmath.log(abs(psi))
         assert abs(float(log[b]) - exact) <= error + 4 * eps * abs(exact)
         assert abs(mpmath.mpc(complex(sign[b])) - psi / abs(psi)) <= 2 * error + 4 * eps
+        # |psi|, or its larger part, is in [1/2, 1) 2^e.
+        part = max(abs(psi.real), abs(psi.imag))
+        for x, power in zip(excess[b], exponent[b].tolist(), strict=True):
+            e = power - x
+            assert e == int(e)
+            assert 0.5 - error <= part / mpmath.mpf(2) ** int(e) <= 1 + error
         largest = torch.finfo(wide_dtype).max
         for k, r in enumerate(ratios[b]):
             true = mpmath.mpf(2) ** int(exponent[b, k]) / psi
@@ -86,6 +95,7 @@ def test_any_argument_is_survived(wide_dtype, device):
     assert (sign == 1).all()
     assert torch.isfinite(log).all()
     assert not OPS._logsum_ratios(terms, exponent).isnan().any()
+    assert torch.isfinite(OPS._logsum_excess(terms, exponent)).all()
     terms[1, 0], terms[3, 1] = math.nan, math.inf
     spoiled = OPS._logsum(terms, exponent)
     assert spoiled[0][1].isnan()
@@ -97,6 +107,7 @@ def test_any_argument_is_survived(wide_dtype, device):
         assert sign.shape == log.shape == shape[:-1]
         assert (sign == 0).all()
         assert OPS._logsum_ratios(nothing, nothing.real).shape == shape
+        assert OPS._logsum_excess(nothing, nothing.real).shape == shape
 
 
 def test_strides_do_not_matter(wide_dtype, device):
@@ -105,7 +116,8 @@ def test_strides_do_not_matter(wide_dtype, device):
     other = torch.stack([terms, terms], -1)[..., 0], exponent.mT.contiguous().mT
     for x, y in zip(OPS._logsum(*other), expected, strict=True):
         assert torch.equal(x, y)
-    assert torch.equal(OPS._logsum_ratios(*other), OPS._logsum_ratios(terms, exponent))
+    for operator in (OPS._logsum_ratios, OPS._logsum_excess):
+        assert torch.equal(operator(*other), operator(terms, exponent))
 
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.complex128))
@@ -155,7 +167,7 @@ def test_transforms(device):
 
 def test_errors(device):
     t = torch.zeros(2, 3, device=device)
-    for name in ("logsum", "logsum_ratios"):
+    for name in ("logsum", "logsum_ratios", "logsum_excess"):
         f = getattr(OPS, f"_{name}")
         for arguments, text in (
             ((t[0, 0], t[0, 0]), r"expected terms of shape \(\*, K\), got \(\)"),

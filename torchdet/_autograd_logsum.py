@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ._function import Context, Gradient, Operator
+from ._function import Context, Gradient, Operator, Outputs
 from ._rules import Logarithm
 
 
@@ -46,3 +46,21 @@ class LogsumRatios(Operator):
             return None
         r = LogsumRatios.call(*saved)
         return -r * (r * dt).sum(-1, keepdim=True)
+
+
+class LogsumExcess(Operator):
+    """The whole numbers log2|r_k|, roughly, of which nothing is differentiated."""
+
+    operator = "_logsum_excess"
+
+    @classmethod
+    def constants(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
+        return (outputs,)
+
+    @staticmethod
+    def gradients(ctx: Context, *_: Gradient) -> tuple[Gradient, Gradient]:
+        return None, None
+
+    @staticmethod
+    def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
+        return None

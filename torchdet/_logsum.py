@@ -77,3 +77,18 @@ def logsum_ratios(terms: Tensor, exponent: Tensor) -> Tensor:
     inverse = p.reciprocal().unsqueeze(-1).expand(terms.shape)
     largest = 126 if exponent.dtype == torch.float32 else 1022
     return ldexp(inverse, (E - (top + e).unsqueeze(-1)).clamp(max=largest))
+
+
+def logsum_excess(terms: Tensor, exponent: Tensor) -> Tensor:
+    """Return E_k less the exponent of psi, in floating point.
+
+    Where psi is 0 or not finite, the exponent of the least normal number.
+    """
+    check_terms("logsum_excess", terms, exponent)
+    if terms.numel() == 0:
+        return torch.empty_like(exponent, memory_format=torch.contiguous_format)
+    p, top, E = _sum(terms, exponent)
+    least = -126 if exponent.dtype == torch.float32 else -1022
+    decides = (p != 0) & torch.isfinite(p)
+    excess = torch.where(decides.unsqueeze(-1), E - (top + split(p)[1]).unsqueeze(-1), least)
+    return excess.to(exponent.dtype)

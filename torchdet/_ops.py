@@ -47,6 +47,7 @@ _SCHEMAS = (
     # Of sum_k terms_k 2^exponent_k, and what the derivatives of its logarithm are made of.
     "_logsum(Tensor terms, Tensor exponent) -> (Tensor sign, Tensor logabs)",
     "_logsum_ratios(Tensor terms, Tensor exponent) -> Tensor",
+    "_logsum_excess(Tensor terms, Tensor exponent) -> Tensor",
     "cofactor(Tensor A) -> Tensor",
     "det_backward(Tensor grad, Tensor A) -> Tensor",
     "slogdet_backward(Tensor grad, Tensor A) -> Tensor",
@@ -113,6 +114,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "_det_frexp_jet": _frexp.jet if HAS_EXTENSION else _frexp.jet_by_minors,
     "_logsum": _logsum.logsum,
     "_logsum_ratios": _logsum.logsum_ratios,
+    "_logsum_excess": _logsum.logsum_excess,
     "cofactor": _reference.cofactor,
     "det_backward": _reference.det_backward,
     "slogdet_backward": _reference.slogdet_backward,
@@ -182,6 +184,11 @@ def _fake_logsum(terms: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
 def _fake_logsum_ratios(terms: Tensor, exponent: Tensor) -> Tensor:
     _logsum.check_terms("logsum_ratios", terms, exponent)
     return terms.new_empty(terms.shape)
+
+
+def _fake_logsum_excess(terms: Tensor, exponent: Tensor) -> Tensor:
+    _logsum.check_terms("logsum_excess", terms, exponent)
+    return exponent.new_empty(terms.shape)
 
 
 def _fake_cofactor(A: Tensor) -> Tensor:
@@ -280,6 +287,7 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "_det_frexp_jet": _fake_det_frexp_jet,
     "_logsum": _fake_logsum,
     "_logsum_ratios": _fake_logsum_ratios,
+    "_logsum_excess": _fake_logsum_excess,
     "cofactor": _fake_cofactor,
     "det_backward": _fake_det_backward,
     "slogdet_backward": _fake_slogdet_backward,

@@ -1,6 +1,5 @@
 r"""Sums of products of determinants as logarithms: the Slater determinants of a wave function."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ._autograd_frexp import DetFrexp, DetRelative
-from ._autograd_logsum import Logsum
+from ._autograd_logsum import Logsum, LogsumExcess
 from ._function import is_plain
 from ._reference import check_dense, check_device, check_same, check_square, dtype_name
 from ._reference_numbers import power_of_two
@@ -142,11 +141,9 @@ def relative_to_sum(
     parts = [DetFrexp.call(A.detach()) for A in matrices]
     terms, E = weighted(parts, w, columns)
     if E.shape[-1] > 1 and E.numel():
-        most = (120 if E.dtype == torch.float32 else 1000) // len(parts)  # 2^-(S most) is normal
-        log = Logsum.call(terms.detach(), E)[1].unsqueeze(-1)
-        # A psi of 0 or NaN does not decide.
-        x = torch.sub(E, log, alpha=1 / math.log(2)).nan_to_num(-most, -most)
+        x = LogsumExcess.call(terms.detach(), E)
         x = x.amax(-2) if columns else x
+        most = (120 if E.dtype == torch.float32 else 1000) // len(parts)  # 2^-(S most) is normal
         h = (x / len(parts)).clamp(-most, 0).floor()
         power = power_of_two(h, h.dtype)
         zeros = [m == 0 for m, _ in parts]

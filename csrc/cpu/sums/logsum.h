@@ -1,5 +1,5 @@
-// psi = sum_k t_k 2^E_k as its sign and logarithm, and the derivatives 2^E_k / psi of its
-// logarithm.
+// psi = sum_k t_k 2^E_k as its sign and logarithm, the derivatives 2^E_k / psi of its logarithm,
+// and the exponents of those.
 //
 // Terms are brought under the largest exponent that one of them has, so psi = p 2^top, where no
 // term of p has a component above 1.
@@ -59,6 +59,14 @@ class Logsum {
     const V inverse = V(1) / scaled(sum_, -e);
     for (int64_t k = 0; k < count; ++k) {
       to[k] = scaled(inverse, std::min(whole(exponents_[k]) - top_ - e, kMostRatio));
+    }
+  }
+
+  // E_k less the exponent of psi; where psi is 0 or not finite, the exponent of the least number.
+  void excess(R* to, int64_t count) const {
+    const bool decides = sum_ != V(0) && sum_ - sum_ == V(0);
+    for (int64_t k = 0; k < count; ++k) {
+      to[k] = decides ? R(whole(exponents_[k]) - top_ - exponent_of(sum_)) : R(-kMostRatio);
     }
   }
 

@@ -85,10 +85,24 @@ Tensor logsum_ratios(const Tensor& terms, const Tensor& exponent) {
   return ratios;
 }
 
+Tensor logsum_excess(const Tensor& terms, const Tensor& exponent) {
+  check_terms("logsum_excess", terms, exponent);
+  Tensor excess = empty(leading_sizes(terms, 0), exponent.scalar_type());
+  with_type(terms.scalar_type(), [&](auto type) {
+    using V = decltype(type);
+    auto* const out = static_cast<typename RealType<V>::Real*>(excess.mutable_data_ptr());
+    for_sums<V>(terms, exponent, [&](const Logsum<V>& sum, int64_t b, int64_t count) {
+      sum.excess(out + b * count, count);
+    });
+  });
+  return excess;
+}
+
 }  // namespace
 }  // namespace torchdet
 
 STABLE_TORCH_LIBRARY_IMPL(torchdet, CPU, m) {
   m.impl("_logsum", TORCH_BOX(&torchdet::logsum));
   m.impl("_logsum_ratios", TORCH_BOX(&torchdet::logsum_ratios));
+  m.impl("_logsum_excess", TORCH_BOX(&torchdet::logsum_excess));
 }
