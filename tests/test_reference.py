@@ -75,6 +75,30 @@ def test_equal_rows_of_large_integers_give_zero_and_minus_infinity(rows, dtype):
         assert (logabsdet == -math.inf).all()
 
 
+def test_a_pivot_may_be_so_small_that_its_square_is_zero(dtype):
+    t = 2.0 ** (math.frexp(torch.finfo(dtype).tiny)[1] * 7 // 10)
+    pivot = t * (2 + 2j if dtype.is_complex else 2)
+    A = torch.tensor([[1, 1, 0], [0, pivot, 1], [0, t, 1]], dtype=dtype)
+    assert _reference.det(A) == pivot - t
+    assert _reference.cofactor(A)[0, 0] == pivot - t
+
+
+def test_columns_of_the_smallest_numbers_beside_the_largest(dtype):
+    f = torch.finfo(dtype)
+    large, small = 2.0 ** (math.frexp(f.max)[1] - 1), f.tiny * f.eps  # the least number above 0
+    A = torch.tensor([[large, 3 * small], [large, small]], dtype=dtype)
+    assert _reference.det(A) == -2 * (large * small)
+    assert _reference.cofactor(A)[1, 1] == large
+
+
+def test_a_zero_pivot_counts_but_not_what_comes_after_it(dtype):
+    A = torch.randn(4, N, N, dtype=dtype)
+    A[1, :, 3] = 0
+    det, (sign, logabsdet) = _reference.det(A), _reference.slogdet(A)
+    assert (det != 0).tolist() == (sign != 0).tolist() == [True, False, True, True]
+    assert logabsdet[1] == -math.inf
+
+
 def test_the_fast_ways_serve_random_matrices_and_the_exact_ones_the_others(monkeypatch):
     """Else the tests above would test one way twice."""
     served = []

@@ -4,9 +4,10 @@ Rows and columns of A are scaled by powers of two, which is exact,
 
     B = 2^-r A 2^-c,   nonzero rows and columns of B have their largest entry in [1/2, 1),     (1)
 
-and B is eliminated in place, one rank-one update of the trailing block to a step, all matrices of
-the batch together. Multipliers are true quotients, so a row that equals another one, or a multiple
-of it by a power of two, leaves a pivot of exactly 0.
+and B is eliminated in place, one rank-one update to a step, all matrices of the batch together.
+Multipliers are true quotients, so a row that equals another one, or a multiple of it by a power of
+two, leaves a pivot of exactly 0. With partial pivoting the columns of B lie in memory one after the
+other, and rows stay where they are: only the order of the pivots is written down.
 
 Determinants need no more than *partial pivoting*: `pivots`. Its error grows with the entries of U,
 which are as a rule not much larger than those of B. A matrix with larger ones is eliminated again
@@ -37,32 +38,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import _reference_pivoting
 from ._reference_numbers import (
     add_product,
     exponents,
     ldexp,
     magnitude,
-    magnitude_of_parts,
     matmul,
-    parts,
+    power_of_two,
     quotient,
-    ratio,
     scale,
     share,
-    share_of_parts,
-    subtract_product,
     times,
-    whole,
     without_zeros,
 )
 
 # On a CPU, entries that are eliminated together: few enough for the cache, enough to keep it busy.
 _CHUNK = 1 << 18
-# Partial pivoting serves a matrix if U has no entry above the larger of 4 and n / 2: its rounding
-# errors are proportional to the largest entry.
-_GROWTH, _GROWTH_SHARE = 4.0, 0.5
-# Gauss-Jordan elimination serves a matrix if it has no multiplier above this one.
-_MULTIPLIER = 2.0**10
 
 
 class Pivots(NamedTuple):
@@ -105,10 +97,12 @@ def compute(X: Tensor) -> tuple[Tensor, Tensor]:
     """Return X in its dtype of computation, non-finite matrices zeroed, and which are finite."""
     if X.dtype in (torch.float16, torch.bfloat16):
         X = X.to(torch.float32)
+    X = X.resolve_conj()
+    x = torch.view_as_real(X).flatten(-2) if X.is_complex() else X
     # The largest entry is NaN if one of them is.
-    largest = magnitude(X).flatten(-2).amax(-1) if X.shape[-1] else X.real.sum((-2, -1))
+    largest = x.abs().flatten(-2).amax(-1) if x.shape[-1] else x.sum((-2, -1))
     finite = torch.isfinite(largest)
-    return X.resolve_conj().masked_fill(~finite[..., None, None], 0), finite
+    return X.masked_fill(~finite[..., None, None], 0), finite
 
 
 def equilibrate(e: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,11 +118,24 @@ def equilibrate(e: Tensor) -> tuple[Tensor, Tensor]:
     return r + c, (r.sum(-2) + c.sum(-1)).squeeze(-1).to(torch.int32)
 
 
-def _scaled(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    # B of (1), its exponents r_i + c_j and R, and which matrices are finite.
+def _scaled(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return B of (1), its exponents r and c, with r_i + c_j as their sum, R and what is finite."""
     A, finite = compute(A)
-    r_c, R = equilibrate(exponents(A))
-    return scale(A, -r_c), r_c, R, finite  # both exponents at once: denormals survive
+    x = torch.view_as_real(A) if A.is_complex() else A.unsqueeze(-1)
+    if A.shape[-1] == 0:
+        none = torch.zeros_like(x[..., 0], dtype=torch.int32)
+        return A, none, none, none.sum((-2, -1), dtype=torch.int32), finite
+    # Rows go up as far as they can on the way, so that small columns are not lost.
+    top = math.frexp(torch.finfo(x.dtype).max)[1]
+    r = torch.frexp(x.abs().flatten(-2).amax(-1)).exponent[..., None, None]
+    third = (top - r) // 3
+    x = scale(x * power_of_two(third, x.dtype), top - r - third)
+    largest = x.abs().amax(-3, keepdim=True).amax(-1, keepdim=True)
+    c = (torch.frexp(largest).exponent - top).masked_fill_(largest == 0, 0)
+    x = scale(x, -c - top)
+    r, c = r.squeeze(-1), c.squeeze(-1)
+    R = (r.sum(-2) + c.sum(-1)).squeeze(-1).to(torch.int32)
+    return torch.view_as_complex(x) if A.is_complex() else x.squeeze(-1), r, c, R, finite
 
 
 def unscale(X: Tensor, exponent: Tensor, finite: Tensor, dtype: torch.dtype) -> Tensor:
@@ -180,30 +187,6 @@ def _odd(exchanges: list[Tensor]) -> Tensor:
     return (torch.stack(exchanges, -1) != 0).sum(-1, dtype=torch.int32) & 1
 
 
-def _sign(odd: Tensor, dtype: torch.dtype) -> Tensor:
-    return (1 - 2 * odd).to(dtype.to_real())
-
-
-def _eliminate_by_rows(B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Partial pivoting: return pivots, sign, and in which matrices U has grown."""
-    X = parts(B)
-    n = B.shape[-1]
-    rows, pivots, exchanges = _Rows(X), [], []
-    for k in range(n):
-        below = magnitude_of_parts(X[:, k:, :, k]).argmax(-1)
-        row = rows.bring_up(k, below)
-        d = row[:, None, :, k]
-        l = share_of_parts(X[:, k + 1 :, :, k], d)
-        # Whole packs of 8 are faster. What this does left of the trailing block is not looked at.
-        left = (k + 1) // 8 * 8
-        subtract_product(X[:, k + 1 :, :, left:], l, row[..., left:])
-        pivots.append(d)
-        exchanges.append(below)
-    largest = magnitude_of_parts(X.transpose(1, 2).triu().movedim(1, -1)).amax((-2, -1))
-    grown = ~(largest <= max(_GROWTH, _GROWTH_SHARE * n))  # NaN as well
-    return whole(torch.cat(pivots, 1)), _sign(_odd(exchanges), B.dtype), grown
-
-
 def _eliminate_completely(S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Complete pivoting. Return pivots, sign, L^-1 and U^-1 in one matrix, row and column order.
 
@@ -240,60 +223,18 @@ def _eliminate_completely(S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
         exchanges[0].append(below)
         exchanges[1].append(behind)
     i, j = (x.real.long() for x in (X[:, :n, n], X[:, n, :n]))
-    sign = _sign(_odd(exchanges[0]) ^ _odd(exchanges[1]), X.dtype)
+    sign = _reference_pivoting.sign_of(_odd(exchanges[0]) ^ _odd(exchanges[1]), X.dtype)
     return torch.cat(pivots, -1), sign, X[:, :n, :n], i, j
-
-
-def _invert_by_rows(S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Partial pivoting: return pivots, sign, S B^-T of (2) and which matrices are not served.
-
-    Rows are divided by their pivots at the end. A last column holds the number that each row had at
-    the start: the inverse has its columns in the order of the rows.
-    """
-    batch, n, _ = S.shape
-    X = S.new_empty(batch, n, n + 1)
-    X[:, :, :n] = S
-    X[:, :, n] = torch.arange(n, device=S.device).to(S.dtype)
-    inner = X[:, :, :n]
-    rows, pivots, exchanges, multipliers = _Rows(X), [], [], []
-    for k in range(n - 1):
-        below = magnitude(X[:, k:, k]).argmax(-1)
-        row = rows.bring_up(k, below)
-        d = row[:, k : k + 1]
-        l = ratio(inner[:, :, k], d)
-        l[:, k] = 0
-        add_product(inner, l.unsqueeze(-1), row[:, None, :n], -1)
-        torch.neg(l, out=inner[:, :, k])
-        inner[:, k, k] = 1
-        pivots.append(d)
-        exchanges.append(below)
-        multipliers.append(l)
-    # The last step, multiplied by the last pivot. It is the last row's own.
-    row, last = inner[:, n - 1 :, :].clone(), inner[:, n - 1, n - 1 :].clone()
-    column = inner[:, :-1, n - 1 :].clone()
-    d = torch.cat(pivots, -1) if pivots else last[:, :0]
-    T = times(inner[:, :-1], last.unsqueeze(-1))
-    add_product(T, column, row, -1)
-    T[:, :, n - 1 :] = -column
-    row[:, :, n - 1] = 1
-    T = torch.cat([ratio(T, d.unsqueeze(-1)), row], -2)
-    place = X[:, :, n].real.long().argsort(-1)
-    core = T.mT.gather(-2, place.unsqueeze(-1).expand(batch, n, n))
-    largest = torch.cat(multipliers, -1) if multipliers else last
-    served = magnitude(largest).amax(-1) <= _MULTIPLIER
-    served &= torch.isfinite(magnitude(core).amax((-2, -1)))
-    odd = _odd(exchanges) if exchanges else torch.zeros_like(place[:, 0])
-    return torch.cat([d, last], -1), _sign(odd, X.dtype), core, ~served
 
 
 def pivots(A: Tensor) -> Pivots:
     """Equilibrate and eliminate with partial pivoting, or completely where U grows."""
-    B, _, R, finite = _scaled(A)
+    B, _, _, R, finite = _scaled(A)
     n = B.shape[-1]
     if B.numel() == 0:
         return Pivots(R, B.new_ones(B.shape[:-1]), torch.ones_like(R).to(B.real.dtype), finite)
     X = B.reshape(-1, n, n)
-    d, sign, grown = _in_chunks(_eliminate_by_rows, X)
+    d, sign, grown = _in_chunks(_reference_pivoting.eliminate, X)
     if grown.any():
         d[grown], sign[grown] = _in_chunks(_eliminate_completely, X[grown])[:2]
     return Pivots(R, d.view(B.shape[:-1]), sign.view(R.shape), finite)
@@ -301,18 +242,20 @@ def pivots(A: Tensor) -> Pivots:
 
 def invert(A: Tensor) -> Inverse:
     """Equilibrate and invert with partial pivoting, or complete pivoting where that does not do."""
-    B, r_c, R, finite = _scaled(A)
+    B, r, c, R, finite = _scaled(A)
     n = B.shape[-1]
     if B.numel() == 0:
         sign = torch.ones_like(R).to(B.real.dtype)
         one = B.new_ones(B.shape[:-1])
-        return Inverse(r_c, R, sign, finite, one[..., 1:], one[..., :1], B)
+        return Inverse(r + c, R, sign, finite, one[..., 1:], one[..., :1], B)
     X = B.reshape(-1, n, n)
-    d, sign, core, failed = _in_chunks(_invert_by_rows, X)
+    d, sign, core, failed = _in_chunks(_reference_pivoting.invert, X)
     if failed.any():
         d[failed], sign[failed], core[failed] = _in_chunks(_invert_completely, X[failed])
     d = d.view(B.shape[:-1])
-    return Inverse(r_c, R, sign.view(R.shape), finite, d[..., :-1], d[..., -1:], core.view(B.shape))
+    return Inverse(
+        r + c, R, sign.view(R.shape), finite, d[..., :-1], d[..., -1:], core.view(B.shape)
+    )
 
 
 def _invert_completely(B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -325,14 +268,14 @@ def _invert_completely(B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def factor(A: Tensor) -> Factors:
     """Equilibrate and eliminate with complete pivoting."""
-    B, r_c, R, finite = _scaled(A)
+    B, r, c, R, finite = _scaled(A)
     n = B.shape[-1]
     if B.numel() == 0:
         sign = torch.ones_like(R).to(B.real.dtype)
-        return Factors(r_c, R, B.new_ones(B.shape[:-1]), sign, finite, B, B)
+        return Factors(r + c, R, B.new_ones(B.shape[:-1]), sign, finite, B, B)
     d, sign, G, F = _in_chunks(lambda x: _factored(*_eliminate_completely(x)), B.reshape(-1, n, n))
     return Factors(
-        r_c, R, d.view(B.shape[:-1]), sign.view(R.shape), finite, G.view(B.shape), F.view(B.shape)
+        r + c, R, d.view(B.shape[:-1]), sign.view(R.shape), finite, G.view(B.shape), F.view(B.shape)
     )
 
 

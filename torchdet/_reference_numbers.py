@@ -63,19 +63,28 @@ def ldexp(x: Tensor, exponent: Tensor) -> Tensor:
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return x as mantissa, of modulus about 1, and exponent; 0, inf and NaN have exponent 0."""
-    exponent = exponents(x).masked_fill((x == 0) | ~torch.isfinite(x), 0)
-    return ldexp(x, -exponent), exponent
+    mantissa, exponent = torch.frexp(torch.view_as_real(x) if x.is_complex() else x)
+    if not x.is_complex():
+        return mantissa, exponent.masked_fill_(~torch.isfinite(x), 0)
+    own = exponent.masked_fill_(mantissa == 0, _ZERO_EXPONENT)
+    exponent = without_zeros(own.amax(-1)).masked_fill_(~torch.isfinite(x), 0)
+    return torch.view_as_complex(scale(mantissa, own - exponent.unsqueeze(-1))), exponent
 
 
 def scaled_product(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Multiply along the last dimension; mantissa and exponent are split after every product."""
+    """Multiply along the last dimension; return mantissa and exponent."""
     mantissa, exponent = split(x)
     total = exponent.sum(-1, dtype=torch.int32)
+    factors = 1
     while (length := mantissa.shape[-1]) > 1:
         half = length // 2
-        pairs, exponent = split(times(mantissa[..., :half], mantissa[..., half : 2 * half]))
-        mantissa = torch.cat([pairs, mantissa[..., 2 * half :]], -1)
-        total = total + exponent.sum(-1, dtype=torch.int32)
+        pairs = times(mantissa[..., :half], mantissa[..., half : 2 * half])
+        mantissa = torch.cat([pairs, mantissa[..., 2 * half :]], -1) if length % 2 else pairs
+        factors *= 2
+        if factors == 16 or length < 4:  # no product of so many mantissas leaves the range
+            mantissa, exponent = split(mantissa)
+            total = total + exponent.sum(-1, dtype=torch.int32)
+            factors = 1
     return mantissa.prod(-1), total  # of one factor, or of none: 1
 
 
@@ -130,24 +139,14 @@ def ratio(x: Tensor, d: Tensor) -> Tensor:
 def share(x: Tensor, d: Tensor) -> Tensor:
     """Return x / d for entries that are not larger than d, nor than about 1; 0 where d = 0.
 
-    `quotient` in fewer operations, for the innermost loop.
+    `quotient` in fewer operations.
     """
     if not x.is_complex():
         return (x / d).nan_to_num_()  # of 0 / 0
-    return torch.view_as_complex(share_of_parts(*map(torch.view_as_real, (x, d))))
-
-
-def share_of_parts(x: Tensor, d: Tensor) -> Tensor:
-    """`share`, with the parts of x and d in the last dimension."""
-    if x.shape[-1] == 1:
-        return (x / d).nan_to_num_()
+    x, d = torch.view_as_real(x), torch.view_as_real(d)
     e = -torch.frexp(d.abs().amax(-1, keepdim=True)).exponent
-    x, d = scale(x, e), scale(d, e)
-    squares = d * d
-    turned = torch.stack([x[..., 1], -x[..., 0]], -1)  # x / i
-    result = x * d[..., :1]
-    result += turned * d[..., 1:]
-    return result.div_(squares[..., :1] + squares[..., 1:]).nan_to_num_()
+    x, d = (torch.view_as_complex(scale(y, e)) for y in (x, d))
+    return torch.view_as_complex(torch.view_as_real(divide(x, d)).nan_to_num_())
 
 
 def add_product(total: Tensor, x: Tensor, y: Tensor, sign: int = 1) -> None:
@@ -162,36 +161,62 @@ def add_product(total: Tensor, x: Tensor, y: Tensor, sign: int = 1) -> None:
     imag.addcmul_(x.imag, y.real, value=sign)
 
 
-def parts(X: Tensor) -> Tensor:
-    """Copy matrices (*, m, n) to (*, m, p, n): real and imaginary parts of a row, p = 2, or p = 1.
+# ---- complex numbers as real ones, for the innermost loops. The parts of a row lie side by side in
+# memory: (*, p, n) with the real and the imaginary parts, p = 2, or p = 1 for real numbers.
 
-    Parts on their own lie side by side in memory, where torch is several times faster.
-    """
-    if X.is_complex():
-        return torch.view_as_real(X).mT.clone(memory_format=torch.contiguous_format)
-    return X.clone(memory_format=torch.contiguous_format).unsqueeze(-2)
+
+def parts_of_columns(X: Tensor) -> Tensor:
+    """Copy matrices (*, m, n) to the parts (*, n, p, m) of their columns."""
+    x = torch.view_as_real(X) if X.is_complex() else X.unsqueeze(-1)
+    return x.movedim(-3, -1).clone(memory_format=torch.contiguous_format)
 
 
 def whole(x: Tensor) -> Tensor:
-    """Return the numbers whose parts are in the last dimension."""
-    return torch.complex(x[..., 0], x[..., 1]) if x.shape[-1] == 2 else x.squeeze(-1)
+    """Return the numbers (*, n) with the parts (*, p, n)."""
+    return torch.complex(x[..., 0, :], x[..., 1, :]) if x.shape[-2] == 2 else x.squeeze(-2)
 
 
 def magnitude_of_parts(x: Tensor) -> Tensor:
-    """`magnitude`, with the parts of x in the last dimension."""
-    return x.abs().sum(-1) if x.shape[-1] == 2 else x.squeeze(-1).abs()
+    """Return (*, 1, n), the `magnitude` of the numbers with the parts (*, p, n)."""
+    return x.abs() if x.shape[-2] == 1 else x.abs().sum(-2, keepdim=True)
 
 
-def subtract_product(total: Tensor, x: Tensor, row: Tensor) -> None:
-    """Subtract x y^T from `total` in place, all given by their parts, x in the last dimension."""
-    row = row.unsqueeze(-3)
-    if x.shape[-1] == 1:
-        total.addcmul_(x.unsqueeze(-1), row, value=-1)
+def multiply_parts(x: Tensor, y: Tensor) -> Tensor:
+    """`times`, given and returned by parts."""
+    if x.shape[-2] == 1:
+        return x * y
+    real, imag = _real_and_imag(y)
+    return (x * real).add_(_turned(x).mul_(imag))
+
+
+def divide_parts(x: Tensor, d: Tensor) -> Tensor:
+    """`divide`, given and returned by parts."""
+    if x.shape[-2] == 1:
+        return x / d
+    real, imag = _real_and_imag(d)
+    square = (d * d).sum(-2, keepdim=True)
+    return (x * real).sub_(_turned(x).mul_(imag)).div_(square)
+
+
+def subtract_product(total: Tensor, x: Tensor, y: Tensor) -> None:
+    """Subtract x y from `total` in place, all given by their parts."""
+    if x.shape[-2] == 1:
+        total.addcmul_(x, y, value=-1)
         return
-    real, imag = x.unsqueeze(-1).mT.contiguous().mT.split(1, -2)
-    total.addcmul_(real, row, value=-1)
-    turned = torch.stack([-row[..., 1, :], row[..., 0, :]], -2)  # i y
-    total.addcmul_(imag, turned, value=-1)
+    real, imag = _real_and_imag(x)
+    total.addcmul_(real, y, value=-1)
+    total.addcmul_(imag, _turned(y), value=-1)
+
+
+def _real_and_imag(x: Tensor) -> tuple[Tensor, ...]:
+    return x.unsqueeze(-2).unbind(-3)
+
+
+def _turned(x: Tensor) -> Tensor:
+    # i x
+    result = x.flip(-2)
+    result.select(-2, 0).neg_()
+    return result
 
 
 def matmul(X: Tensor, Y: Tensor) -> Tensor:
