@@ -10,7 +10,7 @@ namespace torchdet {
 constexpr SizeClass kCudaSizeClasses[] = {
     {"thread", 12, "one matrix per thread, in registers", "memory is the limit, no thread waits"},
     {"warp", 64, "one matrix per warp or part of a warp", "a few columns to a lane, in registers"},
-    {"block", 238, "one matrix per block, in shared memory", "fits in the shared memory"},
+    {"block", 256, "one matrix per block, in shared memory", "fits in the shared memory"},
     {"cluster", 512, "one matrix per cluster of 2 to 8 blocks, in their shared memory",
      "fits in the shared memory of a cluster"},
     {"large", std::numeric_limits<int64_t>::max(), "an LU, torch's or our own, between kernels",

@@ -98,7 +98,8 @@ class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, false> {
   }
 
   // Brings the late columns up to date, a thread for each row in pivoted order. Those of pivots
-  // leave theirs to the others when their panel's turn has come.
+  // leave theirs to all when the turn of their panel has come. Threads without a row have a copy of
+  // a pivot's.
   template <typename LoadLate>
   TORCHDET_DEVICE void take_late_columns(LoadLate load_late) {
     const int own = thread_index();
@@ -127,16 +128,18 @@ class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, false> {
         this->solve(k, pivot_row, x_row, own, x);
       }
       sync_block();
-      V l[P];
-      this->load_row(a_ + offset, k, l);
-      TORCHDET_UNROLL
-      for (int t = 0; t < P; ++t) {
+      if (warp_ * kWarpSize < n_) {
+        V l[P];
+        this->load_row(a_ + offset, k, l);
         TORCHDET_UNROLL
-        for (int w = 0; w < kLate / kCount; ++w) {
-          const auto x = load_shared<Chunk<V>>(pivots + t * kLate + w * kCount);
+        for (int t = 0; t < P; ++t) {
           TORCHDET_UNROLL
-          for (int e = 0; e < kCount; ++e) {
-            m[w * kCount + e] = fnma(l[t], x.x[e], m[w * kCount + e]);
+          for (int w = 0; w < kLate / kCount; ++w) {
+            const auto x = load_shared<Chunk<V>>(pivots + t * kLate + w * kCount);
+            TORCHDET_UNROLL
+            for (int e = 0; e < kCount; ++e) {
+              m[w * kCount + e] = fnma(l[t], x.x[e], m[w * kCount + e]);
+            }
           }
         }
       }
