@@ -22,9 +22,9 @@ pytestmark = [
     pytest.mark.usefixtures("plain_schedule"),
 ]
 
-LATE = 48  # columns; one more than them is a row of a pivot
-LEAST, LARGEST = 239, 256  # at the least the columns fill no word
-ORDERS = (LEAST, 240, 255, LARGEST)  # in rows of whole words, and of others
+LATE = 48  # columns, as block/kernels.h has it
+LEAST, LARGEST = 239, 256
+ORDERS = (LEAST, 240, 255, LARGEST)  # with rows of whole words, and others
 
 
 def hadamard(n: int) -> tuple[np.ndarray, int, int]:
@@ -33,16 +33,13 @@ def hadamard(n: int) -> tuple[np.ndarray, int, int]:
     A = scipy.linalg.block_diag(*map(scipy.linalg.hadamard, sizes))
     rng = np.random.default_rng(n)
     rows = rng.permutation(n)
-    columns = np.argsort(rng.permutation(np.repeat(np.arange(len(sizes)), sizes)), kind="stable")
-    columns = np.argsort(columns)  # each H's in their order
+    owners = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))  # of the columns
+    columns = np.argsort(np.argsort(owners, kind="stable"))  # each H's in their order
     # det [[H, H], [H, -H]] = (-2)^m det(H)^2: negative for m = 2 alone, which becomes -2.
-    sign = np.linalg.det(np.eye(n)[rows]) * np.linalg.det(np.eye(n)[:, columns])
+    sign = np.linalg.det(np.eye(n)[rows][:, columns])
     sign = round(-sign if 2 in sizes else sign)
-    return (
-        A[rows][:, columns].astype(np.float32),
-        sign,
-        sum(m * (m.bit_length() - 1) for m in sizes) // 2,
-    )
+    log2 = sum(m * (m.bit_length() - 1) for m in sizes) // 2
+    return A[rows][:, columns].astype(np.float32), sign, log2
 
 
 def assert_exact(A: np.ndarray, sign: int, log2: int):

@@ -17,8 +17,8 @@ ORDERS = {
     "address,undefined": (1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 27, 32, 33, 40, 64, 67),
     "thread": (1, 3, 4, 5, 8, 12, 16, 27, 32, 33),
 }
-# float32 in the class "block", with warps that go ahead of others and without, and determinants whose
-# last columns come late.
+# float32 in the class "block": with warps that go ahead of others and without, and determinants
+# whose last columns come late.
 BLOCK_ORDERS = {"det": (65, 130, 239), "cofactor": (65, 130)}
 LARGE_ORDERS = (1, 2, 3, 4, 5, 33, 40)  # also by the kernels of the class "large"
 BATCH = 9
