@@ -128,7 +128,7 @@ test-all-capabilities: ## the suite's numerical part on each instruction set tha
 
 # Every kernel against exact arithmetic, and what only an emulation shows. Other files run on the kernels too, in more time:
 # EMULATION_TESTS="tests/test_gradients.py ..".
-EMULATION_TESTS ?= tests/test_cuda_emulation.py tests/test_cuda_cluster.py tests/test_cuda_large.py \
+EMULATION_TESTS ?= tests/test_cuda_emulation.py tests/test_cuda_late_columns.py tests/test_cuda_cluster.py tests/test_cuda_large.py \
   tests/test_values.py tests/test_slogdet_hvp.py
 test-cuda-emulation: $(VENV)/.installed ## the CUDA kernels, run on the host
 	TORCHDET_EXTENSION=0 TORCHDET_TEST_EMULATION=cuda OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) \

@@ -10,7 +10,7 @@ namespace torchdet {
 constexpr SizeClass kCudaSizeClasses[] = {
     {"thread", 12, "one matrix per thread, in registers", "memory is the limit, no thread waits"},
     {"warp", 64, "one matrix per warp or part of a warp", "a few columns to a lane, in registers"},
-    {"block", 238, "one matrix per block, in shared memory", "fits in the shared memory"},
+    {"block", 256, "one matrix per block, in shared memory", "fits in the shared memory"},
     {"cluster", 512, "one matrix per cluster of 2 to 8 blocks, in their shared memory",
      "fits in the shared memory of a cluster"},
     {"large", std::numeric_limits<int64_t>::max(), "an LU, torch's or our own, between kernels",
@@ -49,10 +49,11 @@ constexpr int largest_warp(Op op, Dtype dtype) {
   }
   return dtype == Dtype::kFloat ? 64 : is_determinant ? 48 : 32;
 }
-// The largest orders of the class "block": what fits in 227 KB of shared memory. A determinant and
-// cofactors need n^2 numbers, the Hessian-vector products of both kinds 2 n^2.
+// The largest orders of the class "block": what fits in 227 KB of shared memory. Cofactors need n^2
+// numbers, the Hessian-vector products of both kinds 2 n^2. So do determinants, but in float32,
+// where columns may come late, to 256 rows, which is all that its pivot search can tell apart.
 constexpr int largest_block(Op op, Dtype dtype) {
-  constexpr int kDeterminants[kDtypes] = {238, 168, 168, 119};
+  constexpr int kDeterminants[kDtypes] = {256, 168, 168, 119};
   constexpr int kCofactors[kDtypes] = {238, 168, 168, 119};
   constexpr int kHvp[kDtypes] = {167, 118, 118, 83}, kSlogdetHvp[kDtypes] = {160, 110, 110, 73};
   const int d = static_cast<int>(dtype);

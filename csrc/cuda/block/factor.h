@@ -9,6 +9,11 @@
 // the passes, those of the next panel bring its columns up to date themselves, and factor it
 // meanwhile: one barrier of the block for a panel. Otherwise all warps share the passes, with one
 // barrier more.
+//
+// Where a block has no room for the whole matrix, its last kLate columns come late: when as many
+// pivots have been found. These pivots' rows are finished then, and their multipliers are of no use
+// once the late columns are up to date, which take their place. What is left is a square matrix
+// whose columns are in another order: kLate is even, and the sign of that is +.
 #pragma once
 
 #include "panel.h"
@@ -16,28 +21,35 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-template <typename V, int kThreads, int kPanelWarps>
+template <typename V, int kThreads, int kPanelWarps, int kLate = 0>
 class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, false> {
  public:
   using Base = BlockPanels<V, kThreads, kPanelWarps, false>;
   using Base::P, Base::kCount;
   using typename Base::Exchange;
 
-  // rows, next_rows: room for a list each.
-  TORCHDET_DEVICE BlockFactors(TeamMatrix<V> A, int* rows, int* next_rows, Exchange& exchange)
-      : Base(A, rows, exchange), next_rows_(next_rows) {}
+  // rows, next_rows: room for a list each; late_pivots: for the pivots' rows of the late columns.
+  TORCHDET_DEVICE BlockFactors(TeamMatrix<V> A, int* rows, int* next_rows, V* late_pivots,
+                               Exchange& exchange)
+      : Base(A, rows, exchange), next_rows_(next_rows), late_pivots_(late_pivots) {
+    columns_ -= kLate;
+  }
 
-  // The thread's share of det(B), of which the product counts, without the sign.
-  TORCHDET_DEVICE Scaled<V> factor() {
+  // The thread's share of det(B), of which the product counts, without the sign. load_late(i, x):
+  // row i of the late columns.
+  template <typename LoadLate>
+  TORCHDET_DEVICE Scaled<V> factor(LoadLate load_late) {
     sync_block();  // the memory of the lists and the exchange has had other uses
     for (int i = thread_index(); i < n_; i += kThreads) {
       rows_[i] = i * stride_;
     }
+    Scaled<V> determinant = scaled_one<V>();
     TORCHDET_ROLL
     for (int k = 0; k < n_; k += P) {
       // The warps of panel k, and whether they go ahead of the passes for the panel before.
       const int warps = (n_ - k + kWarpSize - 1) / kWarpSize, others = Base::kWarps - warps;
-      const bool is_ahead = k > 0 && 3 * others >= 2 * warps;
+      const bool takes_late = kLate > 0 && k == kLate && columns_ < n_;
+      const bool is_ahead = k > 0 && !takes_late && 3 * others >= 2 * warps;
       const bool has_rows = warp_ < warps;
       this->propose_nothing(warps);
       if (k > 0 && !(is_ahead && has_rows)) {
@@ -45,6 +57,16 @@ class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, false> {
       }
       if (!is_ahead) {
         sync_block();
+      }
+      if constexpr (kLate > 0) {
+        if (takes_late) {
+          take_late_columns(load_late);
+          determinant = multiply_by_pivots(determinant, kLate);
+          rows_ += kLate;
+          next_rows_ += kLate;
+          n_ = columns_;
+          k = 0;
+        }
       }
       if (has_rows) {
         factor_panel(k, warps * kWarpSize, is_ahead);
@@ -54,18 +76,82 @@ class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, false> {
       rows_ = next_rows_;
       next_rows_ = rows;
     }
-    // Each panel has left its pivots on the diagonal, their rows in one list or the other.
-    Scaled<V> determinant = scaled_one<V>();
-    for (int i = thread_index(); i < n_; i += kThreads) {
-      const bool is_last_list = ((n_ - 1) / P - i / P) % 2 == 0;
-      const int row = (is_last_list ? rows_ : next_rows_)[i];
-      determinant = determinant * a_[row + i];
-    }
-    return determinant;
+    return multiply_by_pivots(determinant, n_);
   }
 
  private:
-  using Base::a_, Base::stride_, Base::n_, Base::rows_, Base::warp_, Base::kMask;
+  using Base::a_, Base::stride_, Base::n_, Base::columns_, Base::rows_, Base::warp_, Base::kMask;
+  static_assert(kLate % P == 0);
+
+  // Where the row of the pivot in column i begins, when all panels to column n have been factored:
+  // pivots are on the diagonal, their rows in one list or the other.
+  TORCHDET_DEVICE int row_of_pivot(int i, int n) const {
+    const bool is_last_list = ((n - 1) / P - i / P) % 2 == 0;
+    return (is_last_list ? rows_ : next_rows_)[i];
+  }
+  // The product takes the thread's share of these pivots.
+  TORCHDET_DEVICE Scaled<V> multiply_by_pivots(Scaled<V> product, int n) const {
+    for (int i = thread_index(); i < n; i += kThreads) {
+      product = product * a_[row_of_pivot(i, n) + i];
+    }
+    return product;
+  }
+
+  // Brings the late columns up to date, a thread for each row in pivoted order. Those of pivots
+  // leave theirs to all when the turn of their panel has come. Threads without a row have a copy of
+  // a pivot's.
+  template <typename LoadLate>
+  TORCHDET_DEVICE void take_late_columns(LoadLate load_late) {
+    const int own = thread_index();
+    const bool is_left = own >= kLate && own < n_;
+    const int offset = is_left ? rows_[own] : row_of_pivot(own % kLate, kLate);
+    V m[kLate];
+    load_late(offset / stride_, m);
+    TORCHDET_ROLL
+    for (int k = 0; k < kLate; k += P) {
+      V* const pivots = late_pivots_ + k * kLate;
+      if (own >= k && own < k + P) {
+        TORCHDET_UNROLL
+        for (int w = 0; w < kLate / kCount; ++w) {
+          Base::store_word(late_pivots_ + own * kLate + w * kCount, w, m);
+        }
+      }
+      sync_block();
+      if (own < kLate) {
+        int pivot_row[P], x_row[P];
+        TORCHDET_UNROLL
+        for (int t = 0; t < P; ++t) {
+          pivot_row[t] = row_of_pivot(k + t, kLate);
+          x_row[t] = static_cast<int>(pivots - a_) + t * kLate;
+        }
+        V x[P];
+        this->solve(k, pivot_row, x_row, own, x);
+      }
+      sync_block();
+      if (warp_ * kWarpSize < n_) {
+        V l[P];
+        this->load_row(a_ + offset, k, l);
+        TORCHDET_UNROLL
+        for (int t = 0; t < P; ++t) {
+          TORCHDET_UNROLL
+          for (int w = 0; w < kLate / kCount; ++w) {
+            const auto x = load_shared<Chunk<V>>(pivots + t * kLate + w * kCount);
+            TORCHDET_UNROLL
+            for (int e = 0; e < kCount; ++e) {
+              m[w * kCount + e] = fnma(l[t], x.x[e], m[w * kCount + e]);
+            }
+          }
+        }
+      }
+    }
+    if (is_left) {
+      TORCHDET_UNROLL
+      for (int w = 0; w < kLate / kCount; ++w) {
+        Base::store_word(a_ + offset + w * kCount, w, m);
+      }
+    }
+    sync_block();
+  }
 
   // The panel of columns k, k + 1, .., by `threads` threads: thread t holds row k + t of the list.
   // The next list has first the pivot rows, then the others as they were.
@@ -113,10 +199,10 @@ class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, false> {
   TORCHDET_DEVICE void advance(int k, const V* row, int threads, V (&m)[P]) {
     int pivot_row[P];
     this->find_pivot_rows(k, pivot_row);
-    const int j = k + P + thread_index(), end = words_of<V>(n_) * kCount;
+    const int j = k + P + thread_index(), end = words_of<V>(columns_) * kCount;
     if (thread_index() < P && j < end) {
       V x[P];
-      this->solve(k, pivot_row, j, x);
+      this->solve(k, pivot_row, pivot_row, j, x);
     }
     V l[P];
     this->load_row(row, k, l);
@@ -133,6 +219,7 @@ class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, false> {
   }
 
   int* next_rows_;
+  V* const late_pivots_;
 };
 
 }  // namespace TORCHDET_CAPABILITY

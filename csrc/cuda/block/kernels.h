@@ -45,8 +45,12 @@ inline constexpr auto kCofactorShapes = [] {
   }
 }();
 
+// Columns of a determinant that come late (factor.h) where a block has no room for all: with 16
+// fewer, order 256 would not fit either.
+constexpr int kLateColumns = 48;
+
 // kShapes: those of all orders; kRows: of one of them.
-template <typename V, int kRows, const auto& kShapes>
+template <typename V, int kRows, const auto& kShapes, int kLate = 0>
 struct BlockKernel {
   static constexpr Memory kMemory = Memory::kShared;
   static constexpr int kCarveout = 100;  // percent of the L1 cache that shared memory should take
@@ -63,27 +67,42 @@ struct BlockKernel {
   static constexpr int kThreads = kShapes[kShape].warps * kWarpSize;
   static constexpr int kBlocksPerSm = kShapes[kShape].blocks;
   static constexpr int kPanelWarps = std::bit_ceil(static_cast<unsigned>(kRows));
-  using Space = BlockSpace<V, kThreads>;
+  using Space = BlockSpace<V, kThreads, kLate>;
 };
 
 // kDet and kSlogdet.
-template <typename V, int kRows>
-struct BlockDeterminants : BlockKernel<V, kRows, kDeterminantShapes<V>> {
-  using Base = BlockKernel<V, kRows, kDeterminantShapes<V>>;
+template <typename V, int kRows, int kLate = 0>
+struct BlockDeterminants : BlockKernel<V, kRows, kDeterminantShapes<V>, kLate> {
+  using Base = BlockKernel<V, kRows, kDeterminantShapes<V>, kLate>;
   using Base::kThreads;
-  using Factors = BlockFactors<V, kThreads, Base::kPanelWarps>;
+  using Factors = BlockFactors<V, kThreads, Base::kPanelWarps, kLate>;
   using Exchange = typename Factors::Exchange;
-  using Space = typename Base::Space;
 
-  // Once the matrix has been read, nobody needs the exponents: those of columns leave their memory
-  // to the exchange, those of rows to a list.
+  // Once the whole matrix has been read, nobody needs the exponents: those of columns leave their
+  // memory to the exchange, those of rows to a list.
   TORCHDET_ANYWHERE static int slot_bytes(int n) {
-    return static_cast<int>(sizeof(Exchange)) - Space::more_slots(n);
+    return static_cast<int>(sizeof(Exchange)) - (kLate > 0 ? 0 : Base::Space::more_slots(n));
   }
+  struct Layout {
+    Equilibration<V>* eq;  // what one thread needs at the end, not in registers of all
+    typename Base::Space space;
+    V* late_pivots;
+    int* next_rows;
+    Exchange* exchange;
+
+    template <bool kCounts>
+    TORCHDET_ANYWHERE Layout(Pieces<kCounts>& pieces, int n)
+        : eq(pieces.template take<Equilibration<V>>(1)),
+          space(pieces, n, slot_bytes(n)),
+          late_pivots(pieces.template take<V>(kLate * kLate)),
+          next_rows(kLate > 0 ? pieces.template take<int>(n)
+                              : reinterpret_cast<int*>(space.vectors.row)),
+          exchange(kLate > 0 ? reinterpret_cast<Exchange*>(space.vectors.slots)
+                             : reinterpret_cast<Exchange*>(space.vectors.column)) {}
+  };
   static size_t block_bytes(int64_t n) {
     Pieces<true> counter(nullptr);
-    counter.template take<Equilibration<V>>(1);
-    Space(counter, static_cast<int>(n), slot_bytes(static_cast<int>(n)));
+    Layout(counter, static_cast<int>(n));
     return counter.bytes;
   }
 
@@ -91,25 +110,26 @@ struct BlockDeterminants : BlockKernel<V, kRows, kDeterminantShapes<V>> {
     const int n = static_cast<int>(p.n);
     const int64_t b = block_index();
     Pieces<false> pieces(shared_memory<unsigned char>());
-    // What one thread needs at the end waits in memory, not in registers of all.
-    Equilibration<V>* const eq = pieces.template take<Equilibration<V>>(1);
-    const Space space(pieces, n, slot_bytes(n));
+    const Layout layout(pieces, n);
+    const typename Base::Space& space = layout.space;
     Team<kThreads> team(space.vectors.slots);
     const TeamSpace<V> team_space(space.A, {nullptr, 0, 0}, space.vectors);
     TeamAlgorithms<V, kThreads> algorithms(team, team_space);
-    BlockMatrix<V, kRows, kThreads> matrix(space);
-    const Equilibration<V> found = matrix.read(p.A, b, algorithms);
+    BlockMatrix<V, kRows, kThreads, kLate> matrix(space);
+    Equilibration<V> found = matrix.read(p.A, b, algorithms);
+    found.is_identity = !matrix.is_scaled();
     if (thread_index() == 0) {
-      *eq = found;
+      *layout.eq = found;
     }
-    Factors factors(space.A, space.vectors.row_index, reinterpret_cast<int*>(space.vectors.row),
-                    *reinterpret_cast<Exchange*>(space.vectors.column));
-    Scaled<V> d = factors.factor();
+    Factors factors(space.A, space.vectors.row_index, layout.next_rows, layout.late_pivots,
+                    *layout.exchange);
+    Scaled<V> d = factors.factor(
+        [&](int i, auto& x) { matrix.load_late(p.A, b, i, !layout.eq->is_identity, x); });
     d.mantissa = factors.is_odd() ? -d.mantissa : d.mantissa;
     d = team.reduce(d, [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });
     if (thread_index() == 0) {
-      d.mantissa = add_poison(d.mantissa, eq->poison);
-      d.exponent = d.exponent + eq->total;
+      d.mantissa = add_poison(d.mantissa, layout.eq->poison);
+      d.exponent = d.exponent + layout.eq->total;
       write_determinant(p, b, d);
     }
   }

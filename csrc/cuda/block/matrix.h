@@ -58,8 +58,9 @@ class Pieces {
 };
 
 // What a block keeps in shared memory. The slots come last: least_slots bytes, or more, that an
-// algorithm may use between two reductions. Before them are the exponents of columns.
-template <typename V, int kThreads>
+// algorithm may use between two reductions. Before them are the exponents of columns. A has no room
+// for the last kLate columns (factor.h).
+template <typename V, int kThreads, int kLate = 0>
 struct BlockSpace {
   using I = IntegerOf<V>;
   TeamMatrix<V> A;
@@ -67,7 +68,7 @@ struct BlockSpace {
 
   template <bool kCounts>
   TORCHDET_ANYWHERE BlockSpace(Pieces<kCounts>& pieces, int n, int least_slots) {
-    const int stride = block_stride<V>(n), count = vector_size(n);
+    const int stride = block_stride<V>(n - kLate), count = vector_size(n);
     A = {pieces.template take<V>(int64_t(n) * stride), n, stride};
     vectors.row = pieces.template take<I>(count);
     vectors.row_index = pieces.template take<int>(count);
@@ -107,13 +108,13 @@ TORCHDET_DEVICE constexpr int32_t leading_bits_of_pow2(int e) {
 }
 
 // Of orders up to 32 kRows.
-template <typename V, int kRows, int kThreads>
+template <typename V, int kRows, int kThreads, int kLate = 0>
 class BlockMatrix {
  public:
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   using T = ScalarOf<V>;
-  using Space = BlockSpace<V, kThreads>;
+  using Space = BlockSpace<V, kThreads, kLate>;
   static constexpr int kWarps = kThreads / kWarpSize;
   static constexpr int kCount = Chunk<V>::kCount;  // numbers in a word
 
@@ -125,10 +126,10 @@ class BlockMatrix {
   TORCHDET_DEVICE Equilibration<V> read(const BatchView& view, int64_t b,
                                         TeamAlgorithms<V, kThreads>& algorithms) {
     const V* from = static_cast<const V*>(view.data) + view.offset(b);
-    const bool wide = view.column_stride == 1 && view.row_stride % kCount == 0 &&
-                      n_ % kCount == 0 && reinterpret_cast<uintptr_t>(from) % sizeof(Wide) == 0;
-    if (wide) {
-      is_scaled_ = !is_balanced<true>(from, view.row_stride);
+    if (has_words(view, from)) {
+      is_scaled_ = !is_balanced<true>([&](int i, int j) { return load_word(view, from, i, j); });
+    } else if constexpr (kLate > 0) {
+      is_scaled_ = !is_balanced<true>([&](int i, int j) { return load_numbers(view, from, i, j); });
     } else {
       // The rest of the last word of a row takes part in the arithmetic, to no effect.
       const int padding = words_of<V>(n_) * kCount - n_;
@@ -141,14 +142,44 @@ class BlockMatrix {
         }
       }
       algorithms.read(view, b);
-      is_scaled_ = !is_balanced<false>(a_, stride_);
+      is_scaled_ =
+          !is_balanced<false>([&](int i, int j) { return Chunk<V>::load(a_ + i * stride_ + j); });
     }
     if (!is_scaled_) {
       return {I(0), R(T(-0.0))};
     }
     sync_block();
     largest_ = leading_bits_of_pow2<R>(0);
-    return algorithms.equilibrate();
+    if constexpr (kLate > 0) {
+      return algorithms.equilibrate(n_ - kLate, [&](int i, int j) {
+        return from[i * view.row_stride + j * view.column_stride];
+      });
+    } else {
+      return algorithms.equilibrate();
+    }
+  }
+  // Row i of the last kLate columns, scaled where read() has scaled the others.
+  template <int kNumbers>
+  TORCHDET_DEVICE void load_late(const BatchView& view, int64_t b, int i, bool is_scaled,
+                                 V (&x)[kNumbers]) const {
+    static_assert(kNumbers == kLate);
+    const V* from = static_cast<const V*>(view.data) + view.offset(b);
+    const bool wide = has_words(view, from);
+    TORCHDET_UNROLL
+    for (int w = 0; w < kLate / kCount; ++w) {
+      const int j = n_ - kLate + w * kCount;
+      const auto chunk = wide ? load_word(view, from, i, j) : load_numbers(view, from, i, j);
+      TORCHDET_UNROLL
+      for (int e = 0; e < kCount; ++e) {
+        x[w * kCount + e] = chunk.x[e];
+      }
+    }
+    if (is_scaled) {
+      TORCHDET_UNROLL
+      for (int e = 0; e < kLate; ++e) {
+        x[e] = scale_pow2(x[e], s_.vectors.row[i] + s_.vectors.column[n_ - kLate + e]);
+      }
+    }
   }
   TORCHDET_DEVICE bool is_scaled() const { return is_scaled_; }
 
@@ -161,13 +192,33 @@ class BlockMatrix {
   }
 
  private:
-  // Whether the matrix may stay as it is; kCopy: it is read from elsewhere, and copied to A.
-  template <bool kCopy>
-  TORCHDET_DEVICE bool is_balanced(const V* from, int64_t stride) {
+  // Whether a matrix consists of whole words.
+  TORCHDET_DEVICE bool has_words(const BatchView& view, const V* from) const {
+    return view.column_stride == 1 && view.row_stride % kCount == 0 && n_ % kCount == 0 &&
+           reinterpret_cast<uintptr_t>(from) % sizeof(Wide) == 0;
+  }
+  // Entries (i, j), (i, j + 1), .. of it, and of any other; zeros beyond the end of the row.
+  TORCHDET_DEVICE Chunk<V> load_word(const BatchView& view, const V* from, int i, int j) const {
+    return Chunk<V>::load_elsewhere(from + i * view.row_stride + j);
+  }
+  TORCHDET_DEVICE Chunk<V> load_numbers(const BatchView& view, const V* from, int i, int j) const {
+    Chunk<V> chunk;
+    TORCHDET_UNROLL
+    for (int e = 0; e < kCount; ++e) {
+      chunk.x[e] =
+          j + e < n_ ? from[i * view.row_stride + (j + e) * view.column_stride] : zero<V>();
+    }
+    return chunk;
+  }
+
+  // Whether the matrix may stay as it is, of which load(i, j) is the word at (i, j). kCopy: what A
+  // has room for is copied to it.
+  template <bool kCopy, typename Load>
+  TORCHDET_DEVICE bool is_balanced(Load load) {
     // Warps take rows, lanes take words of them, and keep the sizes of their columns.
     constexpr int kWords = (kRows * kWarpSize / kCount + kWarpSize - 1) / kWarpSize, kAhead = 4;
     const int warp = thread_index() / kWarpSize, lane = thread_index() % kWarpSize;
-    const int words = words_of<V>(n_);
+    const int words = words_of<V>(n_), kept_words = words_of<V>(n_ - kLate);
     int32_t column[kWords][kCount];
     TORCHDET_UNROLL
     for (int w = 0; w < kWords; ++w) {
@@ -186,8 +237,7 @@ class BlockMatrix {
         TORCHDET_UNROLL
         for (int w = 0; w < kWords; ++w) {
           if (i < n_ && lane + w * kWarpSize < words) {
-            const V* const word = from + i * stride + (lane + w * kWarpSize) * kCount;
-            chunk[t][w] = kCopy ? Chunk<V>::load_elsewhere(word) : Chunk<V>::load(word);
+            chunk[t][w] = load(i, (lane + w * kWarpSize) * kCount);
           }
         }
       }
@@ -198,7 +248,7 @@ class BlockMatrix {
         TORCHDET_UNROLL
         for (int w = 0; w < kWords; ++w) {
           if (i < n_ && lane + w * kWarpSize < words) {
-            if constexpr (kCopy) {
+            if (kCopy && lane + w * kWarpSize < kept_words) {
               chunk[t][w].store(a_ + i * stride_ + (lane + w * kWarpSize) * kCount);
             }
             TORCHDET_UNROLL

@@ -69,6 +69,7 @@ class BlockPanels {
       : a_(A.data),
         stride_(A.stride),
         n_(A.n),
+        columns_(A.n),
         rows_(rows),
         exchange_(exchange),
         warp_(thread_index() / kWarpSize) {}
@@ -88,7 +89,8 @@ class BlockPanels {
       x[w * kCount + e] = chunk.x[e];
     }
   }
-  TORCHDET_DEVICE static void store_word(V* to, int w, const V (&x)[P]) {
+  template <int kNumbers>
+  TORCHDET_DEVICE static void store_word(V* to, int w, const V (&x)[kNumbers]) {
     Chunk<V> chunk;
     TORCHDET_UNROLL
     for (int e = 0; e < kCount; ++e) {
@@ -101,13 +103,13 @@ class BlockPanels {
   TORCHDET_DEVICE void load_row(const V* row, int k, V (&x)[P]) const {
     TORCHDET_UNROLL
     for (int w = 0; w < kPanelWords; ++w) {
-      load_word(row + (w == 0 || k + w * kCount < n_ ? k + w * kCount : k), w, x);
+      load_word(row + (w == 0 || k + w * kCount < columns_ ? k + w * kCount : k), w, x);
     }
   }
   TORCHDET_DEVICE void store_row(V* row, int k, bool is_present, const V (&x)[P]) const {
     TORCHDET_UNROLL
     for (int w = 0; w < kPanelWords; ++w) {
-      if (is_present && k + w * kCount < n_) {
+      if (is_present && k + w * kCount < columns_) {
         store_word(row + k + w * kCount, w, x);
       }
     }
@@ -165,14 +167,15 @@ class BlockPanels {
     }
   }
 
-  // x = L11^-1 A_(Q, j) takes the place of A_(Q, j); pivot_row has the rows Q. All is loaded before
-  // anything is stored, so that nothing waits for a store.
-  TORCHDET_DEVICE void solve(int k, const int (&pivot_row)[P], int j, V (&x)[P]) {
+  // x = L11^-1 A_(Q, j) takes the place of A_(Q, j); pivot_row has the rows Q, x_row where their
+  // columns j lie. All is loaded before anything is stored, so that nothing waits for a store.
+  TORCHDET_DEVICE void solve(int k, const int (&pivot_row)[P], const int (&x_row)[P], int j,
+                             V (&x)[P]) {
     const int left = kSweep ? n_ - k : P;
     V l[P][P];
     TORCHDET_UNROLL
     for (int t = 0; t < P; ++t) {
-      x[t] = load_shared<V>(a_ + pivot_row[t] + j);
+      x[t] = load_shared<V>(a_ + x_row[t] + j);
       TORCHDET_UNROLL
       for (int w = 0; w * kCount < t; ++w) {
         load_word(lower_factor(k, pivot_row, t) + w * kCount, w, l[t]);
@@ -189,7 +192,7 @@ class BlockPanels {
     TORCHDET_UNROLL
     for (int t = 0; t < P; ++t) {
       if (t < left) {
-        store_shared(a_ + pivot_row[t] + j, x[t]);
+        store_shared(a_ + x_row[t] + j, x[t]);
       }
     }
   }
@@ -207,7 +210,7 @@ class BlockPanels {
   // the words beyond.
   TORCHDET_DEVICE void update(int k, int beyond, int first_warp) {
     const int before = kSweep ? k / kCount : 0;
-    const int end = before + maximum(words_of<V>(n_) - beyond / kCount, 0);
+    const int end = before + maximum(words_of<V>(columns_) - beyond / kCount, 0);
     // Warps have equal shares, as near as may be: groups have as many lanes as that asks, rounded
     // up to a power of two.
     const int warps = kWarps - first_warp, lane = thread_index() % kWarpSize;
@@ -233,7 +236,8 @@ class BlockPanels {
   }
 
   V* const a_;
-  const int stride_, n_;
+  const int stride_;
+  int n_, columns_;  // rows and columns; the same but for a matrix that is not all there yet
   // Of the sweep: the row of each pivot, by its number. Of the LU: all rows, in pivoted order, by
   // where they begin in A.
   int* rows_;
@@ -283,7 +287,7 @@ class BlockPanels {
     const bool is_solver = group < kTileColumns && v < end;
     if (is_solver) {
       V solution[P];
-      solve(k, pivot_row, j, solution);
+      solve(k, pivot_row, pivot_row, j, solution);
       if constexpr (kSweep) {
         TORCHDET_UNROLL
         for (int t = 0; t < P; ++t) {  // of a row that is not there, x = 0

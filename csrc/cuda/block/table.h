@@ -21,6 +21,10 @@ CudaKernel block_kernel(int64_t n) {
     if (n > kRows * kWarpSize) {
       return block_kernel<Kernel, kOp, kDtype, Smallest::kNextRows>(n);
     }
+  } else if constexpr (largest_block(kOp, kDtype) > largest_block(Op::kCofactor, kDtype)) {
+    if (n > largest_block(Op::kCofactor, kDtype)) {
+      return make_kernel<BlockDeterminants<NumberOf<kDtype>, kRows, kLateColumns>>();
+    }
   }
   return make_kernel<Smallest>();
 }

@@ -34,13 +34,18 @@ class TeamAlgorithms {
 
   // A <- 2^-r A 2^-c, with -r and -c in row and column.
   TORCHDET_DEVICE Equilibration<V> equilibrate() {
+    return equilibrate(n_, [&](int i, int j) { return s_.A(i, j); });
+  }
+  // The same where A has the first `columns` columns only, and entry(i, j) all entries.
+  template <typename Entry>
+  TORCHDET_DEVICE Equilibration<V> equilibrate(int columns, Entry entry) {
     const auto moved = [](I e) { return e < kZeroExponentBound ? I(0) : -e; };
     const auto added = [](I x, I y) { return x + y; };
     I total = 0, largest = 0;
     team_.for_rows(n_, [&](int i) {
       I e = kZeroExponent;
       if (i < n_) {
-        team_.for_columns(n_, [&](int j) { e = maximum(e, entry_exponent(s_.A(i, j))); });
+        team_.for_columns(n_, [&](int j) { e = maximum(e, entry_exponent(entry(i, j))); });
       }
       e = team_.reduce_row(e, [](I x, I y) { return maximum(x, y); });
       largest = maximum(largest, e);
@@ -54,14 +59,14 @@ class TeamAlgorithms {
       I e = kZeroExponent;
       TORCHDET_ROLL
       for (int i = 0; i < n_; ++i) {
-        e = maximum(e, entry_exponent(s_.A(i, j)) + v_.row[i]);
+        e = maximum(e, entry_exponent(entry(i, j)) + v_.row[i]);
       }
       v_.column[j] = moved(e);
       total -= v_.column[j];
     });
     total = team_.reduce(total, added);
     largest = team_.reduce(largest, [](I x, I y) { return maximum(x, y); });
-    team_.for_entries(0, n_, 0, n_, [&](int i, int j) {
+    team_.for_entries(0, n_, 0, columns, [&](int i, int j) {
       s_.A(i, j) = scale_pow2(s_.A(i, j), v_.row[i] + v_.column[j]);
     });
     team_.sync();
