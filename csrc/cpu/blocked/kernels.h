@@ -144,7 +144,11 @@ struct BlockedKernels {
              [&](int64_t begin, int64_t end) { solve_for_inverse(s, Range{begin, end}); });
     Scaled<Number> d = product_of(s.pivots, s.X.packs);
     d.mantissa = d.mantissa * sign;
-    if (!write(p, b, s, d)) {
+    bool in_range = true;
+    for (int result = 0; result < p.results(); ++result) {
+      in_range = write(p, b, result, s, d);
+    }
+    if (!in_range) {
       RankRevealing<P>::cofactor_matrix(p, b);
     }
   }
@@ -165,9 +169,9 @@ struct BlockedKernels {
   }
 
   // P and Q put right, and the equilibration; false where an entry of X left the range.
-  static bool write(const Problem& p, int64_t b, Space& s, Scaled<Number> d) {
+  static bool write(const Problem& p, int64_t b, int result, Space& s, Scaled<Number> d) {
     const int64_t n = p.n;
-    const Scaled<Number> common = result_factor(p, b, d, s.F.get(n - 1, n - 1), s.frame);
+    const Scaled<Number> common = result_factor(p, b, result, d, s.F.get(n - 1, n - 1), s.frame);
     std::fill(s.factor, s.factor + s.X.packs, broadcast<P>(common.mantissa));
     auto* row_exponent = reinterpret_cast<Integer*>(s.row_exponent);
     for (int64_t k = 0; k < n; ++k) {
@@ -178,7 +182,7 @@ struct BlockedKernels {
     const InverseOrder<P> order = {s.step_of,      s.source_row,   s.lu.row,
                                    s.factor,       s.row_exponent, s.frame.column_exponent,
                                    s.column_factor};
-    return write_inverse<0>(s.X, order, p.op, result_matrix<P>(p, b));
+    return write_inverse<0>(s.X, order, p.op, result_matrix<P>(p, b, result));
   }
 };
 

@@ -47,8 +47,10 @@ class RankRevealing {
   // kCofactor, kDetBackward and kSlogdetBackward.
   static void cofactor_matrix(const Problem& p, int64_t b) {
     RankRevealing work = thread_space<RankRevealing>(p.n);
-    work.factor_complete(p, b);
-    work.write_cofactors(p, b);
+    for (int result = 0; result < p.results(); ++result) {  // each takes the factors
+      work.factor_complete(p, b);
+      work.write_cofactors(p, b, result);
+    }
   }
 
  protected:
@@ -133,8 +135,8 @@ class RankRevealing {
     }
   }
 
-  void write_cofactors(const Problem& p, int64_t b) {
-    Scaled<Number> factor = gradient_factor<P>(p, b);
+  void write_cofactors(const Problem& p, int64_t b, int result) {
+    Scaled<Number> factor = gradient_factor<P>(p, b, result);
     if (p.op == Op::kSlogdetBackward) {
       Scaled<Number> d = scaled_one<Number>();
       for (int64_t k = 0; k < p.n; ++k) {
@@ -145,7 +147,7 @@ class RankRevealing {
     }
     factor.exponent += exclusive_products() + frame_.total - shift_of<T>(p, b);
     transpose(A_);
-    write(factor, p.op != Op::kCofactor, result_matrix<P>(p, b));
+    write(factor, p.op != Op::kCofactor, result_matrix<P>(p, b, result));
   }
 
   // K = diag(a) 2^-e with a_i = prod_{k != i} d_k = m d_p / d_i, p the smallest pivot; returns e.

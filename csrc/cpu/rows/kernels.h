@@ -95,32 +95,37 @@ struct RowsKernels {
     return static_cast<P*>(thread_scratch(std::max(bytes, space_bytes<RankRevealing<P>>(n))));
   }
 
-  // Runs the last step and writes the result of matrix b by (1) and (2) of rows/gauss_jordan.h;
+  // Runs the last step and writes the results of matrix b by (1) and (2) of rows/gauss_jordan.h;
   // false where an entry of the inverse left the range.
   template <typename State>
   TORCHDET_LANE static bool write(const Problem& p, int64_t b, const State& elimination, int m) {
     const auto& f = elimination.facts[m];
     const int n = elimination.n;
     elimination.last_step(m);
-    const Scaled<Number> common =
-        result_factor(p, b, elimination.product(m, false), elimination.last_pivot(m), f.frame);
-    // Column p_s of Z lacks the factor -1 / d_s, or -1 for the last s.
-    P factor[kMaxPacks];
-    I row_exponent[kMaxPacks];
-    for (int v = 0; v < elimination.packs(); ++v) {
-      const auto last = Elimination::is_column(n - 1, v);
-      const Scaled<P> d = normalise(select(last, one<P>(), f.pivot[v]), I(0));
-      factor[v] = -(broadcast<P>(common.mantissa) * reciprocal(d.mantissa));
-      row_exponent[v] = I(common.exponent) + f.row_exponent[v] - d.exponent;
-    }
     int32_t step_of[Elimination::kMaxOrder];
     for (int k = 0; k < n; ++k) {
       step_of[f.column[k]] = k;
     }
-    R column_factor[kMaxPacks];
-    const InverseOrder<P> order = {step_of,      step_of,           f.row,        factor,
-                                   row_exponent, f.column_exponent, column_factor};
-    return write_inverse<kPacks>(elimination.matrix(m), order, p.op, result_matrix<P>(p, b));
+    bool in_range = true;
+    for (int result = 0; result < p.results(); ++result) {
+      const Scaled<Number> common = result_factor(p, b, result, elimination.product(m, false),
+                                                  elimination.last_pivot(m), f.frame);
+      // Column p_s of Z lacks the factor -1 / d_s, or -1 for the last s.
+      P factor[kMaxPacks];
+      I row_exponent[kMaxPacks];
+      for (int v = 0; v < elimination.packs(); ++v) {
+        const auto last = Elimination::is_column(n - 1, v);
+        const Scaled<P> d = normalise(select(last, one<P>(), f.pivot[v]), I(0));
+        factor[v] = -(broadcast<P>(common.mantissa) * reciprocal(d.mantissa));
+        row_exponent[v] = I(common.exponent) + f.row_exponent[v] - d.exponent;
+      }
+      R column_factor[kMaxPacks];
+      const InverseOrder<P> order = {step_of,      step_of,           f.row,        factor,
+                                     row_exponent, f.column_exponent, column_factor};
+      in_range =
+          write_inverse<kPacks>(elimination.matrix(m), order, p.op, result_matrix<P>(p, b, result));
+    }
+    return in_range;
   }
 };
 
