@@ -120,12 +120,9 @@ struct Problem {
   // What a backward pass reads of them, or nothing.
   const void* kept = nullptr;
   const int32_t* kept_integers = nullptr;
-  // CPU only: where kSlogdetBackward writes conj(A^-T) as well, matrices, or nothing.
+  // CPU only: where kSlogdetBackward from what is kept writes conj(A^-T) as well, or nothing.
   void* inverse = nullptr;
   LargeBuffers large = {};  // CUDA, class "large" only
-
-  // How many result matrices each matrix has: in `out`, and in `inverse`.
-  int results() const { return inverse == nullptr ? 1 : 2; }
 };
 
 // One kernel for each kind of result. Operators that differ only in how they finish share it.

@@ -47,10 +47,8 @@ class RankRevealing {
   // kCofactor, kDetBackward and kSlogdetBackward.
   static void cofactor_matrix(const Problem& p, int64_t b) {
     RankRevealing work = thread_space<RankRevealing>(p.n);
-    for (int result = 0; result < p.results(); ++result) {  // each takes the factors
-      work.factor_complete(p, b);
-      work.write_cofactors(p, b, result);
-    }
+    work.factor_complete(p, b);
+    work.write_cofactors(p, b);
   }
 
  protected:
@@ -135,8 +133,8 @@ class RankRevealing {
     }
   }
 
-  void write_cofactors(const Problem& p, int64_t b, int result) {
-    Scaled<Number> factor = gradient_factor<P>(p, b, result);
+  void write_cofactors(const Problem& p, int64_t b) {
+    Scaled<Number> factor = gradient_factor<P>(p, b);
     if (p.op == Op::kSlogdetBackward) {
       Scaled<Number> d = scaled_one<Number>();
       for (int64_t k = 0; k < p.n; ++k) {
@@ -147,7 +145,7 @@ class RankRevealing {
     }
     factor.exponent += exclusive_products() + frame_.total - shift_of<T>(p, b);
     transpose(A_);
-    write(factor, p.op != Op::kCofactor, result_matrix<P>(p, b, result));
+    write(factor, p.op != Op::kCofactor, result_matrix<P>(p, b));
   }
 
   // K = diag(a) 2^-e with a_i = prod_{k != i} d_k = m d_p / d_i, p the smallest pivot; returns e.

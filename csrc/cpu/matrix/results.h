@@ -9,10 +9,9 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// Result 1 is the inverse beside a gradient, where it is asked for.
 template <typename P>
-NumberOf<P>* result_matrix(const Problem& p, int64_t b, int result = 0) {
-  return static_cast<NumberOf<P>*>(result == 0 ? p.out : p.inverse) + b * p.n * p.n;
+NumberOf<P>* result_matrix(const Problem& p, int64_t b) {
+  return static_cast<NumberOf<P>*>(p.out) + b * p.n * p.n;
 }
 
 // The determinant, its sign and logarithm, or mantissa and exponent, from d = det B.
@@ -34,16 +33,14 @@ void write_determinant(const Problem& p, int64_t b, Scaled<NumberOf<P>> d, const
   }
 }
 
-// conj(grad), or 1: what multiplies the whole result, since grad conj(C) = conj(conj(grad) C). An
-// inverse beside a gradient is that for grad = 1.
+// conj(grad), or 1: what multiplies the whole result, since grad conj(C) = conj(conj(grad) C).
 template <typename P>
-Scaled<NumberOf<P>> gradient_factor(const Problem& p, int64_t b, int result) {
+Scaled<NumberOf<P>> gradient_factor(const Problem& p, int64_t b) {
   using Number = NumberOf<P>;
   if (!multiplies_grad(p.op)) {
     return scaled_one<Number>();
   }
-  const Number grad =
-      result == 0 ? static_cast<const Number*>(p.other.data)[p.other.offset(b)] : one<Number>();
+  const Number grad = static_cast<const Number*>(p.other.data)[p.other.offset(b)];
   return normalise(conj(grad), IntegerOf<Number>(0));
 }
 
@@ -62,9 +59,9 @@ JvpFactors<NumberOf<P>> jvp_factors(const Problem& p, int64_t b, IntegerOf<Numbe
 // The results that are multiples of (S B^-1)^T, d being the product of the other pivots, S the last
 // one: C(A), grad conj(C(A)), grad conj(A^-T).
 template <typename P>
-Scaled<NumberOf<P>> result_factor(const Problem& p, int64_t b, int result, Scaled<NumberOf<P>> d,
-                                  NumberOf<P> S, const Frame<P>& frame) {
-  Scaled<NumberOf<P>> factor = gradient_factor<P>(p, b, result);
+Scaled<NumberOf<P>> result_factor(const Problem& p, int64_t b, Scaled<NumberOf<P>> d, NumberOf<P> S,
+                                  const Frame<P>& frame) {
+  Scaled<NumberOf<P>> factor = gradient_factor<P>(p, b);
   if (p.op == Op::kSlogdetBackward) {
     const Scaled<NumberOf<P>> last = normalise(S, IntegerOf<ScalarOf<P>>(0));
     factor.mantissa = factor.mantissa * reciprocal(last.mantissa);
@@ -81,14 +78,12 @@ Scaled<NumberOf<P>> result_factor(const Problem& p, int64_t b, int result, Scale
 template <typename P>
 [[gnu::noinline]] void fill_without_cofactors(const Problem& p, int64_t b, const Frame<P>& frame) {
   using T = ScalarOf<P>;
+  const NumberOf<P> factor = gradient_factor<P>(p, b).mantissa;
   const T nan = std::numeric_limits<T>::quiet_NaN();
-  for (int result = 0; result < p.results(); ++result) {
-    const NumberOf<P> factor = gradient_factor<P>(p, b, result).mantissa;
-    const NumberOf<P> x =
-        add_poison(factor * T(0), p.op == Op::kSlogdetBackward ? nan : frame.poison());
-    NumberOf<P>* out = result_matrix<P>(p, b, result);
-    std::fill(out, out + p.n * p.n, x);
-  }
+  const NumberOf<P> x =
+      add_poison(factor * T(0), p.op == Op::kSlogdetBackward ? nan : frame.poison());
+  NumberOf<P>* out = result_matrix<P>(p, b);
+  std::fill(out, out + p.n * p.n, x);
 }
 
 }  // namespace TORCHDET_CAPABILITY

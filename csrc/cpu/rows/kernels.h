@@ -59,6 +59,8 @@ struct RowsKernels {
         const bool has_none = !f.frame.finite || f.no_cofactors;
         if (has_none) [[unlikely]] {
           fill_without_cofactors(p, first + m, f.frame);
+        } else {
+          elimination.last_step(m);
         }
         needs_fallback[m] = !has_none && !write(p, first + m, elimination, m);
       }
@@ -75,15 +77,25 @@ struct RowsKernels {
 
   // kDetBackward and kSlogdetBackward from the first half, with the bits of cofactor_matrices.
   static void from_kept(const Problem& p, int64_t begin, int64_t end) {
+    const Results<P> results(p);
     SecondHalf<P, kPacks, kMaxPacks> second_half(static_cast<int>(p.n), storage(p.n));
     for (int64_t b = begin; b < end; ++b) {
       if (!second_half.read(p, b)) [[unlikely]] {
-        Alone::cofactor_matrices(p, b, b + 1);
+        for (const Problem* result : results) {
+          Alone::cofactor_matrices(*result, b, b + 1);
+        }
         continue;
       }
       second_half.run();
-      if (!write(p, b, second_half, 0)) [[unlikely]] {
-        RankRevealing<P>::cofactor_matrix(p, b);
+      second_half.last_step(0);
+      bool in_range = true;
+      for (const Problem* result : results) {
+        in_range = write(*result, b, second_half, 0);
+      }
+      for (const Problem* result : results) {
+        if (!in_range) [[unlikely]] {
+          RankRevealing<P>::cofactor_matrix(*result, b);
+        }
       }
     }
   }
@@ -95,37 +107,31 @@ struct RowsKernels {
     return static_cast<P*>(thread_scratch(std::max(bytes, space_bytes<RankRevealing<P>>(n))));
   }
 
-  // Runs the last step and writes the results of matrix b by (1) and (2) of rows/gauss_jordan.h;
-  // false where an entry of the inverse left the range.
+  // Writes the result of matrix b by (1) and (2) of rows/gauss_jordan.h, after the last step; false
+  // where an entry of the inverse left the range.
   template <typename State>
   TORCHDET_LANE static bool write(const Problem& p, int64_t b, const State& elimination, int m) {
     const auto& f = elimination.facts[m];
     const int n = elimination.n;
-    elimination.last_step(m);
+    const Scaled<Number> common =
+        result_factor(p, b, elimination.product(m, false), elimination.last_pivot(m), f.frame);
+    // Column p_s of Z lacks the factor -1 / d_s, or -1 for the last s.
+    P factor[kMaxPacks];
+    I row_exponent[kMaxPacks];
+    for (int v = 0; v < elimination.packs(); ++v) {
+      const auto last = Elimination::is_column(n - 1, v);
+      const Scaled<P> d = normalise(select(last, one<P>(), f.pivot[v]), I(0));
+      factor[v] = -(broadcast<P>(common.mantissa) * reciprocal(d.mantissa));
+      row_exponent[v] = I(common.exponent) + f.row_exponent[v] - d.exponent;
+    }
     int32_t step_of[Elimination::kMaxOrder];
     for (int k = 0; k < n; ++k) {
       step_of[f.column[k]] = k;
     }
-    bool in_range = true;
-    for (int result = 0; result < p.results(); ++result) {
-      const Scaled<Number> common = result_factor(p, b, result, elimination.product(m, false),
-                                                  elimination.last_pivot(m), f.frame);
-      // Column p_s of Z lacks the factor -1 / d_s, or -1 for the last s.
-      P factor[kMaxPacks];
-      I row_exponent[kMaxPacks];
-      for (int v = 0; v < elimination.packs(); ++v) {
-        const auto last = Elimination::is_column(n - 1, v);
-        const Scaled<P> d = normalise(select(last, one<P>(), f.pivot[v]), I(0));
-        factor[v] = -(broadcast<P>(common.mantissa) * reciprocal(d.mantissa));
-        row_exponent[v] = I(common.exponent) + f.row_exponent[v] - d.exponent;
-      }
-      R column_factor[kMaxPacks];
-      const InverseOrder<P> order = {step_of,      step_of,           f.row,        factor,
-                                     row_exponent, f.column_exponent, column_factor};
-      in_range =
-          write_inverse<kPacks>(elimination.matrix(m), order, p.op, result_matrix<P>(p, b, result));
-    }
-    return in_range;
+    R column_factor[kMaxPacks];
+    const InverseOrder<P> order = {step_of,      step_of,           f.row,        factor,
+                                   row_exponent, f.column_exponent, column_factor};
+    return write_inverse<kPacks>(elimination.matrix(m), order, p.op, result_matrix<P>(p, b));
   }
 };
 
