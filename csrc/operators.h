@@ -252,6 +252,24 @@ struct Operators {
                                       const Tensor& integers) {
     return backward_kept("slogdet_backward", Op::kSlogdetBackward, grad, A, kept, integers);
   }
+  // The same and, as for grad = 1, conj(A^-T), from one inversion where something is kept. For
+  // backends whose kernels write both.
+  static std::tuple<Tensor, Tensor> slogdet_backward_inverse_kept(const Tensor& grad,
+                                                                  const Tensor& A,
+                                                                  const Tensor& kept,
+                                                                  const Tensor& integers) {
+    const char* const name = "slogdet_backward";
+    check_matrices(name, "A", A);
+    if (!keeps_anything(A)) {
+      const Tensor ones =
+          torch::stable::fill_(Backend::empty(leading_sizes(A, 2), A.scalar_type(), A), 1.0);
+      return {slogdet_backward_kept(grad, A, kept, integers), slogdet_backward(ones, A)};
+    }
+    Tensor inverse = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
+    return {backward_kept(name, Op::kSlogdetBackward, grad, A, kept, integers,
+                          inverse.mutable_data_ptr()),
+            inverse};
+  }
 
  private:
   // first_of_empty, second_of_empty: the numbers where n = 0.
@@ -334,7 +352,7 @@ struct Operators {
   }
 
   static Tensor backward_kept(const char* name, Op op, const Tensor& grad, const Tensor& A,
-                              const Tensor& kept, const Tensor& integers) {
+                              const Tensor& kept, const Tensor& integers, void* inverse = nullptr) {
     check_matrices(name, "A", A);
     check_matches(name, "grad", grad, A, 2);
     check_matches(name, "kept", kept, A, 0);
@@ -348,7 +366,8 @@ struct Operators {
             {.op = op,
              .out = out.mutable_data_ptr(),
              .kept = numbers.const_data_ptr(),
-             .kept_integers = static_cast<const int32_t*>(places.const_data_ptr())});
+             .kept_integers = static_cast<const int32_t*>(places.const_data_ptr()),
+             .inverse = inverse});
     return out;
   }
 };

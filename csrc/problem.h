@@ -120,6 +120,8 @@ struct Problem {
   // What a backward pass reads of them, or nothing.
   const void* kept = nullptr;
   const int32_t* kept_integers = nullptr;
+  // CPU only: where kSlogdetBackward from what is kept writes conj(A^-T) as well, or nothing.
+  void* inverse = nullptr;
   LargeBuffers large = {};  // CUDA, class "large" only
 };
 

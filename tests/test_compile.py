@@ -144,6 +144,7 @@ def operator_arguments(
         "_slogdet_keep": (A,),
         "_det_backward_kept": (grad, A, *OPS._det_keep(A.detach())[1:]),
         "_slogdet_backward_kept": (grad, A, *OPS._slogdet_keep(A.detach())[2:]),
+        "_slogdet_backward_inverse_kept": (grad, A, *OPS._slogdet_keep(A.detach())[2:]),
     }
 
 

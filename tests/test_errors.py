@@ -17,7 +17,7 @@ from torchdet import _ops
 
 UNARY = ("det", "slogdet", "cofactor", "_det_keep", "_slogdet_keep")
 WITH_GRAD = ("det_backward", "slogdet_backward")
-KEPT = ("_det_backward_kept", "_slogdet_backward_kept")
+KEPT = ("_det_backward_kept", "_slogdet_backward_kept", "_slogdet_backward_inverse_kept")
 ORDERS = (3, 20, 40, 80)  # nothing is kept, a gradient, half an elimination, factors
 
 # torch's stable ABI does not know float8_e8m0fnu and says so before a kernel is asked.
@@ -44,7 +44,14 @@ def text_of_all(name: str, *args: Tensor) -> str:
 
 def operator(name: str) -> str:
     """The name in texts: what is kept is no concern of the caller."""
-    return name.removeprefix("_").removesuffix("_keep").removesuffix("_kept")
+    return (
+        name.removeprefix("_").removesuffix("_keep").removesuffix("_kept").removesuffix("_inverse")
+    )
+
+
+def keep_of(name: str) -> Callable[..., Any]:
+    """The operator that keeps what this one takes."""
+    return getattr(OPS, name.partition("_backward")[0] + "_keep")
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -104,8 +111,7 @@ def test_directions(name):
 @pytest.mark.parametrize("name", KEPT)
 def test_what_is_kept(name, n):
     A, op = torch.randn(2, n, n), operator(name)
-    keep = name.replace("backward_kept", "keep")
-    *_, numbers, integers = getattr(OPS, keep)(A)
+    *_, numbers, integers = keep_of(name)(A)
     grad, count = torch.ones(2), integers.shape[-1]
     called = getattr(OPS, name)
     called(grad, A, numbers, integers)
@@ -133,7 +139,7 @@ def test_what_is_kept(name, n):
 @pytest.mark.parametrize("name", KEPT)
 def test_what_is_kept_in_plain_pytorch(name):
     A, grad = torch.randn(2, 3, 3), torch.ones(2)
-    *_, numbers, integers = getattr(OPS, name.replace("backward_kept", "keep"))(A)
+    *_, numbers, integers = keep_of(name)(A)
     for wrong in (
         (grad[:1], A, numbers, integers),
         (grad, A, numbers[0], integers),

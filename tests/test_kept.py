@@ -87,6 +87,16 @@ def assert_bits_of_backward_from_A(A: Tensor, is_kept: bool | None = None) -> No
             grad = torch.full(A.shape[:1], size, dtype=A.dtype)
             got = getattr(OPS, f"_{name}_backward_kept")(grad, A, numbers, integers)
             assert same_bits(got, getattr(OPS, f"{name}_backward")(grad, A)), (name, size)
+            if name == "slogdet":
+                assert_bits_of_gradient_and_inverse(grad, A, numbers, integers)
+
+
+def assert_bits_of_gradient_and_inverse(
+    grad: Tensor, A: Tensor, numbers: Tensor, integers: Tensor
+) -> None:
+    results = OPS._slogdet_backward_inverse_kept(grad, A, numbers, integers)
+    for result, g in zip(results, (grad, torch.ones_like(grad)), strict=True):
+        assert same_bits(result, OPS._slogdet_backward_kept(g, A, numbers, integers))
 
 
 @on_kernels
@@ -119,6 +129,28 @@ def test_exponents_that_have_no_room_are_not_kept():
     A = torch.eye(40, dtype=torch.float64).repeat(5, 1, 1) * 2.0**1000
     A[:, :, -1], A[:, -1, 0] = 2.0**-1074, 2.0**1000
     assert_bits_of_backward_from_A(A, is_kept=False)
+
+
+@pytest.mark.parametrize("n", (1, 12, *BATCH_ORDERS))
+def test_gradient_and_inverse_together_have_the_bits_of_each_alone(n, dtype, device):
+    """Where the inverse is in range, or beyond it, or NaN, or does not exist, and at any grad; and
+    from integers that no forward pass has written."""
+    cases.skip_complex_reference(dtype, not has_kernels(device))
+    A = draw(29, n, dtype, device)
+    if n > 3:
+        A[9, :, :2] = A[9, :, 2:3]  # of rank n - 2
+        A[10, 1, 2], A[17, 2, 0] = math.nan, math.inf
+        A[11, 3] *= torch.finfo(dtype).tiny / 2**10
+        A[12] = 0
+    tiny, huge = torch.finfo(dtype).tiny, torch.finfo(dtype).max
+    sizes = (0.7, -0.0, tiny / 2**10, huge, math.inf, math.nan, -tiny)
+    grad = torch.tensor(sizes, dtype=dtype, device=device).repeat(5)[:29]
+    if dtype.is_complex:
+        grad = grad * torch.tensor(0.6 - 0.8j, dtype=dtype, device=device)
+    *_, numbers, integers = OPS._slogdet_keep(A)
+    for written in (integers, torch.full_like(integers, -1)):
+        assert_bits_of_gradient_and_inverse(grad, A, numbers, written)
+        assert_bits_of_gradient_and_inverse(grad[3].expand(29), A.mT, numbers.mT, written)
 
 
 @on_kernels
@@ -293,6 +325,46 @@ def test_something_is_kept_where_a_backward_pass_may_come_and_only_there():
     assert operators_called(torchdet.slogdet, leaf) == ["_slogdet_keep"]
     out = torchdet.det(leaf).sum()
     assert operators_called(out.backward) == ["_det_backward_kept"]
+
+
+@on_extension
+@pytest.mark.parametrize("n", (33, 70, 130))
+def test_the_gradient_of_a_logarithm_and_its_derivatives_take_one_inversion(n, wide_dtype):
+    """Their bits are those of two inversions, and hooks see the inverse that is saved."""
+    A = draw(5, n, wide_dtype).requires_grad_()
+    weight = torch.full((5,), 0.7, dtype=torch.float64, requires_grad=True)
+    y = logabsdet(A)
+    g: list[Tensor] = []
+    saved: list[Tensor] = []
+
+    def differentiate() -> None:
+        g.extend(torch.autograd.grad(y, A, weight, create_graph=True))
+
+    def pack(x: Tensor) -> Tensor:
+        saved.append(x.detach().clone())
+        return saved[-1]
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        assert operators_called(differentiate) == ["_slogdet_backward_inverse_kept"]
+    ones = torch.ones(5, dtype=wide_dtype)
+    conj_X = OPS.slogdet_backward(ones, A.detach())
+    assert sum(x.shape == A.shape and same_bits(x, conj_X) for x in saved) == 1
+    assert same_bits(g[0], OPS.slogdet_backward(weight.to(wide_dtype), A).detach())
+
+    V = torch.randn_like(A)
+    results: list[Tensor] = []
+
+    def differentiate_again() -> None:
+        results.extend(torch.autograd.grad(g[0], (weight, A), V, retain_graph=True))
+
+    before = [x.clone() for x in saved]
+    for _ in range(2):
+        assert operators_called(differentiate_again) == ["_slogdet_hvp_kept"]
+    Z = weight.detach()[:, None, None] * V
+    for of_weight, of_A in (results[:2], results[2:]):
+        assert same_bits(of_weight, (V * conj_X.conj()).sum((-2, -1)).real)
+        assert same_bits(of_A, OPS._slogdet_hvp_kept(conj_X, Z).conj())
+    assert all(map(same_bits, saved, before))
 
 
 @pytest.mark.parametrize("n", (12, 70, 130))

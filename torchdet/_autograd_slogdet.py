@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from . import _ops, _torch_internals
-from ._function import Context, Gradient, inner, is_plain, ones, times
+from ._function import Context, Gradient, Outputs, inner, is_plain, ones, times
 from ._rules import Backward, Derivative, Logarithm, stack
 
 _hvp_from_inverse = _torch_internals.below_autograd(_ops.operator("_slogdet_hvp_kept"))
@@ -24,27 +24,66 @@ class SlogdetBackward(Backward):
     derivative = staticmethod(inverse_derivative)
 
     @classmethod
-    def gradients(cls, ctx: Context, V: Gradient) -> tuple[Gradient, ...]:
+    def gradients(cls, ctx: Context, V: Gradient, *_: Gradient) -> tuple[Gradient, ...]:
         # Where the results are no part of another graph, any number of directions share one
         # inverse, which lives as long as the node.
-        grad, A, *kept = ctx.saved_tensors
+        grad, A, *constants = ctx.saved_tensors
         if V is None or not is_plain(grad, A, V):
             return super().gradients(ctx, V)
-        for_grad, for_A, *_ = ctx.needs_input_grad
-        if getattr(ctx, "inverse", None) is None:
-            ctx.inverse = cls.call(ones(A), A, *kept)
-        Z = times(grad.conj(), V)
+        for_grad, for_A, *for_constants = ctx.needs_input_grad
+        inverse, Z = cls.inverse(ctx, A, *constants), times(grad.conj(), V)
         return (
-            inner(V, ctx.inverse.conj()) if for_grad else None,
-            _hvp_from_inverse(ctx.inverse, Z).conj() if for_A else None,
-            *(None for _ in kept),
+            inner(V, inverse.conj()) if for_grad else None,
+            _hvp_from_inverse(inverse, Z).conj() if for_A else None,
+            *(None for _ in for_constants),
         )
+
+    @classmethod
+    def inverse(cls, ctx: Context, A: Tensor, *constants: Tensor) -> Tensor:
+        """conj(X)."""
+        if getattr(ctx, "inverse", None) is None:
+            ctx.inverse = cls.call(ones(A), A, *constants)
+        inverse: Tensor = ctx.inverse
+        return inverse
 
 
 class SlogdetBackwardKept(SlogdetBackward):
     """g conj(X) from what SlogdetKeep has kept."""
 
     operator = "_slogdet_backward_kept"
+
+
+class SlogdetBackwardInverseKept(SlogdetBackwardKept):
+    """The same and conj(X), a constant: the node of a SlogdetBackwardKept, which saves conj(X)."""
+
+    operator = "_slogdet_backward_inverse_kept"
+    results = 1
+
+    @classmethod
+    def call(cls, *args: Tensor) -> Outputs:
+        grad, A, kept, integers, *_ = args
+        return SlogdetBackwardKept.call(grad, A, kept, integers)
+
+    @classmethod
+    def saved(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
+        return (*inputs, outputs[1])
+
+    @classmethod
+    def constants(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
+        return outputs[1:]
+
+    @classmethod
+    def inverse(cls, ctx: Context, A: Tensor, *constants: Tensor) -> Tensor:
+        return constants[-1]
+
+
+if _torch_internals.HAS_LEVELS:  # else `record` is called where no graph is recorded as well
+
+    def _record(args: Sequence[Tensor]) -> Tensor:
+        gradient: Tensor = SlogdetBackwardInverseKept.record(args)[0]
+        return gradient
+
+    SlogdetBackwardKept.record = staticmethod(_record)
 
 
 class Slogdet(Logarithm):

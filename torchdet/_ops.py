@@ -55,19 +55,21 @@ _SCHEMAS = (
     "slogdet_hvp(Tensor A, Tensor Z) -> Tensor",
     "_slogdet_hvp_kept(Tensor A, Tensor Z) -> Tensor",
     # Determinants with what helps their backward passes, numbers and integers; and those passes.
+    # The last one gives conj(A^-T) as well, which is the gradient for grad = 1.
     "_det_keep(Tensor A) -> (Tensor det, Tensor kept, Tensor integers)",
     "_slogdet_keep(Tensor A) -> (Tensor sign, Tensor logabsdet, Tensor kept, Tensor integers)",
     "_det_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor",
     "_slogdet_backward_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> Tensor",
+    "_slogdet_backward_inverse_kept(Tensor grad, Tensor A, Tensor kept, Tensor integers) -> "
+    "(Tensor gradient, Tensor inverse)",
     # Determinants with what is left of the factorisation, numbers and integers; the gradient of the
     # logarithm, A^-1 B and A^-H B from that.
     "_slogdet_factor(Tensor A) -> (Tensor sign, Tensor logabsdet, Tensor factors, Tensor integers)",
     "_slogdet_backward_factored(Tensor grad, Tensor A, Tensor factors, Tensor integers) -> Tensor",
     "_solve_factored(Tensor A, Tensor B, Tensor factors, Tensor integers) -> Tensor",
     "_solve_adjoint_factored(Tensor A, Tensor B, Tensor factors, Tensor integers) -> Tensor",
-    # In PyTorch only: D^m C(A)[Z_1..Z_m] and D^m A^-T[Z_1..Z_m] for m >= 2, the directions stacked
-    # in Z of shape (*, m, n, n). They are operators all the same, so that is_grads_batched=True and
-    # torch.compile need not look in.
+    # In PyTorch only: D^m C(A)[Z_1..Z_m] and D^m A^-T[Z_1..Z_m] for m >= 2, directions stacked in Z
+    # of shape (*, m, n, n). As operators, is_grads_batched=True and torch.compile need not look in.
     "_cofactor_derivative(Tensor A, Tensor Z) -> Tensor",
     "_inverse_derivative(Tensor A, Tensor Z) -> Tensor",
 )
@@ -125,6 +127,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "_slogdet_keep": _reference_kept.slogdet_keep,
     "_det_backward_kept": _reference_kept.det_backward_kept,
     "_slogdet_backward_kept": _reference_kept.slogdet_backward_kept,
+    "_slogdet_backward_inverse_kept": _reference_kept.slogdet_backward_inverse_kept,
     "_slogdet_factor": _factored.slogdet_factor,
     "_slogdet_backward_factored": _factored.backward,
     "_solve_factored": _factored.solve,
@@ -221,8 +224,7 @@ def _fake_slogdet_hvp(A: Tensor, Z: Tensor) -> Tensor:
 
 
 def _fake_kept(A: Tensor) -> tuple[Tensor, Tensor]:
-    sizes = (*A.shape[:-2], kept_integers(A))
-    return A.new_empty(A.shape), A.new_empty(sizes, dtype=torch.int32)
+    return A.new_empty(A.shape), A.new_empty((*A.shape[:-2], kept_integers(A)), dtype=torch.int32)
 
 
 def _check_kept(op: str, A: Tensor, kept: Tensor, integers: Tensor) -> None:
@@ -245,6 +247,10 @@ def _fake_det_backward_kept(grad: Tensor, A: Tensor, kept: Tensor, integers: Ten
 def _fake_slogdet_backward_kept(grad: Tensor, A: Tensor, kept: Tensor, integers: Tensor) -> Tensor:
     _check_kept("slogdet_backward", A, kept, integers)
     return _fake_slogdet_backward(grad, A)
+
+
+def _fake_slogdet_backward_inverse_kept(*args: Tensor) -> tuple[Tensor, Tensor]:
+    return _fake_slogdet_backward_kept(*args), _fake_slogdet_backward_kept(*args)
 
 
 def _fake_slogdet_factor(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -298,6 +304,7 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "_slogdet_keep": _fake_slogdet_keep,
     "_det_backward_kept": _fake_det_backward_kept,
     "_slogdet_backward_kept": _fake_slogdet_backward_kept,
+    "_slogdet_backward_inverse_kept": _fake_slogdet_backward_inverse_kept,
     "_slogdet_factor": _fake_slogdet_factor,
     "_slogdet_backward_factored": _fake_slogdet_backward_factored,
     "_solve_factored": _fake_solve_factored,

@@ -59,3 +59,12 @@ def slogdet_backward_kept(grad: Tensor, A: Tensor, kept: Tensor, integers: Tenso
     result = _reference.slogdet_backward(grad, A)
     check_kept("slogdet_backward", A, kept, integers)
     return result
+
+
+def slogdet_backward_inverse_kept(
+    grad: Tensor, A: Tensor, kept: Tensor, integers: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return grad conj(A^-T) and conj(A^-T), one after the other."""
+    backward = torch.ops.torchdet._slogdet_backward_kept
+    gradient = backward(grad, A, kept, integers)
+    return gradient, backward(torch.ones_like(grad), A, kept, integers)

@@ -45,7 +45,7 @@ class Backward(Operator):
         grad, A, *constants = ctx.saved_tensors
         for_grad, for_A, *for_constants = ctx.needs_input_grad
         if V is None:
-            return (None,) * (2 + len(constants))
+            return (None,) * len(ctx.needs_input_grad)
         return (
             inner(V, cls.gradient(A, *constants)) if for_grad else None,
             cls.derivative(A, (times(grad.conj(), V),), *constants).conj() if for_A else None,

@@ -17,7 +17,7 @@ from torch import Tensor
 import torchdet
 
 from . import judge, tensors
-from .calls import FACTOR, KEEPERS, PUBLIC, SPECIAL, STACKED, registered
+from .calls import FACTOR, INVERSE, KEEPERS, PUBLIC, SPECIAL, STACKED, registered
 from .judge import Wrong
 from .tensors import Built, Spec
 
@@ -209,6 +209,8 @@ def _judge_results(
     batch, n = A.shape[:-2], A.shape[-1]
     of_numbers = op in ("det", "slogdet", "logdet", "det_frexp", "_det_relative", FACTOR, *KEEPERS)
     main = results[: 2 if ("slogdet" in op and of_numbers) or op == "det_frexp" else 1]
+    if op == INVERSE:
+        main = results
     if op == "_det_frexp_jet":
         main, of_numbers, batch = results, True, arguments["J"].shape[:-2]
     for x in main:
@@ -218,7 +220,7 @@ def _judge_results(
     kinds = [A.dtype, torch.zeros((), dtype=A.dtype).real.dtype]
     if op == "det_frexp" and kinds[1].itemsize == 2:
         kinds[1] = torch.float32  # a half type holds no large exponent
-    if op == "_det_frexp_jet":
+    if op in ("_det_frexp_jet", INVERSE):
         kinds[1] = A.dtype
     elif case["target"] == "det_frexp":
         kinds[1] = torch.int32  # the operator has exponents that autograd takes

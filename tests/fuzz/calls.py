@@ -15,6 +15,7 @@ from . import tensors
 PUBLIC = ("det", "slogdet", "logdet", "cofactor", "adjugate", "det_frexp")
 KEEPERS = ("_det_keep", "_slogdet_keep")
 FACTOR = "_slogdet_factor"
+INVERSE = "_slogdet_backward_inverse_kept"
 # In plain PyTorch, with directions stacked in Z.
 STACKED = ("ops._cofactor_derivative", "ops._inverse_derivative")
 

@@ -264,6 +264,12 @@ def slogdet_backward(A: Tensor, result: Tensor, grad: Tensor) -> None:
         raise Wrong(f"slogdet_backward: {ratio:.3g} units off, got {shown(result)}")
 
 
+def slogdet_backward_inverse(A: Tensor, gradient: Tensor, inverse: Tensor, grad: Tensor) -> None:
+    """The same, and conj(A^-T)."""
+    slogdet_backward(A, gradient, grad)
+    slogdet_backward(A, inverse, torch.ones_like(grad))
+
+
 def solve(A: Tensor, X: Tensor, B: Tensor) -> None:
     """X = A^-1 B of finite matrices, by the residual in the frame of A, in long double."""
     n, info = A.shape[-1], torch.finfo(A.dtype)

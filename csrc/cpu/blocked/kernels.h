@@ -68,7 +68,10 @@ struct BlockedKernels {
       } else {
         s.lu.read_factors(
             [&](int64_t k, const P* row) { std::copy(row, row + s.F.packs, s.F.row(k)); });
-        write_cofactors(p, b, s, s.lu.sign());
+        const Scaled<Number> d = invert(s, s.lu.sign());
+        if (!write(p, b, s, d)) {
+          RankRevealing<P>::cofactor_matrix(p, b);
+        }
       }
     }
   }
@@ -103,11 +106,14 @@ struct BlockedKernels {
 
   // Gradients from the factors that have been kept.
   static void from_kept(const Problem& p, int64_t begin, int64_t end) {
+    const Results<P> results(p);
     for (int64_t b = begin; b < end; ++b) {
       const KeptFactors<const int32_t> kept(p.kept_integers, p.n, b);
       Space s = thread_space<Space>(p.n);
       if (!kept.are_usable(s.step_of)) {
-        cofactor_matrices(p, b, b + 1);
+        for (const Problem* result : results) {
+          cofactor_matrices(*result, b, b + 1);
+        }
         continue;
       }
       read_rows<0>(static_cast<const Number*>(p.kept) + b * p.n * p.n, p.n, s.F);
@@ -120,7 +126,16 @@ struct BlockedKernels {
         s.frame.columns()[i] = i < p.n ? kept.column_exponents()[i] : 0;
         s.frame.total -= s.frame.rows()[i] + s.frame.columns()[i];
       }
-      write_cofactors(p, b, s, static_cast<T>(kept.sign()));
+      const Scaled<Number> d = invert(s, static_cast<T>(kept.sign()));
+      bool in_range = true;
+      for (const Problem* result : results) {
+        in_range = write(*result, b, s, d);
+      }
+      for (const Problem* result : results) {
+        if (!in_range) {
+          RankRevealing<P>::cofactor_matrix(*result, b);
+        }
+      }
     }
   }
 
@@ -130,9 +145,9 @@ struct BlockedKernels {
     equilibrate_rows<0>(s.X, s.frame, s.largest_of_column);
   }
 
-  // From F.
-  static void write_cofactors(const Problem& p, int64_t b, Space& s, T sign) {
-    const int64_t n = p.n;
+  // X = Z from F; returns the product of the pivots but the last.
+  static Scaled<Number> invert(Space& s, T sign) {
+    const int64_t n = s.X.n;
     std::fill(s.pivots, s.pivots + s.X.packs, one<P>());
     for (int64_t k = 0; k + 1 < n; ++k) {
       set_number(s.pivots, k, s.F.get(k, k));
@@ -144,9 +159,7 @@ struct BlockedKernels {
              [&](int64_t begin, int64_t end) { solve_for_inverse(s, Range{begin, end}); });
     Scaled<Number> d = product_of(s.pivots, s.X.packs);
     d.mantissa = d.mantissa * sign;
-    if (!write(p, b, s, d)) {
-      RankRevealing<P>::cofactor_matrix(p, b);
-    }
+    return d;
   }
 
   // X = Z, within a range of packs. reciprocal: of the pivots but the last, for which it is 1.

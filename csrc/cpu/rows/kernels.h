@@ -59,6 +59,8 @@ struct RowsKernels {
         const bool has_none = !f.frame.finite || f.no_cofactors;
         if (has_none) [[unlikely]] {
           fill_without_cofactors(p, first + m, f.frame);
+        } else {
+          elimination.last_step(m);
         }
         needs_fallback[m] = !has_none && !write(p, first + m, elimination, m);
       }
@@ -75,15 +77,25 @@ struct RowsKernels {
 
   // kDetBackward and kSlogdetBackward from the first half, with the bits of cofactor_matrices.
   static void from_kept(const Problem& p, int64_t begin, int64_t end) {
+    const Results<P> results(p);
     SecondHalf<P, kPacks, kMaxPacks> second_half(static_cast<int>(p.n), storage(p.n));
     for (int64_t b = begin; b < end; ++b) {
       if (!second_half.read(p, b)) [[unlikely]] {
-        Alone::cofactor_matrices(p, b, b + 1);
+        for (const Problem* result : results) {
+          Alone::cofactor_matrices(*result, b, b + 1);
+        }
         continue;
       }
       second_half.run();
-      if (!write(p, b, second_half, 0)) [[unlikely]] {
-        RankRevealing<P>::cofactor_matrix(p, b);
+      second_half.last_step(0);
+      bool in_range = true;
+      for (const Problem* result : results) {
+        in_range = write(*result, b, second_half, 0);
+      }
+      for (const Problem* result : results) {
+        if (!in_range) [[unlikely]] {
+          RankRevealing<P>::cofactor_matrix(*result, b);
+        }
       }
     }
   }
@@ -95,13 +107,12 @@ struct RowsKernels {
     return static_cast<P*>(thread_scratch(std::max(bytes, space_bytes<RankRevealing<P>>(n))));
   }
 
-  // Runs the last step and writes the result of matrix b by (1) and (2) of rows/gauss_jordan.h;
-  // false where an entry of the inverse left the range.
+  // Writes the result of matrix b by (1) and (2) of rows/gauss_jordan.h, after the last step; false
+  // where an entry of the inverse left the range.
   template <typename State>
   TORCHDET_LANE static bool write(const Problem& p, int64_t b, const State& elimination, int m) {
     const auto& f = elimination.facts[m];
     const int n = elimination.n;
-    elimination.last_step(m);
     const Scaled<Number> common =
         result_factor(p, b, elimination.product(m, false), elimination.last_pivot(m), f.frame);
     // Column p_s of Z lacks the factor -1 / d_s, or -1 for the last s.
