@@ -53,10 +53,14 @@ def test_values_and_ratios(K, reach, wide_dtype, device):
         assert abs(mpmath.mpc(complex(sign[b])) - psi / abs(psi)) <= 2 * error + 4 * eps
         # |psi|, or its larger part, is in [1/2, 1) 2^e.
         part = max(abs(psi.real), abs(psi.imag))
+        quarter = math.log2(torch.finfo(wide_dtype).max) // 4
         for x, power in zip(excess[b], exponent[b].tolist(), strict=True):
-            e = power - x
-            assert e == int(e)
-            assert 0.5 - error <= part / mpmath.mpf(2) ** int(e) <= 1 + error
+            size = part / mpmath.mpf(2) ** int(power)
+            if x == 0:
+                assert abs(mpmath.log(size, 2)) <= quarter + 1 + error
+            else:
+                assert abs(x) > quarter
+                assert 0.5 - error <= size * mpmath.mpf(2) ** x <= 1 + error
         largest = torch.finfo(wide_dtype).max
         for k, r in enumerate(ratios[b]):
             true = mpmath.mpf(2) ** int(exponent[b, k]) / psi

@@ -49,7 +49,7 @@ class LogsumRatios(Operator):
 
 
 class LogsumExcess(Operator):
-    """The whole numbers log2|r_k|, roughly, of which nothing is differentiated."""
+    """About log2|r_k|, whole numbers, or 0 where r_k is moderate; they have no derivative."""
 
     operator = "_logsum_excess"
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import _levels, _ops, _torch_internals
+from ._torch_modes import has_dispatch_modes
 
 Context = Any
 Gradient = Tensor | None
@@ -123,6 +124,18 @@ class Operator(torch.autograd.Function):
 def is_plain(*args: Tensor) -> bool:
     """Whether nobody differentiates, maps or traces what is computed of these: numbers only."""
     return not torch.compiler.is_compiling() and _torch_internals.route(args) == "kernel"
+
+
+def may_look(*args: Tensor) -> bool:
+    """Whether what is computed next may depend on numbers that are read at once.
+
+    Where somebody maps, traces or compiles there are none, and elsewhere than on a CPU reading
+    waits for the device.
+    """
+    if torch.compiler.is_compiling() or has_dispatch_modes():
+        return False
+    known = all(type(x) in (Tensor, torch.nn.Parameter) and x.device.type == "cpu" for x in args)
+    return known and _torch_internals.route(args) in ("kernel", "record")
 
 
 # ---- terms of the formulas

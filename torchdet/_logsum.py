@@ -80,7 +80,7 @@ def logsum_ratios(terms: Tensor, exponent: Tensor) -> Tensor:
 
 
 def logsum_excess(terms: Tensor, exponent: Tensor) -> Tensor:
-    """Return E_k less the exponent of psi, in floating point.
+    """Return E_k less the exponent of psi, in floating point; 0 up to a quarter of the range.
 
     Where psi is 0 or not finite, the exponent of the least normal number.
     """
@@ -88,7 +88,7 @@ def logsum_excess(terms: Tensor, exponent: Tensor) -> Tensor:
     if terms.numel() == 0:
         return torch.empty_like(exponent, memory_format=torch.contiguous_format)
     p, top, E = _sum(terms, exponent)
-    least = -126 if exponent.dtype == torch.float32 else -1022
+    least, quarter = (-126, 31) if exponent.dtype == torch.float32 else (-1022, 255)
     decides = (p != 0) & torch.isfinite(p)
     excess = torch.where(decides.unsqueeze(-1), E - (top + split(p)[1]).unsqueeze(-1), least)
-    return excess.to(exponent.dtype)
+    return excess.masked_fill(excess.abs() <= quarter, 0).to(exponent.dtype)

@@ -29,6 +29,7 @@ def made_of_sequence(named_tuple: C) -> C:
 try:
     from torch._C import _get_function_stack_at as _mode_at
     from torch._C import _is_torch_function_enabled as _asks_subclasses
+    from torch._C import _len_torch_dispatch_stack as _count_dispatch_modes
     from torch._C import _len_torch_function_stack as _count_modes
     from torch._C import _pop_torch_function_stack as _pop_mode
     from torch._C import _push_on_torch_function_stack as _push_mode
@@ -42,6 +43,10 @@ except (ImportError, TypeError):
         return not issubclass(kind, Tensor)
 
     def has_hooks() -> bool:
+        """Not known here; there may be some."""
+        return True
+
+    def has_dispatch_modes() -> bool:
         """Not known here; there may be some."""
         return True
 
@@ -67,6 +72,10 @@ else:
     def has_hooks() -> bool:
         """Whether torch.autograd.graph.saved_tensors_hooks are at work, as in a checkpoint."""
         return not torch.compiler.is_compiling() and _hooks(False) is not None
+
+    def has_dispatch_modes() -> bool:
+        """Whether something sees every operator, as make_fx does to write a program of them."""
+        return _count_dispatch_modes() > 0
 
     def call_within(mode: Any, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """Call a function of torch that is written in Python; the mode sees what that calls.

@@ -38,7 +38,7 @@ from ._function import inner
 from ._reference import check_dense, check_directions, check_same
 from ._torch_modes import made_of_sequence
 from .linalg import argument
-from .sums import HALF, check_matrices, has_columns, mantissas, relative_to_sum, weighted
+from .sums import HALF, check_matrices, has_columns, mantissas, relative_to_sum
 
 _OP = "slogsumdet_laplacian"
 
@@ -137,8 +137,7 @@ def slogsumdet_laplacian(
     if dtype in HALF:
         As, Js, Ls = ([X.to(torch.float32) for X in Xs] for Xs in (As, Js, Ls))
     w = None if weights is None else mantissas(weights, columns)
-    parts = relative_to_sum(As, w, columns)
-    terms, E = weighted(parts, w, columns)
+    parts, terms, E = relative_to_sum(As, w, columns)
     sign, logabsdet = Logsum.call(terms, E)
     of_matrices = (
         _of_matrix(A, J, L, *part, rows) for A, J, L, part in zip(As, Js, Ls, parts, strict=True)

@@ -8,7 +8,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ._autograd_frexp import DetFrexp, DetRelative
 from ._autograd_logsum import Logsum, LogsumExcess
-from ._function import is_plain
+from ._function import is_plain, may_look
 from ._reference import check_dense, check_device, check_same, check_square, dtype_name
 from ._reference_numbers import power_of_two
 from .linalg import LinalgSlogdet, argument
@@ -81,10 +81,9 @@ def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogde
         matrices = tuple(A.to(torch.float32) for A in matrices)
     w = None if weights is None else mantissas(weights, columns)
     if is_plain(*matrices, *(w or ())):
-        parts = [DetFrexp.call(A) for A in matrices]
+        terms, E = _weighted([DetFrexp.call(A) for A in matrices], w, columns)
     else:
-        parts = relative_to_sum(matrices, w, columns)
-    terms, E = weighted(parts, w, columns)
+        _, terms, E = relative_to_sum(matrices, w, columns)
     sign, logabsdet = Logsum.call(terms, E)
     if half:
         sign, logabsdet = sign.to(dtype), logabsdet.to(dtype)
@@ -114,7 +113,7 @@ def mantissas(weights: Tensor, columns: bool) -> tuple[Tensor, Tensor]:
     return _split(w.mT if columns else w)
 
 
-def weighted(
+def _weighted(
     parts: Sequence[tuple[Tensor, Tensor]], w: tuple[Tensor, Tensor] | None, columns: bool
 ) -> tuple[Tensor, Tensor]:
     """Terms and their exponents, both (*, K), or (*, m, K) for columns."""
@@ -130,29 +129,36 @@ def weighted(
 
 def relative_to_sum(
     matrices: Sequence[Tensor], w: tuple[Tensor, Tensor] | None, columns: bool
-) -> list[tuple[Tensor, Tensor]]:
-    """Determinants as m_s 2^e_s, where the e_s of each term have about the sum that psi has.
+) -> tuple[Sequence[tuple[Tensor, Tensor]], Tensor, Tensor]:
+    """Determinants as m_s 2^e_s, terms and their exponents, which are near that of psi.
 
     The derivatives of a term may be of the size of psi where the term is tiny or 0, and they are
     products of those of the m_s, 2^-e_s times those of the determinants. So a term that is 2^x
-    times psi gets x / S of its e_s in each of its S mantissas. Determinants of 0 have any e_s: they
-    share x alone. A matrix of several terms or sums has one e_s; there the largest x decides.
+    times psi, x far from 0, gets x / S of its e_s in each of its S mantissas. Determinants of 0
+    have any e_s: they share x alone. A matrix of several terms or sums has one e_s; there the
+    largest x decides.
     """
-    parts = [DetFrexp.call(A.detach()) for A in matrices]
-    terms, E = weighted(parts, w, columns)
-    if E.shape[-1] > 1 and E.numel():
-        x = LogsumExcess.call(terms.detach(), E)
-        x = x.amax(-2) if columns else x
-        most = (120 if E.dtype == torch.float32 else 1000) // len(parts)  # 2^-(S most) is normal
-        h = (x / len(parts)).clamp(-most, 0).floor()
-        power = power_of_two(h, h.dtype)
-        zeros = [m == 0 for m, _ in parts]
-        x = (x / sum(zeros)).floor()
-        parts = [
-            _shifted(m, e, torch.where(zero, x, h), power)
-            for (m, e), zero in zip(parts, zeros, strict=True)
-        ]
-    return [(DetRelative.call(A, m, e), e) for A, (m, e) in zip(matrices, parts, strict=True)]
+    looks = may_look(*matrices, *(w or ()))
+    has_one = max(A.shape[-3] for A in matrices) == 1  # psi itself
+    parts = [DetFrexp.call(A if looks or has_one else A.detach()) for A in matrices]
+    terms, E = _weighted(parts, w, columns)
+    if has_one or E.numel() == 0:
+        return parts, terms, E
+    x = LogsumExcess.call(terms.detach(), E)
+    if looks and not x.any():  # nothing to share, as nearly always
+        return parts, terms, E
+    x = x.amax(-2) if columns else x
+    most = (120 if E.dtype == torch.float32 else 1000) // len(parts)  # 2^-(S most) is normal
+    h = (x / len(parts)).clamp(-most, 0).floor()
+    power = power_of_two(h, h.dtype)
+    zeros = [m == 0 for m, _ in parts]
+    x = (x / sum(zeros)).floor()
+    shifted = (
+        _shifted(m.detach(), e, torch.where(zero, x, h), power)
+        for (m, e), zero in zip(parts, zeros, strict=True)
+    )
+    parts = [(DetRelative.call(A, m, e), e) for A, (m, e) in zip(matrices, shifted, strict=True)]
+    return parts, *_weighted(parts, w, columns)
 
 
 def _shifted(m: Tensor, e: Tensor, h: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:

@@ -62,11 +62,14 @@ class Logsum {
     }
   }
 
-  // E_k less the exponent of psi; where psi is 0 or not finite, the exponent of the least number.
+  // E_k less the exponent of psi; 0 where a quarter of the range is more than that. Where psi is 0
+  // or not finite, the exponent of the least number.
   void excess(R* to, int64_t count) const {
     const bool decides = sum_ != V(0) && sum_ - sum_ == V(0);
+    const int of_sum = top_ + exponent_of(sum_);
     for (int64_t k = 0; k < count; ++k) {
-      to[k] = decides ? R(whole(exponents_[k]) - top_ - exponent_of(sum_)) : R(-kMostRatio);
+      const int x = decides ? whole(exponents_[k]) - of_sum : -kMostRatio;
+      to[k] = R(std::abs(x) <= kBias / 4 ? 0 : x);
     }
   }
 
