@@ -96,15 +96,6 @@ struct Operators {
              .of_hvp = of_hvp.const_data_ptr()});
     return out;
   }
-  // A copy of the mantissa, which autograd takes for a function of A.
-  static Tensor det_relative(const Tensor& A, const Tensor& mantissa, const Tensor& exponent) {
-    check_matrices("det_relative", "A", A);
-    check_matches("det_relative", "mantissa", mantissa, A, 2);
-    check_exponents("det_relative", exponent, A);
-    Tensor copy = Backend::empty(leading_sizes(A, 2), A.scalar_type(), A);
-    torch::stable::copy_(copy, mantissa);
-    return copy;
-  }
   // Of det(A + t J) at t = 0, times 2^-exponent, for each of d directions (*, d, n, n): the first
   // and the second derivative, (*, d).
   static std::tuple<Tensor, Tensor> det_frexp_jet(const Tensor& A, const Tensor& J,
@@ -399,5 +390,4 @@ struct Operators {
   m.impl("_det_frexp_hvp", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_hvp));           \
   m.impl("_det_frexp_backward_jvp",                                                            \
          TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_backward_jvp));                    \
-  m.impl("_det_relative", TORCH_BOX(&torchdet::Operators<Backend>::det_relative));             \
   m.impl("_det_frexp_jet", TORCH_BOX(&torchdet::Operators<Backend>::det_frexp_jet))

@@ -1,4 +1,4 @@
-// The operators of logsum.h on the CPU.
+// The operators of sums on the CPU: those of logsum.h, and what gives terms other exponents.
 #include <torch/csrc/stable/library.h>
 
 #include "logsum.h"
@@ -98,11 +98,21 @@ Tensor logsum_excess(const Tensor& terms, const Tensor& exponent) {
   return excess;
 }
 
+// A copy of the mantissa, which autograd takes for a function of A.
+Tensor det_relative(const Tensor& A, const Tensor& mantissa, const Tensor& exponent) {
+  check_matrices("det_relative", "A", A);
+  check_matches("det_relative", "mantissa", mantissa, A, 2);
+  check_exponents("det_relative", exponent, A);
+  Tensor copy = empty(leading_sizes(A, 2), A.scalar_type());
+  return torch::stable::copy_(copy, mantissa);
+}
+
 }  // namespace
 }  // namespace torchdet
 
 STABLE_TORCH_LIBRARY_IMPL(torchdet, CPU, m) {
   m.impl("_logsum", TORCH_BOX(&torchdet::logsum));
   m.impl("_logsum_ratios", TORCH_BOX(&torchdet::logsum_ratios));
+  m.impl("_det_relative", TORCH_BOX(&torchdet::det_relative));
   m.impl("_logsum_excess", TORCH_BOX(&torchdet::logsum_excess));
 }
