@@ -32,9 +32,15 @@ def test_values_and_ratios(K, reach, wide_dtype, device):
     terms[1] *= 1e30
     sign, log = OPS._logsum(terms.to(device), exponent.to(device))
     ratios = OPS._logsum_ratios(terms.to(device), exponent.to(device))
-    excess = OPS._logsum_excess(terms.to(device), exponent.to(device)).tolist()
+    # Of one factor that is not zero: the exponent less that of psi, up to 0; of one that is, all.
+    whole = torch.ones_like(terms[..., None])
+    shares, shares_of_zero = OPS._logsum_shares(
+        terms.to(device), exponent.to(device), whole.to(device)
+    )
     least = torch.finfo(wide_dtype).smallest_normal
-    assert excess[0] == [math.log2(least)] * K
+    assert shares[0].tolist() == shares_of_zero[0].tolist() == [math.log2(least)] * K
+    assert torch.equal(shares, shares_of_zero.clamp(math.log2(least), 0))
+    excess = shares_of_zero.tolist()
     eps = torch.finfo(wide_dtype).eps
     assert sign.dtype == ratios.dtype == wide_dtype
     assert (sign[0], log[0]) == (0, -math.inf)
@@ -99,7 +105,8 @@ def test_any_argument_is_survived(wide_dtype, device):
     assert (sign == 1).all()
     assert torch.isfinite(log).all()
     assert not OPS._logsum_ratios(terms, exponent).isnan().any()
-    assert torch.isfinite(OPS._logsum_excess(terms, exponent)).all()
+    for share in OPS._logsum_shares(terms, exponent, terms[..., None]):
+        assert torch.isfinite(share).all()
     terms[1, 0], terms[3, 1] = math.nan, math.inf
     spoiled = OPS._logsum(terms, exponent)
     assert spoiled[0][1].isnan()
@@ -111,7 +118,8 @@ def test_any_argument_is_survived(wide_dtype, device):
         assert sign.shape == log.shape == shape[:-1]
         assert (sign == 0).all()
         assert OPS._logsum_ratios(nothing, nothing.real).shape == shape
-        assert OPS._logsum_excess(nothing, nothing.real).shape == shape
+        for share in OPS._logsum_shares(nothing, nothing.real, nothing[..., None]):
+            assert share.shape == shape
 
 
 def test_strides_do_not_matter(wide_dtype, device):
@@ -120,8 +128,41 @@ def test_strides_do_not_matter(wide_dtype, device):
     other = torch.stack([terms, terms], -1)[..., 0], exponent.mT.contiguous().mT
     for x, y in zip(OPS._logsum(*other), expected, strict=True):
         assert torch.equal(x, y)
-    for operator in (OPS._logsum_ratios, OPS._logsum_excess):
-        assert torch.equal(operator(*other), operator(terms, exponent))
+    assert torch.equal(OPS._logsum_ratios(*other), OPS._logsum_ratios(terms, exponent))
+    factors = torch.stack([terms, terms.flip(-1)], -1)
+    shares = OPS._logsum_shares(*other, factors.movedim(-1, 0).contiguous().movedim(0, -1))
+    for x, y in zip(shares, OPS._logsum_shares(terms, exponent, factors), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_shares(wide_dtype, device):
+    """Of terms that are tiny or zero beside psi = 1, with three factors, some of them zero."""
+    most = 126 if torch.finfo(wide_dtype).bits == 32 else 1022
+    tiny = float(-most)
+    exponent = torch.tensor([1.0, tiny, tiny, -10 * most, 10 * most, 8.0], device=device)
+    exponent = exponent.to(torch.zeros(1, dtype=wide_dtype).real.dtype)
+    factors = torch.ones(6, 3, dtype=wide_dtype, device=device) / 2
+    factors[2, 0] = factors[4, 1] = factors[4, 2] = factors[5] = 0
+    terms = factors.prod(-1)
+    terms[0] = 0.5
+    share, of_zero = OPS._logsum_shares(terms, exponent, factors)
+    # psi = 1 has the exponent 1, of 1/2 times 2^1.
+    x = [0.0, tiny - 1, tiny - 1, -10.0 * most - 1, 10.0 * most - 1, 0.0]
+    least = -(most // 3)
+    assert share.tolist() == [0, least, least, least, 0, 0]
+    zeros = (1, 1, 1, 1, 2, 3)
+    assert of_zero.tolist() == [math.floor(e / z) for e, z in zip(x, zeros, strict=True)]
+
+
+def test_a_share_of_an_exponent_moves_into_the_mantissa(dtype, device):
+    A = torch.eye(2, dtype=dtype, device=device).expand(3, 2, 2)
+    m, e = OPS.det_frexp(A)
+    m[2] = 0
+    share = torch.tensor([-3.0, 0.0, -5.0], device=device).to(e.dtype)
+    of_zero = torch.tensor([7.0, 7.0, 40.0], device=device).to(e.dtype)
+    relative, own = OPS._det_relative(A, m, e, share, of_zero)
+    assert torch.equal(relative, m * torch.exp2(share).to(m.dtype))
+    assert torch.equal(own, e - torch.stack([share[0], share[1], of_zero[2]]))
 
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.complex128))
@@ -171,7 +212,7 @@ def test_transforms(device):
 
 def test_errors(device):
     t = torch.zeros(2, 3, device=device)
-    for name in ("logsum", "logsum_ratios", "logsum_excess"):
+    for name in ("logsum", "logsum_ratios"):
         f = getattr(OPS, f"_{name}")
         for arguments, text in (
             ((t[0, 0], t[0, 0]), r"expected terms of shape \(\*, K\), got \(\)"),
@@ -181,3 +222,10 @@ def test_errors(device):
         ):
             with pytest.raises(RuntimeError, match=f"^{name}: {text}$"):
                 f(*arguments)
+    for factors, text in (
+        (t, r"expected factors of shape \(\*, K, S\) with S >= 1 for terms of shape \(2, 3\), got"),
+        (t[..., None][..., :0], r"expected factors of shape .*, got \(2, 3, 0\)"),
+        (t[..., None].double(), "expected factors of the dtype .*, float32 on .*, got float64 on"),
+    ):
+        with pytest.raises(RuntimeError, match=f"^logsum_shares: {text}"):
+            OPS._logsum_shares(t, t, factors)

@@ -46,19 +46,26 @@ class DetFrexp(Value):
 
 
 class DetRelative(Operator):
-    """M, as it is given with e: det A = m 2^e. Its derivatives are those of det times 2^-e."""
+    """Mantissa and exponent of the determinant with a share of the latter in the former.
+
+    The new exponent is a constant, as all arguments but A are.
+    """
 
     operator = "_det_relative"
 
     @classmethod
     def saved(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
-        A, _, e = inputs
-        return A, e
+        return inputs[0], outputs[1]
+
+    @classmethod
+    def constants(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
+        return outputs[1:]
 
     @staticmethod
-    def gradients(ctx: Context, grad: Gradient) -> tuple[Gradient, ...]:
+    def gradients(ctx: Context, grad: Gradient, *_: Gradient) -> tuple[Gradient, ...]:
         A, e = ctx.saved_tensors
-        return None if grad is None else DetFrexpBackward.call(grad, A, e), None, None
+        of_A = None if grad is None else DetFrexpBackward.call(grad, A, e)
+        return of_A, *(None for _ in ctx.needs_input_grad[1:])
 
     @staticmethod
     def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:

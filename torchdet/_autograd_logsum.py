@@ -48,18 +48,18 @@ class LogsumRatios(Operator):
         return -r * (r * dt).sum(-1, keepdim=True)
 
 
-class LogsumExcess(Operator):
-    """About log2|r_k|, whole numbers, or 0 where r_k is moderate; they have no derivative."""
+class LogsumShares(Operator):
+    """Shares of exponents, whole numbers; they have no derivative."""
 
-    operator = "_logsum_excess"
+    operator = "_logsum_shares"
 
     @classmethod
     def constants(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
-        return (outputs,)
+        return outputs
 
     @staticmethod
-    def gradients(ctx: Context, *_: Gradient) -> tuple[Gradient, Gradient]:
-        return None, None
+    def gradients(ctx: Context, *_: Gradient) -> tuple[Gradient, ...]:
+        return None, None, None
 
     @staticmethod
     def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:

@@ -66,11 +66,15 @@ def check_backward_jvp(
     _check_exponent(op, exponent, A)
 
 
-def check_relative(A: Tensor, mantissa: Tensor, exponent: Tensor) -> None:
-    """Raise RuntimeError unless mantissa and exponent go with A."""
-    check_square("det_relative", A)
-    check_same("det_relative", "mantissa", mantissa, A, A.shape[:-2])
-    _check_exponent("det_relative", exponent, A)
+def check_relative(
+    A: Tensor, mantissa: Tensor, exponent: Tensor, share: Tensor, share_of_zero: Tensor
+) -> None:
+    """Raise RuntimeError unless everything goes with A."""
+    op = "det_relative"
+    check_square(op, A)
+    check_same(op, "mantissa", mantissa, A, A.shape[:-2])
+    for x in (exponent, share, share_of_zero):
+        _check_exponent(op, x, A)
 
 
 def check_jet(A: Tensor, J: Tensor, exponent: Tensor) -> None:
@@ -144,10 +148,18 @@ def backward_jvp(
     return (backward(dg, A_, exponent) + g[..., None, None] * H).to(A.dtype)
 
 
-def relative(A: Tensor, mantissa: Tensor, exponent: Tensor) -> Tensor:
-    """Return a copy of the mantissa."""
-    check_relative(A, mantissa, exponent)
-    return mantissa.clone(memory_format=torch.contiguous_format)
+def relative(
+    A: Tensor, mantissa: Tensor, exponent: Tensor, share: Tensor, share_of_zero: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return mantissa and exponent with a share of the latter, a whole number, in the former.
+
+    A mantissa of 0 takes share_of_zero, any other one `share`, of 0 at the most.
+    """
+    check_relative(A, mantissa, exponent, share, share_of_zero)
+    least = -126 if exponent.dtype == torch.float32 else -1022
+    share = share.nan_to_num(0).clamp(least, 0).trunc()
+    own = exponent - torch.where(mantissa == 0, share_of_zero, share)
+    return mantissa * power_of_two(share, share.dtype).to(mantissa.dtype), own
 
 
 def jet(A: Tensor, J: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ._torch_internals import Level
 
 Outputs = Any  # a Tensor or a tuple of them
-_OF_VECTORS = ("_logsum", "_logsum_ratios", "_logsum_excess")  # operators that take no matrix
+_OF_VECTORS = ("_logsum", "_logsum_ratios", "_logsum_shares")  # operators that take no matrix
 
 
 def call(cls: Any, args: Sequence[Tensor]) -> Outputs:

@@ -79,16 +79,38 @@ def logsum_ratios(terms: Tensor, exponent: Tensor) -> Tensor:
     return ldexp(inverse, (E - (top + e).unsqueeze(-1)).clamp(max=largest))
 
 
-def logsum_excess(terms: Tensor, exponent: Tensor) -> Tensor:
-    """Return E_k less the exponent of psi, in floating point; 0 up to a quarter of the range.
+def check_shares(terms: Tensor, exponent: Tensor, factors: Tensor) -> None:
+    """Raise RuntimeError unless terms have exponents and S >= 1 factors, (*, K, S), each."""
+    op = "logsum_shares"
+    check_terms(op, terms, exponent)
+    check_dense(op, "factors", factors)
+    if factors.shape[:-1] != terms.shape or factors.shape[-1:] in ((), (0,)):
+        raise RuntimeError(
+            f"{op}: expected factors of shape (*, K, S) with S >= 1 for terms of shape "
+            f"{tuple(terms.shape)}, got {tuple(factors.shape)}"
+        )
+    if factors.dtype != terms.dtype or factors.device != terms.device:
+        raise RuntimeError(
+            f"{op}: expected factors of the dtype and on the device of terms, "
+            f"{dtype_name(terms.dtype)} on {terms.device}, got {dtype_name(factors.dtype)} on "
+            f"{factors.device}"
+        )
 
-    Where psi is 0 or not finite, the exponent of the least normal number.
+
+def logsum_shares(terms: Tensor, exponent: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what each factor of a term takes of x = E_k less the exponent of psi.
+
+    A factor with mantissa 0 takes x / Z where the term has Z of them, any other one x / S up to 0,
+    and not so much that a power of two is out of range; whole numbers. x counts as 0 up to a
+    quarter of the range, and as the exponent of the least number where psi is 0 or not finite.
     """
-    check_terms("logsum_excess", terms, exponent)
+    check_shares(terms, exponent, factors)
     if terms.numel() == 0:
-        return torch.empty_like(exponent, memory_format=torch.contiguous_format)
+        return torch.zeros_like(exponent), torch.zeros_like(exponent)
     p, top, E = _sum(terms, exponent)
     least, quarter = (-126, 31) if exponent.dtype == torch.float32 else (-1022, 255)
     decides = (p != 0) & torch.isfinite(p)
-    excess = torch.where(decides.unsqueeze(-1), E - (top + split(p)[1]).unsqueeze(-1), least)
-    return excess.masked_fill(excess.abs() <= quarter, 0).to(exponent.dtype)
+    x = torch.where(decides.unsqueeze(-1), E - (top + split(p)[1]).unsqueeze(-1), least)
+    x = x.masked_fill(x.abs() <= quarter, 0).to(exponent.dtype)
+    count, zeros = factors.shape[-1], (factors == 0).sum(-1).clamp(min=1)
+    return (x / count).floor().clamp(-(-least // count), 0), (x / zeros).floor()

@@ -40,14 +40,16 @@ _SCHEMAS = (
     # The change of the first of these two with grad and A.
     "_det_frexp_backward_jvp(Tensor grad, Tensor A, Tensor exponent, Tensor grad_tangent, "
     "Tensor Z) -> Tensor",
-    # A copy of the mantissa, a function of A: det A = mantissa 2^exponent for any given exponent.
-    "_det_relative(Tensor A, Tensor mantissa, Tensor exponent) -> Tensor",
+    # Mantissa and exponent with a share of the latter in the former.
+    "_det_relative(Tensor A, Tensor mantissa, Tensor exponent, Tensor share, Tensor share_of_zero) "
+    "-> (Tensor relative, Tensor own)",
     # First and second derivatives of det(A + t J) 2^-exponent at t = 0, J of shape (*, d, n, n).
     "_det_frexp_jet(Tensor A, Tensor J, Tensor exponent) -> (Tensor first, Tensor second)",
     # Of sum_k terms_k 2^exponent_k, and what the derivatives of its logarithm are made of.
     "_logsum(Tensor terms, Tensor exponent) -> (Tensor sign, Tensor logabs)",
     "_logsum_ratios(Tensor terms, Tensor exponent) -> Tensor",
-    "_logsum_excess(Tensor terms, Tensor exponent) -> Tensor",
+    # What each factor of a term takes of its exponent less that of the sum; factors: (*, K, S).
+    "_logsum_shares(Tensor terms, Tensor exponent, Tensor factors) -> (Tensor share, Tensor zero)",
     "cofactor(Tensor A) -> Tensor",
     "det_backward(Tensor grad, Tensor A) -> Tensor",
     "slogdet_backward(Tensor grad, Tensor A) -> Tensor",
@@ -73,7 +75,6 @@ _SCHEMAS = (
     "_cofactor_derivative(Tensor A, Tensor Z) -> Tensor",
     "_inverse_derivative(Tensor A, Tensor Z) -> Tensor",
 )
-
 # Registrations live as long as this object does.
 library = torch.library.Library("torchdet", "DEF")
 for _schema in _SCHEMAS:
@@ -116,7 +117,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "_det_frexp_jet": _frexp.jet if HAS_EXTENSION else _frexp.jet_by_minors,
     "_logsum": _logsum.logsum,
     "_logsum_ratios": _logsum.logsum_ratios,
-    "_logsum_excess": _logsum.logsum_excess,
+    "_logsum_shares": _logsum.logsum_shares,
     "cofactor": _reference.cofactor,
     "det_backward": _reference.det_backward,
     "slogdet_backward": _reference.slogdet_backward,
@@ -189,9 +190,9 @@ def _fake_logsum_ratios(terms: Tensor, exponent: Tensor) -> Tensor:
     return terms.new_empty(terms.shape)
 
 
-def _fake_logsum_excess(terms: Tensor, exponent: Tensor) -> Tensor:
-    _logsum.check_terms("logsum_excess", terms, exponent)
-    return exponent.new_empty(terms.shape)
+def _fake_logsum_shares(*args: Tensor) -> tuple[Tensor, Tensor]:
+    _logsum.check_shares(*args)
+    return args[1].new_empty(args[1].shape), args[1].new_empty(args[1].shape)
 
 
 def _fake_cofactor(A: Tensor) -> Tensor:
@@ -293,7 +294,7 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "_det_frexp_jet": _fake_det_frexp_jet,
     "_logsum": _fake_logsum,
     "_logsum_ratios": _fake_logsum_ratios,
-    "_logsum_excess": _fake_logsum_excess,
+    "_logsum_shares": _fake_logsum_shares,
     "cofactor": _fake_cofactor,
     "det_backward": _fake_det_backward,
     "slogdet_backward": _fake_slogdet_backward,

@@ -7,10 +7,9 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ._autograd_frexp import DetFrexp, DetRelative
-from ._autograd_logsum import Logsum, LogsumExcess
+from ._autograd_logsum import Logsum, LogsumShares
 from ._function import is_plain, may_look
 from ._reference import check_dense, check_device, check_same, check_square, dtype_name
-from ._reference_numbers import power_of_two
 from .linalg import LinalgSlogdet, argument
 
 _OP = "slogsumdet"
@@ -144,30 +143,26 @@ def relative_to_sum(
     terms, E = _weighted(parts, w, columns)
     if has_one or E.numel() == 0:
         return parts, terms, E
-    x = LogsumExcess.call(terms.detach(), E)
-    if looks and not x.any():  # nothing to share, as nearly always
+    with torch.no_grad():
+        factors = [m.unsqueeze(-2) if columns else m for m, _ in parts]
+        factors = [m if m.shape == terms.shape else m.expand(terms.shape) for m in factors]
+        shares = LogsumShares.call(terms, E, torch.stack(factors, -1))
+    if looks and not shares[1].any():  # nothing to share, as nearly always
         return parts, terms, E
-    x = x.amax(-2) if columns else x
-    most = (120 if E.dtype == torch.float32 else 1000) // len(parts)  # 2^-(S most) is normal
-    h = (x / len(parts)).clamp(-most, 0).floor()
-    power = power_of_two(h, h.dtype)
-    zeros = [m == 0 for m, _ in parts]
-    x = (x / sum(zeros)).floor()
-    shifted = (
-        _shifted(m.detach(), e, torch.where(zero, x, h), power)
-        for (m, e), zero in zip(parts, zeros, strict=True)
-    )
-    parts = [(DetRelative.call(A, m, e), e) for A, (m, e) in zip(matrices, shifted, strict=True)]
+    if columns:
+        shares = tuple(x.amax(-2) for x in shares)
+    parts = [
+        DetRelative.call(A, m.detach(), e, *(_largest(x, e.shape) for x in shares))
+        for A, (m, e) in zip(matrices, parts, strict=True)
+    ]
     return parts, *_weighted(parts, w, columns)
 
 
-def _shifted(m: Tensor, e: Tensor, h: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
-    """Mantissas times 2^h and exponents less h, or less the largest of those that share them."""
-    first = h.dim() - e.dim()
-    dims = [i for i in range(h.dim()) if i < first or e.shape[i - first] != h.shape[i]]
-    if dims:
-        h, power = (x.amax(dims, keepdim=True).view(e.shape) for x in (h, power))
-    return m * power, e - h
+def _largest(x: Tensor, shape: torch.Size) -> Tensor:
+    """The largest of those that one matrix serves; shape: of the matrices."""
+    first = x.dim() - len(shape)
+    dims = [i for i in range(x.dim()) if i < first or shape[i - first] != x.shape[i]]
+    return x.amax(dims, keepdim=True).view(shape) if dims else x
 
 
 def check_matrices(op: str, matrices: Sequence[Tensor]) -> torch.Size:

@@ -17,7 +17,7 @@ from torch import Tensor
 import torchdet
 
 from . import judge, tensors
-from .calls import FACTOR, INVERSE, KEEPERS, PUBLIC, SPECIAL, STACKED, registered
+from .calls import EXPONENTS, FACTOR, INVERSE, KEEPERS, PUBLIC, SPECIAL, STACKED, registered
 from .judge import Wrong
 from .tensors import Built, Spec
 
@@ -170,7 +170,7 @@ def _legal(op: str, arguments: dict[str, Any]) -> bool:
             return False
         if name == "integers":
             continue
-        if name == "exponent":
+        if name in EXPONENTS:
             wide = A.dtype in (torch.float64, torch.complex128)
             if x.shape != batch or x.dtype != (torch.float64 if wide else torch.float32):
                 return False

@@ -12,6 +12,8 @@ import torchdet  # noqa: F401  (registers the operators)
 
 from . import tensors
 
+EXPONENTS = ("exponent", "share", "share_of_zero")  # arguments with a whole number for each matrix
+
 PUBLIC = ("det", "slogdet", "logdet", "cofactor", "adjugate", "det_frexp")
 KEEPERS = ("_det_keep", "_slogdet_keep")
 FACTOR = "_slogdet_factor"
@@ -86,7 +88,7 @@ def _argument(
         return draw(st.floats())
     if argument.name in ("grad", "grad_tangent", "mantissa"):
         return draw(tensors.specs(batch, dtype))
-    if argument.name == "exponent":
+    if argument.name in EXPONENTS:
         wide = dtype in ("float64", "complex128")
         return draw(tensors.specs(batch, "float64" if wide else "float32"))
     if argument.name == "integers":

@@ -1,5 +1,5 @@
 // psi = sum_k t_k 2^E_k as its sign and logarithm, the derivatives 2^E_k / psi of its logarithm,
-// and the exponents of those.
+// and how exponents are shared so that those are near 1.
 //
 // Terms are brought under the largest exponent that one of them has, so psi = p 2^top, where no
 // term of p has a component above 1.
@@ -62,15 +62,29 @@ class Logsum {
     }
   }
 
-  // E_k less the exponent of psi; 0 where a quarter of the range is more than that. Where psi is 0
-  // or not finite, the exponent of the least number.
-  void excess(R* to, int64_t count) const {
+  // What each of the S factors of a term takes of x = E_k less the exponent of psi: x / Z each of Z
+  // zeros, x / S up to 0 any other one, and not so much that a power of two is out of
+  // range; whole numbers. x counts as 0 up to a quarter of the range, and as the exponent of the
+  // least number where psi is 0 or not finite.
+  void shares(const V* factors, int64_t S, R* share, R* share_of_zero, int64_t count) const {
     const bool decides = sum_ != V(0) && sum_ - sum_ == V(0);
     const int of_sum = top_ + exponent_of(sum_);
     for (int64_t k = 0; k < count; ++k) {
-      const int x = decides ? whole(exponents_[k]) - of_sum : -kMostRatio;
-      to[k] = R(std::abs(x) <= kBias / 4 ? 0 : x);
+      int x = decides ? whole(exponents_[k]) - of_sum : -kMostRatio;
+      x = std::abs(x) <= kBias / 4 ? 0 : x;
+      const V* const own = factors + k * S;
+      const int64_t zeros = std::max<int64_t>(1, std::count(own, own + S, V(0)));
+      const R least = R(-(kMostRatio / S));
+      share[k] = std::min(std::max(std::floor(R(x) / R(S)), least), R(0));
+      share_of_zero[k] = std::floor(R(x) / R(zeros));
     }
+  }
+  // m 2^h and e - h for a share h, or for the nearest whole number from -kMostRatio to 0; 0 and
+  // e - share_of_zero for m = 0.
+  static void take_share(V& m, R& e, R share, R share_of_zero) {
+    const int h = std::min(std::max(whole(share), -kMostRatio), 0);
+    e -= m == V(0) ? share_of_zero : R(h);
+    m = scaled(m, h);
   }
 
  private:

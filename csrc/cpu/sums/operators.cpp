@@ -85,26 +85,64 @@ Tensor logsum_ratios(const Tensor& terms, const Tensor& exponent) {
   return ratios;
 }
 
-Tensor logsum_excess(const Tensor& terms, const Tensor& exponent) {
-  check_terms("logsum_excess", terms, exponent);
-  Tensor excess = empty(leading_sizes(terms, 0), exponent.scalar_type());
+std::tuple<Tensor, Tensor> logsum_shares(const Tensor& terms, const Tensor& exponent,
+                                         const Tensor& factors) {
+  check_shares(terms, exponent, factors);
+  const std::vector<int64_t> sizes = leading_sizes(terms, 0);
+  Tensor share = empty(sizes, exponent.scalar_type()),
+         of_zero = empty(sizes, exponent.scalar_type());
   with_type(terms.scalar_type(), [&](auto type) {
     using V = decltype(type);
-    auto* const out = static_cast<typename RealType<V>::Real*>(excess.mutable_data_ptr());
+    using R = typename RealType<V>::Real;
+    const Tensor m = as_contiguous(factors);
+    const int64_t S = m.size(-1);
+    const V* const numbers = static_cast<const V*>(m.const_data_ptr());
+    R* const shares = static_cast<R*>(share.mutable_data_ptr());
+    R* const of_zeros = static_cast<R*>(of_zero.mutable_data_ptr());
     for_sums<V>(terms, exponent, [&](const Logsum<V>& sum, int64_t b, int64_t count) {
-      sum.excess(out + b * count, count);
+      const int64_t first = b * count;
+      sum.shares(numbers + first * S, S, shares + first, of_zeros + first, count);
     });
   });
-  return excess;
+  return {share, of_zero};
 }
 
-// A copy of the mantissa, which autograd takes for a function of A.
-Tensor det_relative(const Tensor& A, const Tensor& mantissa, const Tensor& exponent) {
-  check_matrices("det_relative", "A", A);
-  check_matches("det_relative", "mantissa", mantissa, A, 2);
-  check_exponents("det_relative", exponent, A);
-  Tensor copy = empty(leading_sizes(A, 2), A.scalar_type());
-  return torch::stable::copy_(copy, mantissa);
+// Mantissa and exponent with a share of the latter in the former.
+std::tuple<Tensor, Tensor> det_relative(const Tensor& A, const Tensor& mantissa,
+                                        const Tensor& exponent, const Tensor& share,
+                                        const Tensor& share_of_zero) {
+  const char* const name = "det_relative";
+  check_matrices(name, "A", A);
+  check_matches(name, "mantissa", mantissa, A, 2);
+  for (const Tensor& x : {exponent, share, share_of_zero}) {
+    check_exponents(name, x, A);
+  }
+  const ScalarType dtype = A.scalar_type();
+  if (is_half(dtype)) {
+    const auto [relative, own] =
+        det_relative(in_float32(A), in_float32(mantissa), exponent, share, share_of_zero);
+    return {torch::stable::to(relative, dtype), own};
+  }
+  const std::vector<int64_t> sizes = leading_sizes(A, 2);
+  Tensor relative = empty(sizes, dtype), own = empty(sizes, exponent.scalar_type());
+  with_type(dtype, [&](auto type) {
+    using V = decltype(type);
+    using R = typename RealType<V>::Real;
+    const Tensor inputs[] = {as_contiguous(mantissa), as_contiguous(exponent), as_contiguous(share),
+                             as_contiguous(share_of_zero)};
+    const V* const m = static_cast<const V*>(inputs[0].const_data_ptr());
+    const R* const e = static_cast<const R*>(inputs[1].const_data_ptr());
+    const R* const shares = static_cast<const R*>(inputs[2].const_data_ptr());
+    const R* const of_zeros = static_cast<const R*>(inputs[3].const_data_ptr());
+    V* const to = static_cast<V*>(relative.mutable_data_ptr());
+    R* const rest = static_cast<R*>(own.mutable_data_ptr());
+    for (int64_t i = 0; i < relative.numel(); ++i) {
+      to[i] = m[i];
+      rest[i] = e[i];
+      Logsum<V>::take_share(to[i], rest[i], shares[i], of_zeros[i]);
+    }
+  });
+  return {relative, own};
 }
 
 }  // namespace
@@ -114,5 +152,5 @@ STABLE_TORCH_LIBRARY_IMPL(torchdet, CPU, m) {
   m.impl("_logsum", TORCH_BOX(&torchdet::logsum));
   m.impl("_logsum_ratios", TORCH_BOX(&torchdet::logsum_ratios));
   m.impl("_det_relative", TORCH_BOX(&torchdet::det_relative));
-  m.impl("_logsum_excess", TORCH_BOX(&torchdet::logsum_excess));
+  m.impl("_logsum_shares", TORCH_BOX(&torchdet::logsum_shares));
 }
