@@ -62,5 +62,5 @@ class LogsumShares(Operator):
         return None, None, None
 
     @staticmethod
-    def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
-        return None
+    def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> tuple[Gradient, Gradient]:
+        return None, None
