@@ -18,8 +18,8 @@ J_i] = 0, as det is linear in each row, and the sum over s < t is empty.
 
 In floating point D_sk = m_sk 2^e_sk, and g and q are computed relative to 2^e_sk. A term k that is
 tiny beside psi, as its D_sk are, may have derivatives beyond the range relative to them, which are
-moderate relative to psi. So the e_sk have about the exponent of psi for their sum
-(`relative_to_sum` in sums.py).
+moderate relative to psi. So where the sum of the e_sk is far from the exponent of psi, they get
+others, whose sum is near it (`relative_to_sum` in sums.py).
 """
 
 from collections.abc import Sequence
@@ -90,11 +90,11 @@ def slogsumdet_laplacian(
 
     Accuracy:
         As `slogsumdet`: of each derivative of a determinant that of `det` and its derivatives; the
-        errors of a sum are small beside the sum of the moduli of its terms. Derivatives of a
-        determinant are carried relative to psi, of which each determinant of a term has the same
-        share. So those of a tiny term may leave the range beside it, as with diag(1, 2**-100) twice
-        in float32 and jacobians of ones. The laplacian is inf or NaN where they leave it even so,
-        or the squares of the derivatives do.
+        errors of a sum are small beside the sum of the moduli of its terms. Where a term is tiny
+        beside psi, the derivatives of its determinants are carried relative to equal shares of
+        psi. So they may leave the range beside the term, as with diag(1, 2**-100) twice in float32
+        and jacobians of ones. The laplacian is inf or NaN where they leave it even so, or the
+        squares of the derivatives do.
 
     Singular matrices:
         Their terms are zero and have the right derivatives. Where the computed psi is exactly 0:
