@@ -116,7 +116,7 @@ test-reference: $(VENV)/.installed ## the test suite on the plain PyTorch implem
 
 # The widest instruction set is what all other tests run on. All of them are compiled, and those run that the processor has.
 CAPABILITY_TESTS ?= tests/test_values.py tests/test_gradients.py tests/test_second_derivatives.py \
-  tests/test_slogdet_derivatives.py tests/test_frexp.py tests/test_jets.py tests/test_kept.py tests/test_identities.py
+  tests/test_slogdet_derivatives.py tests/test_frexp.py tests/test_jets.py tests/test_kept.py tests/test_gradient_and_inverse.py tests/test_identities.py
 test-all-capabilities: ## the suite's numerical part on each instruction set that the processor has, all compiled
 	@$(MAKE) --no-print-directory setup TORCHDET_INSTRUCTION_SETS=all
 	sets=$$($(RUN) -c 'import torchdet; info = torchdet._C.build_info(); names = info["instruction_sets"]; \

@@ -12,6 +12,7 @@ OPS = ("det forward", "det forward+backward", "slogdet forward", "slogdet forwar
 FORWARD = OPS[::2]
 RECORDED = "det forward, recorded"  # of an A that requires a gradient, which nobody asks for
 HVP = "det hvp"  # the derivative of det's gradient in a direction Z
+HVPS = (HVP, "slogdet hvp")
 JVP = "det jvp"  # the derivative of det in a direction Z, in forward mode
 PER_SAMPLE = "det vmap(grad)"
 COMPILED = "det compiled forward+backward"
@@ -54,7 +55,7 @@ class Case:
     @property
     def hvp(self) -> bool:
         """Whether Hessian-vector products are timed, or all of them."""
-        return self.op == HVP or self.transform in _SECOND
+        return self.op in HVPS or self.transform in _SECOND
 
     @property
     def directional(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.cases import HVP, OPS
+from bench.cases import HVPS, OPS
 from bench.report import MARKS, summary, table, tally, threads
 from bench.sections import (
     IN_CACHE,
@@ -30,7 +30,8 @@ from bench.sections import (
 from bench.wavefunction import OURS
 
 README_ORDERS = (2, 3, 8, 16, 32, 64, 256, 1024)
-README_OPS = {OPS[0]: "det", OPS[2]: "slogdet", OPS[1]: "det, gradient", HVP: "det, hvp"}
+README_OPS = {OPS[0]: "det", OPS[2]: "slogdet", OPS[1]: "det, gradient", HVPS[0]: "det, hvp"}
+README_OPS[HVPS[1]] = "slogdet, hvp"
 
 
 def _link(name: str) -> str:

@@ -14,13 +14,17 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from bench.cases import HVP, OPS
+from bench.cases import HVPS, OPS
 from bench.report import threads
 from bench.suites import AGAINST_N
 from bench.timing import graph_of
 
 COLORS = dict(
-    zip((*OPS, HVP), ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#009E73"), strict=True)
+    zip(
+        (*OPS, *HVPS),
+        ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#009E73", "#CC79A7"),
+        strict=True,
+    )
 )
 GREY = "#6B6B6B"
 

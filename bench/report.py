@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.cases import HVP, LAYOUTS, OPS
+from bench.cases import HVPS, LAYOUTS, OPS
 from bench.run import REACHED, VERDICTS
 from bench.suites import AGAINST_N, WORST_FIRST
 from bench.timing import graph_of
@@ -204,7 +204,7 @@ def compact_table(run: dict[str, Any]) -> list[str]:
     if not cases:
         return []
     dtypes = list(dict.fromkeys(case["dtype"] for case in cases))
-    ops = [op for op in (*OPS, HVP) if op != HVP or any(case["op"] == op for case in cases)]
+    ops = [op for op in (*OPS, *HVPS) if op in OPS or any(case["op"] == op for case in cases)]
     columns = [(dtype, op) for dtype in dtypes for op in ops]
     rows: dict[str, dict[tuple[str, str], str]] = {}
     for case in cases:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from bench.cases import FUNC, HVP, OPS, RECORDED, TRANSFORMS, Case
+from bench.cases import FUNC, HVP, HVPS, OPS, RECORDED, TRANSFORMS, Case
 from bench.scan import DRAWS, LARGEST_N, scan_cases
 
 SMALL = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
@@ -52,7 +52,7 @@ WORST_FIRST = ("orders", "scan")
 DEFAULT_SUITES = {"cpu": ("small", "dram", "latency"), "cuda": SUITES["cuda"]}
 
 _IMPORTANCE_OF_DTYPE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
-_IMPORTANCE_OF_OP = (OPS[0], OPS[1], RECORDED, HVP, *TRANSFORMS, OPS[2], OPS[3], *FUNC)
+_IMPORTANCE_OF_OP = (OPS[0], OPS[1], RECORDED, *HVPS, *TRANSFORMS, OPS[2], OPS[3], *FUNC)
 
 
 def _chosen(available: Iterable[int], sizes: list[int] | None, quick: bool) -> list[int]:
@@ -73,7 +73,7 @@ def cpu_cases(
         "small": (SMALL, OPS, IN_CACHE),
         "medium": (MEDIUM, OPS, IN_CACHE),
         "large": (LARGE, OPS, IN_CACHE),
-        "hvp": (CPU_HVP, (HVP,), IN_CACHE),
+        "hvp": (CPU_HVP, HVPS, IN_CACHE),
         "dram": ((2, 3, 4), OPS[:2], CPU_DRAM),
         "latency": ((3,), OPS, None),
         "func": (CPU_FUNC, FUNC, None),

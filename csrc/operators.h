@@ -1,16 +1,7 @@
-// The operators, the same on every device: checks, outputs, dtypes, and the problem for a kernel.
+// The operators, the same on every device.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-
-#include <optional>
-#include <tuple>
-#include <utility>
-#include <vector>
-
-#include "checks.h"
-#include "select.h"
-#include "tensors.h"
+#include "operator_steps.h"
 
 namespace torchdet {
 
@@ -22,7 +13,13 @@ namespace torchdet {
 // problem; and where it registers the operators that keep,
 //   static bool keeps(int64_t n, Dtype dtype);
 template <typename Backend>
-struct Operators {
+class Operators : OperatorSteps<Backend> {
+  using Steps = OperatorSteps<Backend>;
+  using Steps::backward_kept, Steps::check_kept, Steps::compute, Steps::keeps_anything,
+      Steps::matrix_operator;
+  using Steps::room_to_keep, Steps::shifted, Steps::two_numbers;
+
+ public:
   static Tensor det(const Tensor& A) {
     check_matrices("det", "A", A);
     if (is_half(A.scalar_type())) {
@@ -201,6 +198,24 @@ struct Operators {
     return matrix_operator(Op::kSlogdetHvp, A, &Z, 2);
   }
 
+  // The same along grad Z, one number grad for each matrix. For backends whose kernels multiply.
+  static Tensor slogdet_hvp_scaled(const Tensor& grad, const Tensor& A, const Tensor& Z) {
+    check_matrices("slogdet_hvp", "A", A);
+    check_matches("slogdet_hvp", "grad", grad, A, 2);
+    check_matches("slogdet_hvp", "Z", Z, A, 0);
+    const ScalarType dtype = A.scalar_type();
+    if (is_half(dtype)) {
+      const Tensor out = slogdet_hvp_scaled(in_float32(grad), in_float32(A), in_float32(Z));
+      return torch::stable::to(out, dtype);
+    }
+    const Tensor numbers = as_contiguous(grad);
+    Tensor out = Backend::empty(leading_sizes(A, 0), dtype, A);
+    compute(
+        A, &Z, 2,
+        {.op = Op::kSlogdetHvp, .out = out.mutable_data_ptr(), .of_hvp = numbers.const_data_ptr()});
+    return out;
+  }
+
   // The determinant, and what helps *_backward_kept to its gradient: numbers and integers. Nothing
   // is kept of half types and where Backend::keeps says so.
   static std::tuple<Tensor, Tensor, Tensor> det_keep(const Tensor& A) {
@@ -243,8 +258,24 @@ struct Operators {
                                       const Tensor& integers) {
     return backward_kept("slogdet_backward", Op::kSlogdetBackward, grad, A, kept, integers);
   }
-  // The same and, as for grad = 1, conj(A^-T), from one inversion where something is kept. For
-  // backends whose kernels write both.
+  // Both of them with conj(A^-T), which is the gradient for grad = 1, from one inversion where that
+  // is faster. For backends whose kernels write both.
+  static std::tuple<Tensor, Tensor> slogdet_backward_inverse(const Tensor& grad, const Tensor& A) {
+    check_matrices("slogdet_backward", "A", A);
+    check_matches("slogdet_backward", "grad", grad, A, 2);
+    if (is_half(A.scalar_type()) || order(A) < kLeastBothResults) {
+      const Tensor ones =
+          torch::stable::fill_(Backend::empty(leading_sizes(A, 2), A.scalar_type(), A), 1.0);
+      return {slogdet_backward(grad, A), slogdet_backward(ones, A)};
+    }
+    Tensor gradient = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
+    Tensor inverse = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
+    compute(A, &grad, 0,
+            {.op = Op::kSlogdetBackward,
+             .out = gradient.mutable_data_ptr(),
+             .inverse = inverse.mutable_data_ptr()});
+    return {gradient, inverse};
+  }
   static std::tuple<Tensor, Tensor> slogdet_backward_inverse_kept(const Tensor& grad,
                                                                   const Tensor& A,
                                                                   const Tensor& kept,
@@ -252,114 +283,13 @@ struct Operators {
     const char* const name = "slogdet_backward";
     check_matrices(name, "A", A);
     if (!keeps_anything(A)) {
-      const Tensor ones =
-          torch::stable::fill_(Backend::empty(leading_sizes(A, 2), A.scalar_type(), A), 1.0);
-      return {slogdet_backward_kept(grad, A, kept, integers), slogdet_backward(ones, A)};
+      check_kept(name, grad, A, kept, integers);
+      return slogdet_backward_inverse(grad, A);
     }
     Tensor inverse = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
     return {backward_kept(name, Op::kSlogdetBackward, grad, A, kept, integers,
                           inverse.mutable_data_ptr()),
             inverse};
-  }
-
- private:
-  // first_of_empty, second_of_empty: the numbers where n = 0.
-  static std::tuple<Tensor, Tensor> two_numbers(Op op, const Tensor& A, double first_of_empty,
-                                                double second_of_empty) {
-    const ScalarType dtype = A.scalar_type();
-    Tensor first = Backend::empty(leading_sizes(A, 2), dtype, A);
-    Tensor second = Backend::empty(leading_sizes(A, 2), real_dtype(dtype), A);
-    if (order(A) == 0) {
-      torch::stable::fill_(first, first_of_empty);
-      torch::stable::fill_(second, second_of_empty);
-    } else {
-      compute(A, {.op = op,
-                  .determinant = first.mutable_data_ptr(),
-                  .logabsdet = second.mutable_data_ptr()});
-    }
-    return {first, second};
-  }
-  // problem: all but the inputs, `other` being grad or Z with other_dims matrix dimensions, or
-  // nothing.
-  static void compute(const Tensor& A, const Tensor* other, int64_t other_dims, Problem&& problem) {
-    if (order(A) == 0 || batch_size(A) == 0) {
-      return;
-    }
-    problem.n = order(A);
-    problem.batch = batch_size(A);
-    problem.A = batch_view(A, 2);
-    if (other != nullptr) {
-      problem.other = batch_view(*other, other_dims);
-    }
-    Backend::run(problem, kernel_dtype(A), A);
-  }
-  static void compute(const Tensor& A, Problem&& problem) {
-    compute(A, nullptr, 0, std::move(problem));
-  }
-
-  // The operators whose result has the shape of A. `other`: grad or Z, with other_dims matrix
-  // dimensions.
-  static Tensor matrix_operator(Op op, const Tensor& A, const Tensor* other, int64_t other_dims) {
-    if (is_half(A.scalar_type())) {
-      const std::optional<Tensor> widened =
-          other ? std::optional<Tensor>(in_float32(*other)) : std::nullopt;
-      const Tensor out =
-          matrix_operator(op, in_float32(A), other ? &*widened : nullptr, other_dims);
-      return torch::stable::to(out, A.scalar_type());
-    }
-    Tensor out = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
-    compute(A, other, other_dims, {.op = op, .out = out.mutable_data_ptr()});
-    return out;
-  }
-
-  static Tensor shifted(const char* name, Op op, const Tensor& A, const Tensor& other,
-                        int64_t other_dims, const Tensor& exponent) {
-    check_exponents(name, exponent, A);
-    const ScalarType dtype = A.scalar_type();
-    if (is_half(dtype)) {
-      const Tensor out = shifted(name, op, in_float32(A), in_float32(other), other_dims, exponent);
-      return torch::stable::to(out, dtype);
-    }
-    const Tensor shifts = as_contiguous(exponent);
-    Tensor out = Backend::empty(leading_sizes(A, 0), dtype, A);
-    compute(A, &other, other_dims,
-            {.op = op, .out = out.mutable_data_ptr(), .shift = shifts.const_data_ptr()});
-    return out;
-  }
-
-  static bool keeps_anything(const Tensor& A) {
-    return !is_half(A.scalar_type()) && Backend::keeps(order(A), kernel_dtype(A));
-  }
-  static std::tuple<Tensor, Tensor> room_to_keep(const Tensor& A) {
-    Tensor kept = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
-    std::vector<int64_t> sizes = leading_sizes(A, 2);
-    sizes.push_back(count_of_kept_integers(order(A)));
-    Tensor integers = Backend::empty(sizes, ScalarType::Int, A);
-    if (!keeps_anything(A)) {
-      torch::stable::fill_(kept, 0.0);
-      torch::stable::fill_(integers, kNotKept);
-    }
-    return {kept, integers};
-  }
-
-  static Tensor backward_kept(const char* name, Op op, const Tensor& grad, const Tensor& A,
-                              const Tensor& kept, const Tensor& integers, void* inverse = nullptr) {
-    check_matrices(name, "A", A);
-    check_matches(name, "grad", grad, A, 2);
-    check_matches(name, "kept", kept, A, 0);
-    check_integers(name, "integers", integers, A, count_of_kept_integers(order(A)));
-    if (!keeps_anything(A)) {
-      return matrix_operator(op, A, &grad, 0);
-    }
-    const Tensor numbers = as_contiguous(kept), places = as_contiguous(integers);
-    Tensor out = Backend::empty(leading_sizes(A, 0), A.scalar_type(), A);
-    compute(A, &grad, 0,
-            {.op = op,
-             .out = out.mutable_data_ptr(),
-             .kept = numbers.const_data_ptr(),
-             .kept_integers = static_cast<const int32_t*>(places.const_data_ptr()),
-             .inverse = inverse});
-    return out;
   }
 };
 
@@ -382,6 +312,14 @@ struct Operators {
   m.impl("_slogdet_keep", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_keep));           \
   m.impl("_det_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::det_backward_kept)); \
   m.impl("_slogdet_backward_kept", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_kept))
+
+// Those of second derivatives of log|det| that save time or memory, for backends with such kernels.
+#define TORCHDET_REGISTER_SLOGDET_TWICE(m, Backend)                                            \
+  m.impl("_slogdet_hvp_scaled", TORCH_BOX(&torchdet::Operators<Backend>::slogdet_hvp_scaled)); \
+  m.impl("_slogdet_backward_inverse",                                                          \
+         TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_inverse));                  \
+  m.impl("_slogdet_backward_inverse_kept",                                                     \
+         TORCH_BOX(&torchdet::Operators<Backend>::slogdet_backward_inverse_kept))
 
 // Those with exponents, for backends that have kernels for them.
 #define TORCHDET_REGISTER_FREXP_OPERATORS(m, Backend)                                          \

@@ -1,5 +1,5 @@
 // The Python module with the facts of the build and the choice of kernels. The kernels of the
-// operators are registered where they are; torchdet/_ops.py has the operators' schemas. No
+// operators are registered where they are; torchdet/_schemas.py has their schemas. No
 // computation.
 #include <pybind11/pybind11.h>
 
@@ -48,6 +48,7 @@ pybind11::dict build_info() {
   info["torch_abi"] = "stable, torch >= 2.10";
   info["size_classes"] = classes;
   info["least_kept"] = torchdet::kLeastKept;
+  info["least_both_results"] = torchdet::kLeastBothResults;
   info["least_factors"] = torchdet::kLeastFactors;
   return info;
 }

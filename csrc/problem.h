@@ -112,7 +112,7 @@ struct Problem {
   // CPU only: whole numbers in the real format, contiguous, or nothing. Cofactors and derivatives
   // come multiplied by 2^-shift.
   const void* shift = nullptr;
-  // kDetBackwardJvp: numbers, contiguous.
+  // kDetBackwardJvp: numbers, contiguous. kSlogdetHvp on the CPU: the second, or nothing.
   const void* of_cofactor = nullptr;
   const void* of_hvp = nullptr;
   // Of a matrix a forward pass keeps n x n numbers, in `out`, and integers.
@@ -120,7 +120,7 @@ struct Problem {
   // What a backward pass reads of them, or nothing.
   const void* kept = nullptr;
   const int32_t* kept_integers = nullptr;
-  // CPU only: where kSlogdetBackward from what is kept writes conj(A^-T) as well, or nothing.
+  // CPU, from kLeastBothResults on: where kSlogdetBackward writes conj(A^-T) as well, or nothing.
   void* inverse = nullptr;
   LargeBuffers large = {};  // CUDA, class "large" only
 };

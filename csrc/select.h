@@ -106,7 +106,12 @@ constexpr Choice select_cpu(Op op, Dtype dtype, int64_t n, int vector_bytes) {
           is_hvp ? "csrc/cpu/blocked/det_hvp.h" : "csrc/cpu/blocked/kernels.h"};
 }
 
-// --- What a forward pass saves ---
+// --- What one pass leaves to the next ---
+
+// From this order on one inversion on the CPU gives both a gradient of log|det| and the inverse,
+// which second derivatives take. Below, the kernels take less time than a second result costs the
+// first.
+constexpr int64_t kLeastBothResults = 9;
 
 // From this order on a forward pass on the CPU that may have a backward pass saves what helps it
 // (cpu/saved/integers.h): in the class "rows" the first half of its elimination, in the class

@@ -24,7 +24,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, vmap
 import cases
 import torchdet
 from support import OPS, logabsdet, same_bits
-from torchdet import _ops
+from torchdet import _ops, _schemas
 from two_processes import BATCH, PROCESSES, check, compare, each
 
 # ---- operators
@@ -84,7 +84,7 @@ def operator(name: str, dtype: torch.dtype, n: int) -> None:
     compare(_ops.operator(name), *args)
 
 
-OPERATORS = tuple(schema.partition("(")[0] for schema in _ops._SCHEMAS)
+OPERATORS = tuple(schema.partition("(")[0] for schema in _schemas.SCHEMAS)
 # One of the orders where forward passes keep something for their backward pass.
 KEPT = 35
 ORDERS = (*((dtype, 3) for dtype in cases.DTYPES), (torch.float64, KEPT), (torch.complex128, KEPT))

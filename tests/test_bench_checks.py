@@ -10,7 +10,7 @@ from torch import Tensor
 import oracles
 import torchdet
 from bench import exact
-from bench.cases import FUNC, HVP, JVP, OPS, Case
+from bench.cases import FUNC, HVP, HVPS, JVP, OPS, Case
 from bench.checks import Truth, _Factors
 from bench.peers import peers
 
@@ -58,7 +58,7 @@ def test_singular_values_agree_with_exact_rationals(n, kind, wide_dtype):
         assert unit[0] < 1e-10  # so it says something
 
 
-CASES = [(op, False) for op in (*OPS, HVP, JVP, *FUNC)]
+CASES = [(op, False) for op in (*OPS, *HVPS, JVP, *FUNC)]
 CASES += [(op, True) for op in (OPS[0], OPS[1], HVP, JVP, *FUNC[: len(FUNC) // 2])]
 
 

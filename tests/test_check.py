@@ -10,7 +10,7 @@ from torch import Tensor
 
 import cases
 import oracles
-from torchdet import _check, _ops
+from torchdet import _check, _kept
 from torchdet.__main__ import main
 from torchdet._function import Operator
 
@@ -42,9 +42,9 @@ def test_it_covers_every_class_and_what_is_kept(dtype):
     for above, last in itertools.pairwise(edges):
         assert sum(above < n <= last for n in chosen) >= 2
     leaves = [torch.eye(n, dtype=dtype).requires_grad_() for n in chosen]
-    kept = {_ops.kept_integers(A) for A in leaves if _ops.keeps(A)}
+    kept = {_kept.kept_integers(A) for A in leaves if _kept.keeps(A)}
     assert len(kept) >= 4, "a gradient, and in two orders each half an elimination and factors"
-    assert not all(_ops.keeps(A) for A in leaves)
+    assert not all(_kept.keeps(A) for A in leaves)
     assert set(_check.orders("cpu", dtype, True)) >= set(range(1, 261)) | set(chosen)
 
 
@@ -79,7 +79,7 @@ def test_one_entry_that_is_off_by_one_is_found(name, n, dtype, monkeypatch):
         pytest.skip("plain PyTorch, one algorithm at every order")
     if not cases.EXTENSION and n > 5:
         pytest.skip("one algorithm at every order")
-    if name.endswith("backward") and _ops.keeps(torch.eye(n, dtype=dtype).requires_grad_()):
+    if name.endswith("backward") and _kept.keeps(torch.eye(n, dtype=dtype).requires_grad_()):
         name = f"_{name}_kept"
     right = function(name).forward
 

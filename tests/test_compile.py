@@ -140,6 +140,8 @@ def operator_arguments(
         "slogdet_backward": (grad, A),
         "det_hvp": (A, Z),
         "slogdet_hvp": (A, Z),
+        "_slogdet_hvp_scaled": (grad, A, Z),
+        "_slogdet_backward_inverse": (grad, A),
         "_det_keep": (A,),
         "_slogdet_keep": (A,),
         "_det_backward_kept": (grad, A, *OPS._det_keep(A.detach())[1:]),

@@ -24,7 +24,7 @@ import cases
 import torchdet
 from conftest import NO_CUDA
 from support import OPS, draw, logabsdet, on_extension, operators_called, same_bits
-from torchdet import _extension, _ops
+from torchdet import _extension, _kept
 
 MISSING = emulated.missing()
 
@@ -218,14 +218,14 @@ def test_matrices_are_kept_whose_gradient_no_block_holds(monkeypatch):
 def test_the_choice_and_the_shapes_ask_for_no_device(name, dtype, monkeypatch):
     """So that torch.compile needs none to trace a program."""
     n = emulated.largest_block("det_backward", cases.name(dtype)) + 1
-    monkeypatch.setattr(_ops, "_LEAST_LARGE", {dtype: n})
+    monkeypatch.setattr(_kept, "_LEAST_LARGE", {dtype: n})
     with FakeTensorMode():
         A = torch.empty(2, n, n, dtype=dtype, device="cuda")
-        assert _ops.keeps(A)
-        assert not _ops.keeps(torch.empty(2, n - 1, n - 1, dtype=dtype, device="cuda"))
-        assert not _ops.keeps(torch.empty(2, n, n, dtype=torch.float16, device="cuda"))
+        assert _kept.keeps(A)
+        assert not _kept.keeps(torch.empty(2, n - 1, n - 1, dtype=dtype, device="cuda"))
+        assert not _kept.keeps(torch.empty(2, n, n, dtype=torch.float16, device="cuda"))
         with torch.no_grad():
-            assert not _ops.keeps(A)
+            assert not _kept.keeps(A)
         *_, numbers, integers = getattr(OPS, f"_{name}_keep")(A)
         assert numbers.shape == A.shape
         assert integers.shape == (2, 3 * n + 2)
@@ -245,7 +245,7 @@ FUNCTIONS = pytest.mark.parametrize("f", (torchdet.det, logabsdet), ids=NAMES)
 
 def leaf(dtype: torch.dtype) -> Tensor:
     A = draw(5, N, dtype, "cuda") / N**0.5
-    if not _ops.keeps(A.requires_grad_()):
+    if not _kept.keeps(A.requires_grad_()):
         pytest.skip("without CUDA kernels nothing is kept")
     return A
 

@@ -16,7 +16,7 @@ from support import OPS
 from torchdet import _ops
 
 UNARY = ("det", "slogdet", "cofactor", "_det_keep", "_slogdet_keep")
-WITH_GRAD = ("det_backward", "slogdet_backward")
+WITH_GRAD = ("det_backward", "slogdet_backward", "_slogdet_backward_inverse")
 KEPT = ("_det_backward_kept", "_slogdet_backward_kept", "_slogdet_backward_inverse_kept")
 ORDERS = (3, 20, 40, 80)  # nothing is kept, a gradient, half an elimination, factors
 
@@ -74,8 +74,8 @@ def test_dtypes(name, dtype):
 
 @pytest.mark.parametrize("name", WITH_GRAD)
 def test_what_does_not_go_with_A(name):
-    A = torch.zeros(4, 2, 3, 3)
-    start = f"{name}: expected grad of "
+    A, op = torch.zeros(4, 2, 3, 3), operator(name)
+    start = f"{op}: expected grad of "
     for shape in ((4,), (2, 4), (4, 2, 1), ()):
         assert text_of_all(name, torch.zeros(shape), A) == (
             f"{start}shape (4, 2), got {shape}; expand or reshape it first"
@@ -90,7 +90,7 @@ def test_what_does_not_go_with_A(name):
         f"{start}the dtype of A, float32, got complex32; convert it first, e.g. grad.to(A.dtype)"
     )
     # A is looked at first, the shape before the dtype.
-    assert text_of_all(name, torch.zeros(3), A[..., 0]).startswith(f"{name}: expected A of shape")
+    assert text_of_all(name, torch.zeros(3), A[..., 0]).startswith(f"{op}: expected A of shape")
     assert "shape (4, 2), got (4,)" in text_of_all(name, torch.zeros(4).double(), A)
 
 
@@ -105,6 +105,18 @@ def test_directions(name):
         f"{name}: expected Z of the dtype of A, float32, got float64; "
         "convert it first, e.g. Z.to(A.dtype)"
     )
+
+
+def test_what_does_not_go_with_a_direction_and_its_factor():
+    name, A, grad = "_slogdet_hvp_scaled", torch.zeros(4, 3, 3), torch.zeros(4)
+    for wrong, text in (
+        ((grad, A[..., 0], A), "A of shape (*, n, n), got (4, 3)"),
+        ((grad[:1], A, A), "grad of shape (4,), got (1,)"),
+        ((grad, A, A[0]), "Z of shape (4, 3, 3), got (3, 3)"),
+        ((grad.double(), A, A), "grad of the dtype of A, float32, got float64"),
+        ((grad, A, A.double()), "Z of the dtype of A, float32, got float64"),
+    ):
+        assert text_of_all(name, *wrong).startswith(f"slogdet_hvp: expected {text}")
 
 
 @pytest.mark.parametrize("n", ORDERS if cases.EXTENSION else ORDERS[:1])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from torchdet import _explain, _ops
+from torchdet import _explain, _schemas
 from torchdet.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +32,7 @@ OPERATORS = [
     "_det_frexp_jet",
 ]
 
-compiled = pytest.mark.skipif(not _ops.HAS_EXTENSION, reason="the choice is compiled")
+compiled = pytest.mark.skipif(not _schemas.HAS_EXTENSION, reason="the choice is compiled")
 
 
 def select(operator, dtype, n, target):
@@ -111,6 +111,6 @@ def test_info_shows_versions_and_who_works_on_a_matrix(capsys):
     printed = capsys.readouterr().out
     for word in ["torchdet", "PyTorch", "kernels", "explain"]:
         assert word in printed
-    if _ops.HAS_EXTENSION:
+    if _schemas.HAS_EXTENSION:
         for name in CLASSES[:3]:
             assert name in printed

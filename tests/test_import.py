@@ -72,7 +72,7 @@ def test_a_missing_extension_still_computes():
     assert done.stderr.count("extension") >= 1
 
 
-@pytest.mark.skipif(not torchdet._ops.HAS_EXTENSION, reason="there is no extension to find")
+@pytest.mark.skipif(not torchdet._schemas.HAS_EXTENSION, reason="there is no extension to find")
 @pytest.mark.parametrize("elsewhere", (False, True), ids=("nowhere", "installed"))
 def test_a_source_folder_in_front_of_an_installation_is_named(elsewhere, tmp_path):
     """As in `python -m torchdet` inside a clone; the advice to reinstall would not help there."""
@@ -193,7 +193,9 @@ for n in (2, 3, 5, 9, 33):
 """
 
 
-@pytest.mark.skipif(not torchdet._ops.HAS_EXTENSION, reason="the reference has no instruction sets")
+@pytest.mark.skipif(
+    not torchdet._schemas.HAS_EXTENSION, reason="the reference has no instruction sets"
+)
 @pytest.mark.parametrize("name", ("avx512", "avx2", "portable"))
 def test_every_instruction_set_can_be_forced_and_is_right(name):
     result = fresh_python("-c", CAPABILITY.format(name=name), TORCHDET_CPU_CAPABILITY=name)
@@ -202,7 +204,9 @@ def test_every_instruction_set_can_be_forced_and_is_right(name):
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.skipif(not torchdet._ops.HAS_EXTENSION, reason="the reference has no instruction sets")
+@pytest.mark.skipif(
+    not torchdet._schemas.HAS_EXTENSION, reason="the reference has no instruction sets"
+)
 def test_an_unknown_instruction_set_is_an_error_that_names_those_at_hand():
     result = fresh_python("-c", "import torch, torchdet; torchdet.det(torch.eye(2))",
                     TORCHDET_CPU_CAPABILITY="mmx")  # fmt: skip

@@ -32,7 +32,7 @@ from support import (
     operators_called,
     same_bits,
 )
-from torchdet import _ops, _reference
+from torchdet import _kept, _reference
 
 NOT_KEPT = torch.iinfo(torch.int32).min
 KERNELS = cases.EXTENSION or cases.EMULATION == "arm"
@@ -52,7 +52,7 @@ def from_A(operator: str, device: str) -> Callable[..., Tensor]:
     if cases.EMULATION == "cuda":  # which keeps matrices of any order, by the class "large"
         large = partial(importlib.import_module("emulated").run, operator, large=True)
         return lambda grad, A: torch.from_numpy(large(A.numpy(), grad.numpy())[0])
-    is_compiled = has_kernels(device) or _ops.kept_integers(torch.empty(1, 1, device=device)) > 1
+    is_compiled = has_kernels(device) or _kept.kept_integers(torch.empty(1, 1, device=device)) > 1
     return getattr(OPS if is_compiled else _reference, operator)
 
 
@@ -325,46 +325,6 @@ def test_something_is_kept_where_a_backward_pass_may_come_and_only_there():
     assert operators_called(torchdet.slogdet, leaf) == ["_slogdet_keep"]
     out = torchdet.det(leaf).sum()
     assert operators_called(out.backward) == ["_det_backward_kept"]
-
-
-@on_extension
-@pytest.mark.parametrize("n", (33, 70, 130))
-def test_the_gradient_of_a_logarithm_and_its_derivatives_take_one_inversion(n, wide_dtype):
-    """Their bits are those of two inversions, and hooks see the inverse that is saved."""
-    A = draw(5, n, wide_dtype).requires_grad_()
-    weight = torch.full((5,), 0.7, dtype=torch.float64, requires_grad=True)
-    y = logabsdet(A)
-    g: list[Tensor] = []
-    saved: list[Tensor] = []
-
-    def differentiate() -> None:
-        g.extend(torch.autograd.grad(y, A, weight, create_graph=True))
-
-    def pack(x: Tensor) -> Tensor:
-        saved.append(x.detach().clone())
-        return saved[-1]
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        assert operators_called(differentiate) == ["_slogdet_backward_inverse_kept"]
-    ones = torch.ones(5, dtype=wide_dtype)
-    conj_X = OPS.slogdet_backward(ones, A.detach())
-    assert sum(x.shape == A.shape and same_bits(x, conj_X) for x in saved) == 1
-    assert same_bits(g[0], OPS.slogdet_backward(weight.to(wide_dtype), A).detach())
-
-    V = torch.randn_like(A)
-    results: list[Tensor] = []
-
-    def differentiate_again() -> None:
-        results.extend(torch.autograd.grad(g[0], (weight, A), V, retain_graph=True))
-
-    before = [x.clone() for x in saved]
-    for _ in range(2):
-        assert operators_called(differentiate_again) == ["_slogdet_hvp_kept"]
-    Z = weight.detach()[:, None, None] * V
-    for of_weight, of_A in (results[:2], results[2:]):
-        assert same_bits(of_weight, (V * conj_X.conj()).sum((-2, -1)).real)
-        assert same_bits(of_A, OPS._slogdet_hvp_kept(conj_X, Z).conj())
-    assert all(map(same_bits, saved, before))
 
 
 @pytest.mark.parametrize("n", (12, 70, 130))

@@ -64,6 +64,19 @@ def test_products_of_integers_are_exact(n, dtype, device):
     assert torch.equal(got.cpu(), exact(X, Z))
 
 
+@pytest.mark.parametrize("n", ORDERS)
+def test_products_along_multiples_are_exact(n, dtype, device):
+    """The result is linear in the factor: by 1.5, and by a power of two for each matrix."""
+    X, Z = (integers(batch_of(n), n, n, dtype=dtype) for _ in range(2))
+    factor = 1.5 * 2.0 ** torch.arange(-20, batch_of(n) - 20)
+    grad = factor.to(dtype) * (1j if dtype.is_complex else 1)
+    layouts = (grad, grad.repeat_interleave(2)[::2], grad[-1:].expand(batch_of(n)))
+    for g in layouts:
+        got = OPS._slogdet_hvp_scaled(g.to(device), X.conj().to(device), Z.to(device))
+        expected = exact(X, Z).to(torch.complex128 if X.is_complex() else torch.float64)
+        assert torch.equal(got.cpu(), (g[:, None, None].to(expected) * expected).to(dtype))
+
+
 @pytest.mark.parametrize("n", (2, 3, 4, 6, 8, 15, 32, 33, 36))
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_products_of_integers_are_exact_in_every_layout(n, layout, dtype, device):

@@ -268,7 +268,7 @@ def check(record: bool) -> int:
     """
     if sys.platform != "linux" or platform.machine() not in PROGRAM_COUNTER:
         raise CannotCountError("only on Linux, x86-64 or ARM64")
-    if not torchdet._ops.HAS_EXTENSION:
+    if not torchdet._schemas.HAS_EXTENSION:
         raise CannotCountError("torchdet is installed without its extension")
     info = torchdet._C.build_info()
     compiler = f"{info['compiler']}, {platform.machine()}"

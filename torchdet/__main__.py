@@ -8,14 +8,14 @@ import torch
 
 import torchdet
 
-from . import _check, _explain, _ops
+from . import _check, _explain, _schemas
 
 _LARGEST = 2**31 - 1  # no memory holds a larger matrix
 
 
 def _facts() -> list[tuple[str, str]]:
     rows = [("torchdet", torchdet.__version__), ("PyTorch", torch.__version__)]
-    if not _ops.HAS_EXTENSION:
+    if not _schemas.HAS_EXTENSION:
         rows.append(("kernels", "plain PyTorch (right, but slower): no compiled extension"))
     else:
         from . import _C
@@ -66,7 +66,7 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _info() -> None:
     _print_table(["", ""], _facts())
-    if _ops.HAS_EXTENSION:
+    if _schemas.HAS_EXTENSION:
         print("\nWho works on a matrix of order n (largest orders of any dtype):")
         _print_table(["device", "class", "n", "one matrix belongs to"], _size_classes())
     print(

@@ -6,9 +6,18 @@ from torch import Tensor
 
 from . import _ops, _torch_internals
 from ._function import Context, Gradient, Outputs, inner, is_plain, ones, times
+from ._kept import inverts_once
 from ._rules import Backward, Derivative, Logarithm, stack
 
-_hvp_from_inverse = _torch_internals.below_autograd(_ops.operator("_slogdet_hvp_kept"))
+_hvp_kept = _torch_internals.below_autograd(_ops.operator("_slogdet_hvp_kept"))
+_hvp_scaled = _torch_internals.below_autograd(_ops.operator("_slogdet_hvp_scaled"))
+
+
+def _along(g: Tensor, inverse: Tensor, Z: Tensor) -> Tensor:
+    """D X(A)[g Z], with the bits of a recorded graph: torch rounds complex products otherwise."""
+    if g.is_complex():
+        return _hvp_kept(inverse, times(g, Z))
+    return _hvp_scaled(g, inverse, Z)
 
 
 def inverse_derivative(A: Tensor, Z: Sequence[Tensor], *_: Tensor) -> Tensor:
@@ -31,10 +40,10 @@ class SlogdetBackward(Backward):
         if V is None or not is_plain(grad, A, V):
             return super().gradients(ctx, V)
         for_grad, for_A, *for_constants = ctx.needs_input_grad
-        inverse, Z = cls.inverse(ctx, A, *constants), times(grad.conj(), V)
+        inverse = cls.inverse(ctx, A, *constants)
         return (
             inner(V, inverse.conj()) if for_grad else None,
-            _hvp_from_inverse(inverse, Z).conj() if for_A else None,
+            _along(grad.conj(), inverse, V).conj() if for_A else None,
             *(None for _ in for_constants),
         )
 
@@ -53,16 +62,15 @@ class SlogdetBackwardKept(SlogdetBackward):
     operator = "_slogdet_backward_kept"
 
 
-class SlogdetBackwardInverseKept(SlogdetBackwardKept):
-    """The same and conj(X), a constant: the node of a SlogdetBackwardKept, which saves conj(X)."""
+class SlogdetBackwardWithInverse(SlogdetBackward):
+    """The same and conj(X), a constant: nodes that save conj(X) for their derivatives."""
 
-    operator = "_slogdet_backward_inverse_kept"
     results = 1
+    alone: type[SlogdetBackward]
 
     @classmethod
     def call(cls, *args: Tensor) -> Outputs:
-        grad, A, kept, integers, *_ = args
-        return SlogdetBackwardKept.call(grad, A, kept, integers)
+        return cls.alone.call(*args[:-1])
 
     @classmethod
     def saved(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
@@ -77,13 +85,35 @@ class SlogdetBackwardInverseKept(SlogdetBackwardKept):
         return constants[-1]
 
 
+class SlogdetBackwardInverse(SlogdetBackwardWithInverse):
+    """The node of a SlogdetBackward where both results take one inversion."""
+
+    operator = "_slogdet_backward_inverse"
+    alone = SlogdetBackward
+
+
+class SlogdetBackwardInverseKept(SlogdetBackwardWithInverse):
+    """The node of a SlogdetBackwardKept."""
+
+    operator = "_slogdet_backward_inverse_kept"
+    alone = SlogdetBackwardKept
+
+
 if _torch_internals.HAS_LEVELS:  # else `record` is called where no graph is recorded as well
+    _record_alone = SlogdetBackward.record
 
     def _record(args: Sequence[Tensor]) -> Tensor:
+        if not inverts_once(args[1]):
+            return _record_alone(args)
+        gradient: Tensor = SlogdetBackwardInverse.record(args)[0]
+        return gradient
+
+    def _record_kept(args: Sequence[Tensor]) -> Tensor:
         gradient: Tensor = SlogdetBackwardInverseKept.record(args)[0]
         return gradient
 
-    SlogdetBackwardKept.record = staticmethod(_record)
+    SlogdetBackward.record = staticmethod(_record)
+    SlogdetBackwardKept.record = staticmethod(_record_kept)
 
 
 class Slogdet(Logarithm):

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import _ops
+from . import _schemas
 from .linalg import cofactor, det, slogdet
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
@@ -187,7 +187,7 @@ def _all_results(q: Question) -> list[Tensor]:
 
 
 def _same_with_threads(q: Question) -> bool:
-    if q.A.device.type != "cpu" or not _ops.HAS_EXTENSION:
+    if q.A.device.type != "cpu" or not _schemas.HAS_EXTENSION:
         return True  # torch's own threads, if any
     results = []
     for count in (1, _THREADS):
@@ -210,7 +210,7 @@ CHECKS: dict[str, Callable[[Question], bool]] = {
 
 def classes(device: str) -> dict[str, int]:
     """The size classes that serve a device, with their largest orders; none without extension."""
-    if not _ops.HAS_EXTENSION:
+    if not _schemas.HAS_EXTENSION:
         return {}
     from . import _C
 

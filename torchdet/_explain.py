@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import _ops
+from . import _schemas
 
 # What a user does, and the operator that does it.
 TASKS = {
@@ -33,7 +33,7 @@ class Kernel(NamedTuple):
 
 def targets() -> Sequence[str]:
     """The instruction set in use, and "cuda" where there are kernels and a device."""
-    if not _ops.HAS_EXTENSION:
+    if not _schemas.HAS_EXTENSION:
         return ["plain PyTorch"]
     from . import _C
 
@@ -46,7 +46,7 @@ def targets() -> Sequence[str]:
 def explain(n: int, dtype: str, target: str) -> list[Kernel]:
     """A row for each task; n >= 1, dtype as torch names it, target one of `targets`."""
     dtype = _COMPUTED_IN.get(dtype, dtype)
-    if not _ops.HAS_EXTENSION:
+    if not _schemas.HAS_EXTENSION:
         kernel = "plain PyTorch", "all n", "torchdet/_reference.py", "no compiled extension"
         return [Kernel(task, *kernel) for task in TASKS]
     from . import _C
@@ -63,7 +63,7 @@ def explain(n: int, dtype: str, target: str) -> list[Kernel]:
 
 def saved(n: int, dtype: str) -> str:
     """What a forward pass on the CPU saves for the backward pass, beside A."""
-    if not _ops.HAS_EXTENSION:
+    if not _schemas.HAS_EXTENSION:
         return "A forward pass saves A for the backward pass."
     from . import _C
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _levels, _ops, _torch_internals
+from . import _levels, _ops, _schemas, _torch_internals
 from ._torch_modes import has_dispatch_modes
 
 Context = Any
@@ -55,7 +55,7 @@ class Operator(torch.autograd.Function):
         cls.out_dims = _ops.out_dims(operator)
         cls.traced = staticmethod(_operator(cls.operator))
         cls.record = staticmethod(_torch_internals.recorder(cls))
-        _torch_internals.register_autograd(cls, _ops.library)
+        _torch_internals.register_autograd(cls, _schemas.library)
 
     @classmethod
     def call(cls, *args: Tensor) -> Outputs:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._reference import check_same, check_square
+from ._reference import check_dense, check_same, check_square
 from ._reference_lu import unexpand
 
 
@@ -33,6 +33,26 @@ def slogdet_hvp_kept(A: Tensor, Z: Tensor) -> Tensor:
     check_square("slogdet_hvp", A)
     check_same("slogdet_hvp", "Z", Z, A)
     return _derivative(_wide(A).conj(), (_wide(Z),)).to(Z.dtype)
+
+
+def check_scaled(grad: Tensor, A: Tensor, Z: Tensor) -> None:
+    """Raise RuntimeError unless grad and Z go with A."""
+    check_square("slogdet_hvp", A)
+    check_same("slogdet_hvp", "grad", grad, A, A.shape[:-2])
+    check_same("slogdet_hvp", "Z", Z, A)
+
+
+def slogdet_hvp_scaled(grad: Tensor, A: Tensor, Z: Tensor) -> Tensor:
+    """Return -X (grad Z)^T X, conj(X) being what is given for A."""
+    check_scaled(grad, A, Z)
+    gradZ = _wide(grad)[..., None, None] * _wide(Z)
+    return torch.ops.torchdet._slogdet_hvp_kept(_wide(A), gradZ).to(Z.dtype)
+
+
+def slogdet_backward_inverse(grad: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
+    """Return grad conj(X) and conj(X), one after the other."""
+    backward = torch.ops.torchdet.slogdet_backward
+    return backward(grad, A), backward(torch.ones_like(grad), A)
 
 
 def derivative(A: Tensor, Zs: Sequence[Tensor]) -> Tensor:
@@ -68,3 +88,15 @@ def without_autocast(device: str) -> AbstractContextManager[Any]:
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
+
+
+def check_directions(op: str, A: Tensor, Z: Tensor) -> None:
+    """Raise RuntimeError unless Z has directions for A, at least one."""
+    check_square(op, A)
+    check_dense(op, "Z", Z)
+    if Z.dim() < 3 or Z.shape[-3] == 0:
+        raise RuntimeError(
+            f"{op}: expected Z of shape (*, m, n, n) with m >= 1 directions, got {tuple(Z.shape)}"
+        )
+    *batch, n, _ = A.shape
+    check_same(op, "Z", Z, A, torch.Size((*batch, Z.shape[-3], n, n)))

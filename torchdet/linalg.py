@@ -9,7 +9,7 @@ from torch import Tensor
 from ._autograd_det import Cofactor, Det, DetKeep
 from ._autograd_frexp import DetFrexp
 from ._autograd_slogdet import Slogdet, SlogdetKeep
-from ._ops import keeps
+from ._kept import keeps
 from ._reference import check_square, dtype_name
 from ._torch_internals import handle_torch_function, has_torch_function_unary
 from ._torch_modes import made_of_sequence
@@ -120,7 +120,7 @@ def slogdet(
 
     Memory:
         As `det`; the sign of a complex matrix is saved, too. The gradient, where it is recorded
-        itself, keeps one inverse as large as A from its first backward pass on.
+        itself, keeps one inverse as large as A.
 
     Raises:
         RuntimeError: "slogdet: expected A of shape (*, n, n), got (3, 4, 5)"; likewise for dtype,

@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from torchdet import _inverse, _ops, _reference, _reference_kept
+from torchdet import _inverse, _reference, _reference_kept, _schemas
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -91,7 +91,7 @@ def register(kernels: ModuleType) -> torch.library.Library:
 
     Needs TORCHDET_EXTENSION=0: the extension has CPU kernels of its own.
     """
-    if _ops.HAS_EXTENSION:
+    if _schemas.HAS_EXTENSION:
         raise RuntimeError("the emulated kernels need TORCHDET_EXTENSION=0 in the environment")
     library = torch.library.Library("torchdet", "IMPL")
     for operator in kernels.OPERATORS:

@@ -25,7 +25,8 @@ ERRORS = (RuntimeError, TypeError, ValueError)  # NotImplementedError is a Runti
 # Operators that take illegal arguments for an error, and legal ones for a right answer.
 STRICT = {
     *("det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "det_hvp"),
-    *("slogdet_hvp", "_slogdet_hvp_kept", "_det_frexp_backward", "_det_frexp_hvp"),
+    *("slogdet_hvp", "_slogdet_hvp_kept", "_slogdet_hvp_scaled", INVERSE[0]),
+    *("_det_frexp_backward", "_det_frexp_hvp"),
     *("det_frexp", "_det_frexp_backward_jvp", "_det_frexp_jet", "_det_relative"),
 }
 # Written in PyTorch: bits may depend on strides and place.
@@ -209,7 +210,7 @@ def _judge_results(
     batch, n = A.shape[:-2], A.shape[-1]
     of_numbers = op in ("det", "slogdet", "logdet", "det_frexp", "_det_relative", FACTOR, *KEEPERS)
     main = results[: 2 if ("slogdet" in op and of_numbers) or op == "det_frexp" else 1]
-    if op == INVERSE:
+    if op in INVERSE:
         main = results
     if op == "_det_frexp_jet":
         main, of_numbers, batch = results, True, arguments["J"].shape[:-2]
@@ -220,7 +221,7 @@ def _judge_results(
     kinds = [A.dtype, torch.zeros((), dtype=A.dtype).real.dtype]
     if op == "det_frexp" and kinds[1].itemsize == 2:
         kinds[1] = torch.float32  # a half type holds no large exponent
-    if op in ("_det_frexp_jet", INVERSE):
+    if op in ("_det_frexp_jet", *INVERSE):
         kinds[1] = A.dtype
     elif case["target"] == "det_frexp":
         kinds[1] = torch.int32  # the operator has exponents that autograd takes
@@ -249,7 +250,7 @@ def _judge_one(
     op: str, A: Tensor, results: list[Tensor], other: dict[str, Tensor], case: dict[str, Any]
 ) -> None:
     finite = bool(A.isfinite().all())
-    if op == "_slogdet_hvp_kept" or "exponent" in case["args"]:
+    if op in ("_slogdet_hvp_kept", "_slogdet_hvp_scaled") or "exponent" in case["args"]:
         return  # what was given, carried on; judged as slogdet_hvp and det_frexp
     if "factors" in case["args"] and not all(
         "forward" in case["args"][key] for key in ("factors", "integers")

@@ -17,7 +17,7 @@ EXPONENTS = ("exponent", "share", "share_of_zero")  # arguments with a whole num
 PUBLIC = ("det", "slogdet", "logdet", "cofactor", "adjugate", "det_frexp")
 KEEPERS = ("_det_keep", "_slogdet_keep")
 FACTOR = "_slogdet_factor"
-INVERSE = "_slogdet_backward_inverse_kept"
+INVERSE = ("_slogdet_backward_inverse", "_slogdet_backward_inverse_kept")
 # In plain PyTorch, with directions stacked in Z.
 STACKED = ("ops._cofactor_derivative", "ops._inverse_derivative")
 

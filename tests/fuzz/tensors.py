@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchdet import _ops
+from torchdet import _schemas
 
 Spec = dict[str, Any]
 
@@ -58,7 +58,7 @@ SIZES = (1, 2, 3, 128, 6000, 2.0**-20, 2.0**20, 2.0**60, 2.0**-60, 2.0**100, 2.0
 
 
 # Many of torch's functions, of which plain PyTorch is made, take at most 64 dimensions.
-MOST_BATCH_DIMS = 200 if _ops.HAS_EXTENSION else 60
+MOST_BATCH_DIMS = 200 if _schemas.HAS_EXTENSION else 60
 
 
 @dataclass

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "../fallback/rank_revealing.h"
+#include "../gradient_and_inverse.h"
 #include "../saved/integers.h"
 #include "lu.h"
 
@@ -60,18 +61,18 @@ struct BlockedKernels {
 
   // All operators that need the inverse.
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
+    const GradientAndInverse<P> results(p);
     for (int64_t b = begin; b < end; ++b) {
       Space s = thread_space<Space>(p.n);
       read(p.A, b, s);
       if (!s.frame.finite || !s.lu.factor()) {
-        fill_without_cofactors(p, b, s.frame);
+        for (const Problem* result : results) {
+          fill_without_cofactors(*result, b, s.frame);
+        }
       } else {
         s.lu.read_factors(
             [&](int64_t k, const P* row) { std::copy(row, row + s.F.packs, s.F.row(k)); });
-        const Scaled<Number> d = invert(s, s.lu.sign());
-        if (!write(p, b, s, d)) {
-          RankRevealing<P>::cofactor_matrix(p, b);
-        }
+        write_all(results, b, s, invert(s, s.lu.sign()));
       }
     }
   }
@@ -106,14 +107,12 @@ struct BlockedKernels {
 
   // Gradients from the factors that have been kept.
   static void from_kept(const Problem& p, int64_t begin, int64_t end) {
-    const Results<P> results(p);
+    const GradientAndInverse<P> results(p);
     for (int64_t b = begin; b < end; ++b) {
       const KeptFactors<const int32_t> kept(p.kept_integers, p.n, b);
       Space s = thread_space<Space>(p.n);
       if (!kept.are_usable(s.step_of)) {
-        for (const Problem* result : results) {
-          cofactor_matrices(*result, b, b + 1);
-        }
+        cofactor_matrices(p, b, b + 1);
         continue;
       }
       read_rows<0>(static_cast<const Number*>(p.kept) + b * p.n * p.n, p.n, s.F);
@@ -126,16 +125,7 @@ struct BlockedKernels {
         s.frame.columns()[i] = i < p.n ? kept.column_exponents()[i] : 0;
         s.frame.total -= s.frame.rows()[i] + s.frame.columns()[i];
       }
-      const Scaled<Number> d = invert(s, static_cast<T>(kept.sign()));
-      bool in_range = true;
-      for (const Problem* result : results) {
-        in_range = write(*result, b, s, d);
-      }
-      for (const Problem* result : results) {
-        if (!in_range) {
-          RankRevealing<P>::cofactor_matrix(*result, b);
-        }
-      }
+      write_all(results, b, s, invert(s, static_cast<T>(kept.sign())));
     }
   }
 
@@ -175,6 +165,20 @@ struct BlockedKernels {
     solve_triangular<false>(s.F, s.X, packs, [&](int64_t i, P& x) TORCHDET_LANE_LAMBDA {
       x = x * broadcast<P>(get_number(s.reciprocal, i));
     });
+  }
+
+  // d: the product of the pivots but the last.
+  static void write_all(const GradientAndInverse<P>& results, int64_t b, Space& s,
+                        Scaled<Number> d) {
+    bool in_range = true;
+    for (const Problem* result : results) {
+      in_range = write(*result, b, s, d);
+    }
+    for (const Problem* result : results) {  // RankRevealing takes the space
+      if (!in_range) {
+        RankRevealing<P>::cofactor_matrix(*result, b);
+      }
+    }
   }
 
   // P and Q put right, and the equilibration; false where an entry of X left the range.

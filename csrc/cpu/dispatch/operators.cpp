@@ -83,6 +83,5 @@ STABLE_TORCH_LIBRARY_IMPL(torchdet, CPU, m) {
   TORCHDET_REGISTER_OPERATORS(m, torchdet::CpuBackend);
   TORCHDET_REGISTER_KEEPING_OPERATORS(m, torchdet::CpuBackend);
   TORCHDET_REGISTER_FREXP_OPERATORS(m, torchdet::CpuBackend);
-  m.impl("_slogdet_backward_inverse_kept",
-         TORCH_BOX(&torchdet::Operators<torchdet::CpuBackend>::slogdet_backward_inverse_kept));
+  TORCHDET_REGISTER_SLOGDET_TWICE(m, torchdet::CpuBackend);
 }

@@ -8,6 +8,7 @@
 #include "../../math/logarithm.h"
 #include "../../problem.h"
 #include "../exponents.h"
+#include "../gradient_and_inverse.h"
 #include "../simd/tile.h"
 
 namespace torchdet {
@@ -105,8 +106,10 @@ struct LaneKernels {
     constexpr bool kRestored = !kHasClosedForm<N, V> && N < kLeastRowsApart && !kIsComplex<V>;
     constexpr bool kInOrder = kHasClosedForm<N, V> || kRestored;
     V a[tile_size(N)], x[tile_size(N)];
+    V *const source = kRestored ? a : x, *const target = kRestored ? x : a;
     R weight[N];
     I row_exponent[N], column[N], column_exponent[N], row_index[N];
+    const GradientAndInverse<V, (N >= kLeastBothResults)> results(p);
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Steps::read(p.A, first, lanes, n, a);
@@ -119,48 +122,49 @@ struct LaneKernels {
       if constexpr (kRestored) {
         restore_rows<N>(row_index, x, a);
       }
-      // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and conj(grad),
-      // since grad conj(C) = conj(conj(grad) C).
-      Scaled<V> factor = {one<V>(), eq.total};
-      if (multiplies_grad(p.op)) {
-        factor = normalise(conj(Tile<V>::read_numbers(p.other, first, lanes)), eq.total);
-      }
-      if (is_inverse) {
-        factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
-        factor.exponent = factor.exponent - d.exponent - eq.total;
-      }
-      factor.exponent = factor.exponent - shifts_of<V>(p, first, lanes);
-      factor.mantissa = add_poison(factor.mantissa, eq.poison);
-      const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
-      const auto finish = [&](int i, int j, auto scale) TORCHDET_LANE_LAMBDA {
-        V y = scale((kRestored ? a : x)[i * s + j] * factor.mantissa);
-        if constexpr (kIsComplex<V>) {
-          y.im = y.im * imaginary_sign;
+      for (const Problem* result : results) {
+        // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and
+        // conj(grad), since grad conj(C) = conj(conj(grad) C).
+        Scaled<V> factor = {one<V>(), eq.total};
+        if (multiplies_grad(p.op)) {
+          factor = normalise(conj(Tile<V>::read_numbers(result->other, first, lanes)), eq.total);
         }
-        a[i * s + j] = y;
-      };
-      if (eq.is_identity && !has_exponents && is_factor<R>(factor.exponent)) {
-        const R power = exact_pow2<R>(factor.exponent);
-        for (int i = 0; i < n; ++i) {
-          for (int j = 0; j < n; ++j) {
-            finish(i, j, [&](V y) TORCHDET_LANE_LAMBDA { return y * power; });
+        if (is_inverse) {
+          factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
+          factor.exponent = factor.exponent - d.exponent - eq.total;
+        }
+        factor.exponent = factor.exponent - shifts_of<V>(p, first, lanes);
+        factor.mantissa = add_poison(factor.mantissa, eq.poison);
+        const R imaginary_sign = R(p.op == Op::kCofactor ? T(1) : T(-1));
+        const auto finish = [&](int i, int j, auto scale) TORCHDET_LANE_LAMBDA {
+          V y = scale(source[i * s + j] * factor.mantissa);
+          if constexpr (kIsComplex<V>) {
+            y.im = y.im * imaginary_sign;
           }
+          target[i * s + j] = y;
+        };
+        if (eq.is_identity && !has_exponents && is_factor<R>(factor.exponent)) {
+          const R power = exact_pow2<R>(factor.exponent);
+          for (int i = 0; i < n; ++i) {
+            for (int j = 0; j < n; ++j) {
+              finish(i, j, [&](V y) TORCHDET_LANE_LAMBDA { return y * power; });
+            }
+          }
+        } else {
+          I of_column[N], permuted[N];
+          for (int j = 0; j < n; ++j) {
+            of_column[j] = column_exponent[j] + factor.exponent + column[j];
+          }
+          if constexpr (!kInOrder) {
+            permute_labels<N>(row_index, row_exponent, permuted);
+          }
+          PairScaling<V>(kInOrder ? row_exponent : permuted, of_column, n).for_entries(n, finish);
         }
-      } else {
-        for (int j = 0; j < n; ++j) {
-          column_exponent[j] = column_exponent[j] + factor.exponent + column[j];
+        if constexpr (kInOrder) {
+          Tile<V>::write_whole(result->out, first, lanes, n, target);
+        } else {
+          Steps::write_rows(result->out, first, lanes, n, target, row_index);
         }
-        I permuted[N];
-        if constexpr (!kInOrder) {
-          permute_labels<N>(row_index, row_exponent, permuted);
-        }
-        PairScaling<V>(kInOrder ? row_exponent : permuted, column_exponent, n)
-            .for_entries(n, finish);
-      }
-      if constexpr (kInOrder) {
-        Tile<V>::write_whole(p.out, first, lanes, n, a);
-      } else {
-        Steps::write_rows(p.out, first, lanes, n, a, row_index);
       }
     }
   }

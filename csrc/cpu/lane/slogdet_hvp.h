@@ -7,7 +7,8 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// kSlogdetHvp, one matrix and one direction per SIMD lane. One kernel serves all orders.
+// kSlogdetHvp, along Z times the number of_hvp where there is one; one matrix and one direction per
+// SIMD lane. One kernel serves all orders.
 template <typename V>
 struct LaneSlogdetHvp {
   static constexpr int W = LaneTraits<V>::kWidth;
@@ -15,6 +16,9 @@ struct LaneSlogdetHvp {
   static void slogdet_hvp(const Problem& p, int64_t begin, int64_t end) {
     const int n = static_cast<int>(p.n);
     const BatchView Z = p.other.transposed();
+    BatchView factors;
+    factors.data = p.of_hvp;
+    factors.append(p.batch, 1);
     V x[tile_size(kMaxLaneOrder)], z[tile_size(kMaxLaneOrder)], zx[tile_size(kMaxLaneOrder)];
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
@@ -24,6 +28,12 @@ struct LaneSlogdetHvp {
       if constexpr (kIsComplex<V>) {
         for (int k = 0; k < tile_size(n); ++k) {
           x[k] = conj(x[k]);
+        }
+      }
+      if (p.of_hvp != nullptr) {
+        const V factor = Tile<V>::read_numbers(factors, first, lanes);
+        for (int k = 0; k < tile_size(n); ++k) {
+          z[k] = factor * z[k];
         }
       }
       LaneProduct<V>::multiply(z, n, x, n, zx);

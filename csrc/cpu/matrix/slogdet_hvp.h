@@ -13,7 +13,8 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// kSlogdetHvp, one matrix after the other, for the classes "rows" and "blocked".
+// kSlogdetHvp, along Z times the number of_hvp where there is one; one matrix after the other, for
+// the classes "rows" and "blocked".
 template <typename P>
 class RowSlogdetHvp {
  public:
@@ -26,6 +27,10 @@ class RowSlogdetHvp {
       read_matrix<0>(p.other.transposed(), b, Z);
       if constexpr (kIsComplex<P>) {
         for_packs(X, [](P x) TORCHDET_LANE_LAMBDA { return conj(x); });
+      }
+      if (p.of_hvp != nullptr) {
+        const P factor = broadcast<P>(static_cast<const NumberOf<P>*>(p.of_hvp)[b]);
+        for_packs(Z, [factor](P z) TORCHDET_LANE_LAMBDA { return factor * z; });
       }
       negative_product(Z, X, ZX);
       for_packs(ZX, [](P x) TORCHDET_LANE_LAMBDA { return -x; });

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../fallback/rank_revealing.h"
+#include "../gradient_and_inverse.h"
 #include "gauss_jordan.h"
 #include "second_half.h"
 
@@ -48,6 +49,7 @@ struct RowsKernels {
 
   // All operators that need the inverse.
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
+    const GradientAndInverse<P> results(p);
     Elimination elimination(static_cast<int>(p.n), storage(p.n));
     int64_t first = begin;
     for (; first + kGroup <= end; first += kGroup) {
@@ -57,16 +59,23 @@ struct RowsKernels {
       for (int m = 0; m < kGroup; ++m) {
         const auto& f = elimination.facts[m];
         const bool has_none = !f.frame.finite || f.no_cofactors;
-        if (has_none) [[unlikely]] {
-          fill_without_cofactors(p, first + m, f.frame);
-        } else {
+        needs_fallback[m] = false;
+        if (!has_none) [[likely]] {
           elimination.last_step(m);
         }
-        needs_fallback[m] = !has_none && !write(p, first + m, elimination, m);
+        for (const Problem* result : results) {
+          if (has_none) [[unlikely]] {
+            fill_without_cofactors(*result, first + m, f.frame);
+          } else {
+            needs_fallback[m] = !write(*result, first + m, elimination, m);
+          }
+        }
       }
       for (int m = 0; m < kGroup; ++m) {
-        if (needs_fallback[m]) [[unlikely]] {
-          RankRevealing<P>::cofactor_matrix(p, first + m);
+        for (const Problem* result : results) {
+          if (needs_fallback[m]) [[unlikely]] {
+            RankRevealing<P>::cofactor_matrix(*result, first + m);
+          }
         }
       }
     }
@@ -77,13 +86,11 @@ struct RowsKernels {
 
   // kDetBackward and kSlogdetBackward from the first half, with the bits of cofactor_matrices.
   static void from_kept(const Problem& p, int64_t begin, int64_t end) {
-    const Results<P> results(p);
+    const GradientAndInverse<P> results(p);
     SecondHalf<P, kPacks, kMaxPacks> second_half(static_cast<int>(p.n), storage(p.n));
     for (int64_t b = begin; b < end; ++b) {
       if (!second_half.read(p, b)) [[unlikely]] {
-        for (const Problem* result : results) {
-          Alone::cofactor_matrices(*result, b, b + 1);
-        }
+        Alone::cofactor_matrices(p, b, b + 1);
         continue;
       }
       second_half.run();

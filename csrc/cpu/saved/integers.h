@@ -109,31 +109,6 @@ class KeptFactors {
   Element* integers_;
 };
 
-// What one inversion serves: a gradient and, where it is asked for, the inverse, which is the
-// gradient for grad = 1.
-template <typename P>
-class Results {
- public:
-  explicit Results(const Problem& p) : results_{&p, &inverse_} {
-    if (p.inverse != nullptr) {
-      inverse_ = p;
-      inverse_.out = p.inverse;
-      inverse_.other.dims = 0;
-      inverse_.other.data = &grad_;
-      count_ = 2;
-    }
-  }
-  Results(const Results&) = delete;
-  const Problem* const* begin() const { return results_; }
-  const Problem* const* end() const { return results_ + count_; }
-
- private:
-  const NumberOf<P> grad_ = one<NumberOf<P>>();
-  Problem inverse_;
-  const Problem* const results_[2];
-  int count_ = 1;
-};
-
 // Leaves nothing for the backward pass, and nothing unwritten.
 template <typename P>
 [[gnu::noinline]] void keep_nothing(const Problem& p, int64_t b) {
