@@ -49,6 +49,8 @@ def test_every_operator_is_right(instructions, n, dtype):
 @operators
 @pytest.mark.parametrize("n", ORDERS)
 def test_no_strides_and_no_content_of_scratch_change_a_bit(instructions, operator, n, dtype):
+    if operator == "slogdet_backward_inverse" and n < program(instructions).least_both_results():
+        return
     args = arguments(operator, n, dtype, batch_of(n))
     run = program(instructions).run
     expected = run(operator, *args)
@@ -124,6 +126,13 @@ def test_numbers_at_the_ends_of_the_formats(instructions, n, dtype):
     run("slogdet_hvp", A, *others["slogdet_hvp"])
     run("det_jet", A, np.stack([A[::-1], A], 1))
     run("det_backward_jvp", A, A[::-1].copy(), (grad, grad[::-1].copy()))
+    run("slogdet_hvp_scaled", A, A[::-1].copy(), (grad, grad))
+    if n >= program(instructions).least_both_results():
+        assert_same_bits(
+            run("slogdet_backward_inverse", A, grad),
+            (*run("slogdet_backward", A, grad), *run("slogdet_backward", A, np.ones_like(grad))),
+            "both results",
+        )
     for operator in (*OPERATORS, "det_frexp"):
         results = run(operator, A, *others.get(operator, ()))
         assert not np.isfinite(results[0].reshape(len(A), -1)[~finite]).any(), operator
@@ -131,6 +140,7 @@ def test_numbers_at_the_ends_of_the_formats(instructions, n, dtype):
         for operator in KEEPING_OPERATORS:
             *_, kept, integers = run(operator, A)
             run(operator.replace("keep", "backward"), A, grad, (kept, integers))
+            run("slogdet_backward_inverse", A, grad, (kept, integers))
 
 
 # ---- exactly singular matrices: of zeros and ones, with zero pivots at every place
@@ -178,7 +188,10 @@ def test_determinants_of_singular_matrices_are_zero(instructions, n, dtype):
         assert (det == 0).all()
         (gradient,) = run("det_backward", A, ones, tuple(kept))
         assert (gradient == run("det_backward", A, ones)[0]).all()
-        run("slogdet_backward", A, ones, run("slogdet_keep", A)[2:])
+        kept = run("slogdet_keep", A)[2:]
+        (gradient,) = run("slogdet_backward", A, ones, kept)
+        both = run("slogdet_backward_inverse", A, ones, kept)
+        assert_same_bits(both, (gradient, gradient), "both results")
 
 
 # ---- what is kept
@@ -237,6 +250,7 @@ def test_integers_that_no_forward_pass_has_written(instructions, name, n, dtype)
     odd = rng.choice(extremes(n, dtype).reshape(-1), numbers.shape)
     for i, written in enumerate(foreign(integers, rng)):
         run(f"{name}_backward", A, grad, (numbers if i % 2 == 0 else odd, written))
+        run("slogdet_backward_inverse", A, grad, (numbers, written))
     run(f"{name}_backward", A, grad, (odd, integers))
 
 

@@ -36,7 +36,9 @@ def no_matrix_depends_on_its_neighbours(run: Run, operator: str, n: int, dtype: 
 def nan_and_inf_stay_in_their_own_matrix(run: Run, operator: str, n: int, dtype: str, batch: int):
     results = run(operator, *arguments(operator, n, dtype, batch))
     result = results[0].reshape(batch, -1)
-    if operator != "slogdet_hvp":  # of products with what was given, where not all entries meet NaN
+    if not operator.startswith(
+        "slogdet_hvp"
+    ):  # of products with what was given, where not all entries meet NaN
         assert not np.isfinite(result[list(NOT_FINITE)]).any()
     assert np.isfinite(result[np.r_[0, 8:batch]]).all()
 

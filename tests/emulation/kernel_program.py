@@ -17,8 +17,12 @@ OPERATORS = ("det", "slogdet", "cofactor", "det_backward", "slogdet_backward", "
 KEEPING_OPERATORS = ("det_keep", "slogdet_keep")
 # det_frexp: mantissa and exponent. slogdet_hvp: A is conj(A^-T), other the direction. det_jet:
 # other are d directions. det_backward_jvp: other is the direction, and in place of what is kept
-# grad and its tangent.
-FURTHER_OPERATORS = ("det_frexp", "slogdet_hvp", "det_jet", "det_backward_jvp")
+# grad and its tangent. slogdet_hvp_scaled: in place of what is kept the factors of the directions,
+# twice. slogdet_backward_inverse: the inverse as well.
+FURTHER_OPERATORS = (
+    *("det_frexp", "slogdet_hvp", "det_jet", "det_backward_jvp"),
+    *("slogdet_hvp_scaled", "slogdet_backward_inverse"),
+)
 DTYPES = ("float32", "float64", "complex64", "complex128")
 _PROBLEM = Path(__file__).parents[2] / "csrc/problem.h"
 _ENUMERATION = re.search(r"enum class Op \{(.*?)\};", _PROBLEM.read_text(), re.DOTALL)
@@ -26,6 +30,11 @@ _ENUMERATION = re.search(r"enum class Op \{(.*?)\};", _PROBLEM.read_text(), re.D
 _OPS = re.findall(r"^ *k(\w+),", _ENUMERATION[1], re.MULTILINE)
 _FACTS = -1
 _NOTHING = np.empty(0, np.uint8)
+
+
+def _number_of(operator: str) -> int:
+    name = operator.removesuffix("_inverse").removesuffix("_scaled")
+    return _OPS.index(name.title().replace("_", ""))
 
 
 def _words(*words: int) -> bytes:
@@ -63,13 +72,17 @@ class KernelProgram:
 
     @functools.cache  # noqa: B019  there are a few programs, for as long as the process lives
     def _facts(self, n: int) -> np.ndarray:
-        facts = np.empty(2, "<i8")
+        facts = np.empty(3, "<i8")
         self._exchange(_words(_FACTS, 0, n), (facts,))
         return facts
 
     def least_kept(self) -> int:
         """The least order of which the program keeps something."""
         return int(self._facts(0)[0])
+
+    def least_both_results(self) -> int:
+        """The least order of slogdet_backward_inverse."""
+        return int(self._facts(0)[2])
 
     def kept_integers(self, n: int) -> int:
         """How many integers are kept of a matrix."""
@@ -89,7 +102,9 @@ class KernelProgram:
         threads: how many share the work; callers: how many do the same at once.
         """
         batch, n = A.shape[:-2], A.shape[-1]
-        results = dict.fromkeys(("matrices", "determinant", "logabsdet", "integers"), _NOTHING)
+        results = dict.fromkeys(
+            ("matrices", "determinant", "logabsdet", "integers", "inverse"), _NOTHING
+        )
         if operator in ("det", "slogdet", "det_frexp", *KEEPING_OPERATORS):
             results["determinant"] = np.ones(batch, A.dtype)
         if operator in ("slogdet", "slogdet_keep", "det_frexp"):
@@ -100,10 +115,12 @@ class KernelProgram:
             results |= {x: np.empty(other.shape[:-2], A.dtype) for x in ("determinant", "matrices")}
         elif operator not in ("det", "slogdet", "det_frexp"):
             results["matrices"] = np.empty(A.shape, A.dtype)
+        if operator == "slogdet_backward_inverse":
+            results["inverse"] = np.empty(A.shape, A.dtype)
         if A.size > 0:
             numbers, integers = kept or (_NOTHING, _NOTHING)
             request = (
-                _words(_OPS.index(operator.title().replace("_", "")), DTYPES.index(A.dtype.name)),
+                _words(_number_of(operator), DTYPES.index(A.dtype.name)),
                 _words(n, int(np.prod(batch, dtype=np.int64)), threads, callers),
                 _tensor(A),
                 _words(0, 0, 0) if other is None else _tensor(other),
@@ -112,7 +129,7 @@ class KernelProgram:
                 _words(*(x.nbytes for x in results.values())),
             )
             self._exchange(b"".join(request), tuple(results.values()))
-        order = ("determinant", "logabsdet", "matrices", "integers")
+        order = ("determinant", "logabsdet", "matrices", "integers", "inverse")
         return tuple(results[name] for name in order if results[name] is not _NOTHING)
 
     def _started(self) -> subprocess.Popen[bytes]:

@@ -27,10 +27,12 @@ def arguments(operator: str, n: int, dtype: str, batch: int) -> tuple[Any, ...]:
         A[5] *= 2.0 ** rng.integers(-30, 30, n)
         A[NOT_FINITE[0], 0, n - 1] = np.nan
         A[NOT_FINITE[1], n - 1, 0] = np.inf
-    if operator.endswith("_backward"):
+    if operator.endswith(("_backward", "_inverse")):
         return A, normal(batch)
     if operator == "det_jet":
         return A, normal(batch, 3, n, n)
+    if operator == "slogdet_hvp_scaled":
+        return A, normal(batch, n, n), (normal(batch),) * 2
     if operator == "det_backward_jvp":
         return A, normal(batch, n, n), (normal(batch), normal(batch))
     return (A, normal(batch, n, n)) if operator in ("det_hvp", "slogdet_hvp") else (A,)

@@ -4,9 +4,10 @@
 //
 // A request: op, dtype, n, batch, threads, callers; the tensors A and other, each of them its
 // dimensions, their sizes and strides, and where in its bytes it begins; kept and integers, as
-// backward takes them; bytes of the results out, determinant, logabsdet and integers. The answer:
-// these results. Or -1, dtype, n, to be answered by the least order of which something is kept, and
-// how many integers are kept of a matrix.
+// backward takes them; bytes of the results out, determinant, logabsdet, integers and inverse. The
+// answer: these results. Or -1, dtype, n, to be answered by the least order of which something is
+// kept, how many integers are kept of a matrix, and the least order that has an inverse beside a
+// gradient.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -85,7 +86,7 @@ struct Tensor {
 
 // The results of one who calls, in the order in which they are answered.
 struct Results {
-  static constexpr int kResults = 4;
+  static constexpr int kResults = 5;
   std::deque<Room> rooms;
 
   explicit Results(const int64_t (&bytes)[kResults]) {
@@ -98,6 +99,7 @@ struct Results {
     p.determinant = rooms[1].data();
     p.logabsdet = rooms[2].data();
     p.integers = reinterpret_cast<int32_t*>(rooms[3].data());
+    p.inverse = rooms[4].data();
     run_batch(p, dtype, threads_at_hand);
   }
 };
@@ -108,7 +110,7 @@ void answer_request() {
   const Dtype dtype = static_cast<Dtype>(read_word());
   p.n = read_word();
   if (op < 0) {
-    const int64_t facts[] = {kLeastKept, count_of_kept_integers(p.n)};
+    const int64_t facts[] = {kLeastKept, count_of_kept_integers(p.n), kLeastBothResults};
     write(facts, sizeof(facts));
     return;
   }
@@ -128,7 +130,7 @@ void answer_request() {
     }
     p.other = other.view(multiplies_grad(p.op) ? 0 : 2);
   }
-  if (p.op == Op::kDetBackwardJvp) {
+  if (p.op == Op::kDetBackwardJvp || p.op == Op::kSlogdetHvp) {
     p.of_hvp = kept.data();
     p.of_cofactor = kept_integers.data();
   } else {
