@@ -1,35 +1,40 @@
 // The results that one inversion serves.
 #pragma once
 
-#include "../math/scaled.h"
+#include "../math/lane.h"
 #include "../problem.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
 // A problem and, where Problem::inverse asks for conj(A^-T) as well, the problem of that: the
-// gradient of log|det A| for grad = 1. kBoth: whether a kernel is ever asked for both.
-template <typename P, bool kBoth = true>
+// gradient of log|det A| for grad = 1.
+template <typename P>
 class GradientAndInverse {
  public:
   explicit GradientAndInverse(const Problem& p) : problems_{&p, &inverse_} {
-    if (kBoth && p.inverse != nullptr) {
+    if (p.inverse != nullptr) {
       inverse_ = p;
       inverse_.out = p.inverse;
       inverse_.other.dims = 0;
-      inverse_.other.data = &grad_;
+      inverse_.other.data = grad_;
       count_ = 2;
     }
   }
   GradientAndInverse(const GradientAndInverse&) = delete;
   const Problem* const* begin() const { return problems_; }
-  const Problem* const* end() const { return problems_ + (kBoth ? count_ : 1); }
+  const Problem* const* end() const { return problems_ + count_; }
 
  private:
-  const NumberOf<P> grad_ = one<NumberOf<P>>();
+  const ScalarOf<P> grad_[2] = {1, 0};  // also of a complex number
   Problem inverse_;
   const Problem* const problems_[2];
   int count_ = 1;
+};
+
+// For kernels that are never asked for both.
+struct GradientAlone {
+  explicit GradientAlone(const Problem&) {}
 };
 
 }  // namespace TORCHDET_CAPABILITY

@@ -7,6 +7,7 @@
 #include "../../math/cofactor.h"
 #include "../../math/logarithm.h"
 #include "../../problem.h"
+#include "../../select.h"
 #include "../exponents.h"
 #include "../gradient_and_inverse.h"
 #include "../simd/tile.h"
@@ -106,10 +107,12 @@ struct LaneKernels {
     constexpr bool kRestored = !kHasClosedForm<N, V> && N < kLeastRowsApart && !kIsComplex<V>;
     constexpr bool kInOrder = kHasClosedForm<N, V> || kRestored;
     V a[tile_size(N)], x[tile_size(N)];
-    V *const source = kRestored ? a : x, *const target = kRestored ? x : a;
+    V(&source)[tile_size(N)] = kRestored ? a : x;
+    V(&target)[tile_size(N)] = kRestored ? x : a;
     R weight[N];
     I row_exponent[N], column[N], column_exponent[N], row_index[N];
-    const GradientAndInverse<V, (N >= kLeastBothResults)> results(p);
+    constexpr bool kBoth = N >= kLeastBothResults;
+    const std::conditional_t<kBoth, GradientAndInverse<V>, GradientAlone> results(p);
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Steps::read(p.A, first, lanes, n, a);
@@ -122,12 +125,12 @@ struct LaneKernels {
       if constexpr (kRestored) {
         restore_rows<N>(row_index, x, a);
       }
-      for (const Problem* result : results) {
+      const auto write = [&](const Problem& result) TORCHDET_LANE_LAMBDA {
         // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and
         // conj(grad), since grad conj(C) = conj(conj(grad) C).
         Scaled<V> factor = {one<V>(), eq.total};
         if (multiplies_grad(p.op)) {
-          factor = normalise(conj(Tile<V>::read_numbers(result->other, first, lanes)), eq.total);
+          factor = normalise(conj(Tile<V>::read_numbers(result.other, first, lanes)), eq.total);
         }
         if (is_inverse) {
           factor.mantissa = factor.mantissa * reciprocal(d.mantissa);
@@ -161,10 +164,17 @@ struct LaneKernels {
           PairScaling<V>(kInOrder ? row_exponent : permuted, of_column, n).for_entries(n, finish);
         }
         if constexpr (kInOrder) {
-          Tile<V>::write_whole(result->out, first, lanes, n, target);
+          Tile<V>::write_whole(result.out, first, lanes, n, target);
         } else {
-          Steps::write_rows(result->out, first, lanes, n, target, row_index);
+          Steps::write_rows(result.out, first, lanes, n, target, row_index);
         }
+      };
+      if constexpr (kBoth) {
+        for (const Problem* result : results) {
+          write(*result);
+        }
+      } else {
+        write(p);  // the loop would cost 4 % of the instructions
       }
     }
   }
