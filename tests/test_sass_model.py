@@ -273,7 +273,7 @@ def test_what_a_warp_writes_before_a_barrier_others_read_behind_it():
                       "IADD3 R1, R1, R2, RZ", "LDS R3, [R1]")  # fmt: skip
     for w, warp in enumerate(warps):
         assert (warp.registers[3] == (w + 1) % 3 * 32 + np.arange(32)).all()
-        assert arrivals(warp) == [(0, 96)]
+        assert arrivals(warp) == [(0, 3)]
 
 
 def test_a_barrier_of_some_warps_does_not_wait_for_the_others():
@@ -281,7 +281,7 @@ def test_a_barrier_of_some_warps_does_not_wait_for_the_others():
     warps = run_warps(3, "ISETP.GE.AND P0, PT, R0, 0x40, PT", "MOV R2, 0x40",
                       "@!P0 BAR.SYNC.DEFER_BLOCKING 0x1, R2", "BAR.SYNC.DEFER_BLOCKING 0x0",
                       "VIADD R3, R0, 0x1")  # fmt: skip
-    assert [arrivals(warp) for warp in warps] == [[(1, 64), (0, 96)]] * 2 + [[(0, 96)]]
+    assert [arrivals(warp) for warp in warps] == [[(1, 2), (0, 3)]] * 2 + [[(0, 3)]]
     assert all((warp.registers[3] == warp.registers[0] + 1).all() for warp in warps)
 
 
@@ -291,6 +291,7 @@ def test_a_barrier_of_some_warps_does_not_wait_for_the_others():
         (("BAR.SYNC 0x1, 0x60",), r"barriers \[1\] of the block for ever"),
         (("ISETP.GE.AND P0, PT, R0, 0x20, PT", "@P0 BAR.SYNC 0x0"), r"barriers \[0\]"),
         (("ISETP.EQ.AND P0, PT, R0, 0x1, PT", "@P0 BAR.SYNC 0x0"), "have parted"),
+        (("BAR.SYNC 0x1, 0x30",), "part of a warp"),
     ),
 )
 def test_warps_that_do_not_meet_are_an_error(lines, message):

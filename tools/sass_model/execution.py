@@ -47,13 +47,6 @@ class Case(NamedTuple):
         return launch(self.op, self.dtype, self.n, MATRICES, gradients, RESULTS)
 
 
-class Execution(NamedTuple):
-    """What warps did."""
-
-    steps: list[list[Step]]  # of each warp
-    matrices: int  # that they treated
-
-
 def usual_matrices(case: Case, count: int) -> np.ndarray:
     """P + noise, P a permutation: determinants near 1, a pivot near 1 in every column."""
     generator = np.random.default_rng(case.n)
@@ -103,17 +96,20 @@ def check(case: Case, matrices: np.ndarray, gradients: np.ndarray, found: np.nda
 
 
 def execute(case: Case, how: Launch, cubin: Path, code: Code, static_shared: int = 0,
-            architecture: str = "sm_90") -> Execution:  # fmt: skip
-    """Runs warps of block 0: the first, or all where they share a matrix.
+            architecture: str = "sm_90") -> list[list[Step]]:  # fmt: skip
+    """What warps of block 0 do: the first, or all where they share a matrix.
 
     Raises:
         SassError: The model does not know the kernel's code, or errs.
     """
-    count, rest = divmod(how.matrices_per_block * LANES, how.threads)
-    warps = 1 if count else how.threads // LANES
-    if rest and how.matrices_per_block > 1:
+    warps = how.threads // LANES
+    if how.matrices_per_block % warps == 0:
+        warps, count = 1, how.matrices_per_block // warps
+    elif how.matrices_per_block == 1:
+        count = 1
+    else:
         raise SassError("warps share some of the matrices")
-    matrices = usual_matrices(case, count or 1)
+    matrices = usual_matrices(case, count)
     gradients = np.linspace(1, 2, len(matrices)).astype(case.dtype)
     results = np.full_like(gradients if case.op == "det" else matrices, np.nan)
     memory = Memory(static_shared + how.shared_bytes)
@@ -125,7 +121,7 @@ def execute(case: Case, how: Launch, cubin: Path, code: Code, static_shared: int
     with np.errstate(all="ignore"):
         run_block(block, bind)
     check(case, matrices, gradients, written.words.view(case.dtype).reshape(results.shape))
-    return Execution([warp.steps for warp in block], len(matrices))
+    return [warp.steps for warp in block]
 
 
 def special_registers(warp: int) -> dict[str, np.ndarray]:
@@ -155,7 +151,7 @@ def run_block(warps: Sequence[Warp], bind: Bind) -> None:
             continue
         here = waiting.setdefault(arrival.barrier, [])
         here.append(warp)
-        if LANES * len(here) >= arrival.threads:
+        if len(here) == arrival.warps:
             ready += waiting.pop(arrival.barrier)
     if waiting:
         raise SassError(f"warps wait at the barriers {sorted(waiting)} of the block for ever")

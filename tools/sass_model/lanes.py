@@ -89,7 +89,10 @@ def _block_barrier(instruction: Instruction, warp: Warp) -> Operation:
     def run(mask: Mask) -> Arrival:
         if mask is not None and not mask.all():
             raise SassError("a barrier of the block where the lanes of a warp have parted")
-        return Arrival(barrier, int(threads()[0]))
+        warps, rest = divmod(int(threads()[0]), LANES)
+        if rest or not warps:
+            raise SassError("a barrier of part of a warp")
+        return Arrival(barrier, warps)
 
     return run
 

@@ -111,8 +111,8 @@ def predict_kernel(wanted: Sequence[Case], unit: Unit, kernel: Kernel) -> list[P
 
 def _predict(case: Case, unit: Unit, kernel: Kernel, code: Code) -> Prediction:
     how = case.launch()
-    execution = execute(case, how, unit.path("cubin"), code, kernel.shared)
-    traces = [trace_of(code, steps) for steps in execution.steps]
+    steps = execute(case, how, unit.path("cubin"), code, kernel.shared)
+    traces = [trace_of(code, of_warp) for of_warp in steps]
     blocks = blocks_at_once(how.threads, kernel.registers, how.shared_bytes + kernel.shared)
     timing = simulate(traces * (how.threads // LANES // len(traces)), blocks)
     matrices = how.matrices_per_block

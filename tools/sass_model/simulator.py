@@ -11,7 +11,7 @@ import numpy as np
 
 from .disassembly import Code, SassError
 from .launches import FOLDER, compile_library
-from .memory import LANES, Cost
+from .memory import Cost
 from .warp import Step
 
 # By opcode. An opcode that is missing here is an error, not a guess.
@@ -106,7 +106,7 @@ def trace_of(code: Code, steps: Sequence[Step]) -> np.ndarray:
         if isinstance(effect, Cost):
             step["wavefronts"], step["global_bytes"] = effect.wavefronts, effect.new_bytes
         elif effect is not None:
-            step["block_barrier"], step["arrivals"] = effect.barrier, effect.threads // LANES
+            step["block_barrier"], step["arrivals"] = effect.barrier, effect.warps
     return trace
 
 

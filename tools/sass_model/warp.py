@@ -31,7 +31,7 @@ class Arrival(NamedTuple):
     """At a barrier of the block, where the warp waits for others."""
 
     barrier: int
-    threads: int  # that have to come
+    warps: int  # that have to come
 
 
 Operation = Callable[[Mask], Cost | Arrival | None]
