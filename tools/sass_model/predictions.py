@@ -154,11 +154,10 @@ def predict_all(wanted: Sequence[Case], jobs: int | None = None) -> Iterator[Pre
         if name not in kernels:
             raise SassError(f"{served[0].name} is served by {name}, which no unit of the classes "
                             f"{' and '.join(CLASSES)} has")  # fmt: skip
+    # Kernels of the largest matrices take longest: they begin first.
+    in_order = sorted(by_kernel, key=lambda name: by_kernel[name][-1].n, reverse=True)
     with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
-        tasks = [
-            pool.submit(predict_kernel, served, *kernels[name])
-            for name, served in by_kernel.items()
-        ]
+        tasks = [pool.submit(predict_kernel, by_kernel[name], *kernels[name]) for name in in_order]
         try:
             for task in concurrent.futures.as_completed(tasks):
                 yield from task.result()
