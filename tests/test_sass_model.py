@@ -8,9 +8,16 @@ import pytest
 pytest.importorskip("elftools")
 
 from tools.sass_model.disassembly import SassError, parse
-from tools.sass_model.execution import Case, bind, check, usual_matrices
+from tools.sass_model.execution import (
+    Case,
+    bind,
+    check,
+    run_block,
+    special_registers,
+    usual_matrices,
+)
 from tools.sass_model.memory import SHARED_BASE, Memory, wavefronts
-from tools.sass_model.warp import Warp
+from tools.sass_model.warp import Arrival, Warp
 
 # ---- machine code
 
@@ -80,7 +87,7 @@ def run(*lines: str, memory: Memory | None = None, **registers) -> Warp:
     for name, values in registers.items():
         warp.registers[int(name[1:])] = values
     with np.errstate(all="ignore"):
-        warp.run(bind)
+        run_block([warp], bind)
     return warp
 
 
@@ -173,8 +180,8 @@ def test_float64_is_in_two_registers():
     (
         "HMMA.16816 R0, R2, R4, R6",
         "PRMT.B4E R0, R1, R2, R3",
-        "LDS.U8 R0, [R1]",
-        "BAR.SYNC 0x0",
+        "LDS.S8 R0, [R1]",
+        "BAR.ARV 0x1, 0x40",
         "WARPSYNC.COLLECTIVE R1, `(x)",
     ),
 )
@@ -199,7 +206,7 @@ def test_memory_counts_what_is_touched_for_the_first_time():
                "LDS R8, [R6]", memory=memory, R2=at, R3=0,
                R6=SHARED_BASE + 8 * np.arange(32))  # fmt: skip
     assert (warp.registers[8].view(np.float32) == np.arange(32)).all()
-    costs = [(step.cost.new_bytes, step.cost.wavefronts) for step in warp.steps[:4]]
+    costs = [(step.effect.new_bytes, step.effect.wavefronts) for step in warp.steps[:4]]
     assert costs == [(128, 1), (4, 1), (0, 2), (0, 2)]
 
 
@@ -228,6 +235,68 @@ def test_lanes_that_take_no_part_cost_nothing():
     # One of every four lanes stores 16 bytes, as where a pivot row is published.
     assert wavefronts(16 * np.arange(8), np.arange(0, 32, 4), 16) == 2
     assert wavefronts(np.array([0]), np.array([5]), 16) == 1
+    assert wavefronts(np.array([3, 130]), np.array([0, 1]), 1) == 2  # words of one bank
+
+
+def test_a_byte_is_stored_beside_others():
+    memory = Memory(1024)
+    memory.shared.words[:] = 0x44332211
+    warp = run("STS.U8 [R2+0x2], R4", "LDS R5, [R2]", "LDS.U8 R6, [R2+0x1]", memory=memory,
+               R2=SHARED_BASE + 4 * np.arange(32), R4=0x1AA)  # fmt: skip
+    assert (warp.registers[5] == 0x44AA2211).all()
+    assert (warp.registers[6] == 0x22).all()
+
+
+# ---- several warps
+
+
+def run_warps(count: int, *lines: str) -> list[Warp]:
+    """As run(), a block of that many warps. R0: the thread, R1: its place in shared memory."""
+    code, memory = assemble(*lines, "EXIT"), Memory(4096)
+    sizes = np.array([32 * count], np.uint32).tobytes().ljust(64, b"\0")
+    warps = [Warp(code, memory, {0: sizes}, special_registers(w)) for w in range(count)]
+    for warp in warps:
+        warp.registers[0] = warp.special["SR_TID.X"]
+        warp.registers[1] = SHARED_BASE + 4 * warp.registers[0]
+    run_block(warps, bind)
+    return warps
+
+
+def arrivals(warp: Warp) -> list[tuple[int, int]]:
+    return [step.effect for step in warp.steps if isinstance(step.effect, Arrival)]
+
+
+def test_what_a_warp_writes_before_a_barrier_others_read_behind_it():
+    # Each thread reads what the next warp has written, the last warp what the first has.
+    warps = run_warps(3, "STS [R1], R0", "BAR.SYNC.DEFER_BLOCKING 0x0",
+                      "ISETP.GE.AND P0, PT, R0, 0x40, PT", "MOV R2, 0x80", "@P0 MOV R2, -0x100",
+                      "IADD3 R1, R1, R2, RZ", "LDS R3, [R1]")  # fmt: skip
+    for w, warp in enumerate(warps):
+        assert (warp.registers[3] == (w + 1) % 3 * 32 + np.arange(32)).all()
+        assert arrivals(warp) == [(0, 3)]
+
+
+def test_a_barrier_of_some_warps_does_not_wait_for_the_others():
+    # Warps 0 and 1 meet at barrier 1, then all three at barrier 0.
+    warps = run_warps(3, "ISETP.GE.AND P0, PT, R0, 0x40, PT", "MOV R2, 0x40",
+                      "@!P0 BAR.SYNC.DEFER_BLOCKING 0x1, R2", "BAR.SYNC.DEFER_BLOCKING 0x0",
+                      "VIADD R3, R0, 0x1")  # fmt: skip
+    assert [arrivals(warp) for warp in warps] == [[(1, 2), (0, 3)]] * 2 + [[(0, 3)]]
+    assert all((warp.registers[3] == warp.registers[0] + 1).all() for warp in warps)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    (
+        (("BAR.SYNC 0x1, 0x60",), r"barriers \[1\] of the block for ever"),
+        (("ISETP.GE.AND P0, PT, R0, 0x20, PT", "@P0 BAR.SYNC 0x0"), r"barriers \[0\]"),
+        (("ISETP.EQ.AND P0, PT, R0, 0x1, PT", "@P0 BAR.SYNC 0x0"), "have parted"),
+        (("BAR.SYNC 0x1, 0x30",), "part of a warp"),
+    ),
+)
+def test_warps_that_do_not_meet_are_an_error(lines, message):
+    with pytest.raises(SassError, match=message):
+        run_warps(2, *lines)
 
 
 def test_results_that_are_wrong_are_found_out():

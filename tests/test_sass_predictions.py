@@ -58,28 +58,28 @@ def trace(pipe: str, length: int, **fields) -> np.ndarray:
 )
 @needs_compiler
 def test_a_pipe_bounds_what_uses_only_it(pipe, fields, clocks):
-    timing = simulator.simulate(trace(pipe, 1000, **fields), 4, 4)
+    timing = simulator.simulate([trace(pipe, 1000, **fields)] * 4, 4)
     assert timing.clocks == pytest.approx(clocks, rel=0.02)
     busiest = max(timing.pipe_clocks.values())
     assert busiest == pytest.approx(clocks, rel=1e-12)
-    assert timing.instructions == {pipe: 1000}
+    assert timing.instructions == {pipe: 4000}
 
 
 @needs_compiler
 def test_memory_bounds_warps_that_wait_for_it():
     loads = trace("global", 200, wavefronts=4, global_bytes=512, write_barrier=0, waits_for=1)
-    timing = simulator.simulate(loads, 16, 4)
+    timing = simulator.simulate([loads] * 4, 16)
     assert timing.pipe_clocks["global"] == pytest.approx(4 * 200 * 512 / 16.2, rel=1e-12)
     assert timing.clocks == pytest.approx(4 * 200 * 512 / 16.2, rel=0.02)
     # A quarter of the warps cannot ask for as much: 16 of them have 512 bytes each on their way.
-    assert simulator.simulate(loads, 4, 4).clocks == pytest.approx(200 * 800 / 4, rel=0.02)
+    assert simulator.simulate([loads] * 4, 4).clocks == pytest.approx(200 * 800 / 4, rel=0.02)
 
 
 @needs_compiler
 def test_two_pipes_work_side_by_side():
     both = np.concatenate([trace("ALU", 500), trace("FMA", 500)])
     both = both[np.arange(1000) // 2 + np.arange(1000) % 2 * 500]  # in turns
-    assert simulator.simulate(both, 4, 4).clocks == pytest.approx(1000, rel=0.05)
+    assert simulator.simulate([both] * 4, 4).clocks == pytest.approx(1000, rel=0.05)
 
 
 # One warp alone: what it waits for adds up, and 300 clocks pass until the next block runs.
@@ -96,8 +96,36 @@ def test_two_pipes_work_side_by_side():
 )  # fmt: skip
 @needs_compiler
 def test_latency_bounds_a_warp_that_waits(pipe, fields, clocks):
-    timing = simulator.simulate(trace(pipe, 1000, **fields), 1, 1)
+    timing = simulator.simulate([trace(pipe, 1000, **fields)], 1)
     assert timing.clocks == pytest.approx(clocks + 300, rel=0.01)
+
+
+def barrier(number: int, arrivals: int) -> np.ndarray:
+    """Of that many warps, and an instruction behind it."""
+    steps = trace("other", 2, block_barrier=number)
+    steps["arrivals"][0] = arrivals
+    return steps
+
+
+@needs_compiler
+def test_warps_wait_for_each_other_at_barriers_of_their_block():
+    work = trace("FMA", 1000, stall=5)
+    first, second = [work, barrier(0, 2)], [barrier(0, 2), work]
+    alone = simulator.simulate([work, work], 1).clocks
+    timing = simulator.simulate([np.concatenate(first), np.concatenate(second)], 1)
+    assert alone == pytest.approx(5000 + 300, rel=0.01)
+    assert timing.clocks == pytest.approx(2 * 5000 + 20 + 300, rel=0.01)
+    assert timing.instructions == {"FMA": 2000, "other": 4}
+    # Two of three warps meet; blocks do not wait for each other.
+    three = [np.concatenate(part) for part in (first, second, [work, work, work])]
+    assert simulator.simulate(three, 1).clocks == pytest.approx(3 * 5000 + 300, rel=0.01)
+    assert simulator.simulate(three, 4).clocks == pytest.approx((3 * 5000 + 300) / 4, rel=0.01)
+    # Each barrier counts its own warps.
+    apart = [np.concatenate(part) for k in (0, 1)
+             for part in ([barrier(k, 2), work], [work, barrier(k, 2)])]  # fmt: skip
+    assert simulator.simulate(apart, 1).clocks == pytest.approx(2 * 5000 + 20 + 300, rel=0.01)
+    with pytest.raises(SassError, match="for ever"):
+        simulator.simulate([barrier(0, 3), barrier(0, 3)], 1)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +173,8 @@ def test_time_and_share_of_a_copy():
     complex_one = one._replace(case=Case("det", "complex64", 8))
     assert complex_one.picoseconds == one.picoseconds
     assert complex_one.share_of_copy == pytest.approx(2 * one.share_of_copy, rel=1e-12)
+    block = one._replace(kernel="BlockDeterminants<float, 4, 0>")
+    assert block.picoseconds == pytest.approx(100 * predictions.BLOCK_CALIBRATION, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +242,7 @@ def test_the_committed_record_is_complete():
     record = json.loads(command.RECORD.read_text())
     for kernels in record.values():
         assert {"det float32 n=3", "det_backward float64 n=8"} <= set(kernels)
+        assert {"det float32 n=256", "det_backward complex128 n=119"} <= set(kernels)
         for one in kernels.values():
             assert one["clocks"] > 0
             assert set(one) == {"kernel", "registers", "instructions", "clocks"}

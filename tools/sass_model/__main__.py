@@ -22,6 +22,7 @@ from tools.cuda_objects import ROOT, CompilationError
 from . import LIMITS
 from .disassembly import SassError
 from .predictions import (
+    BLOCK_CALIBRATION,
     CALIBRATION,
     TOLERANCE,
     Comparison,
@@ -100,8 +101,8 @@ def check(update: bool, only: str, jobs: int | None) -> int:
     wrong = report(comparisons, console)
     factors = ", ".join(f"{op} {dtype} {factor}" for (op, dtype), factor in CALIBRATION.items())
     print(f"{len(comparisons)} predictions, {wrong} slower by more than {TOLERANCE:.0%} or not "
-          f"recorded.\nTimes are the model's clocks on an H200, times a factor: {factors}.\n"
-          f"{LIMITS}")  # fmt: skip
+          f"recorded.\nTimes are the model's clocks on an H200, times a factor: {factors},\n"
+          f"{BLOCK_CALIBRATION} in the class block.\n{LIMITS}")  # fmt: skip
     if not update:
         return int(wrong > 0)
     kept = records.get(toolchain(), {}) if only else {}

@@ -9,7 +9,7 @@ import numpy as np
 from .disassembly import Instruction, SassError
 from .memory import LANES, Cost
 from .operations import I64, U32, U64, is_predicate, operation, signed, take_results
-from .warp import Mask, Operation, Warp
+from .warp import Arrival, Mask, Operation, Warp
 
 
 @operation("SHFL")
@@ -78,11 +78,32 @@ def _reduce(instruction: Instruction, warp: Warp) -> Operation:
     return run
 
 
+@operation("BAR")
+def _block_barrier(instruction: Instruction, warp: Warp) -> Operation:
+    if instruction.modifiers[0] != "SYNC":
+        raise SassError("a barrier at which a warp does not wait")
+    number, *count = instruction.operands
+    barrier = int(number, 0)
+    threads = warp.integer(count[0] if count else "c[0x0][0x0]")  # that of a block's threads
+
+    def run(mask: Mask) -> Arrival:
+        if mask is not None and not mask.all():
+            raise SassError("a barrier of the block where the lanes of a warp have parted")
+        warps, rest = divmod(int(threads()[0]), LANES)
+        if rest or not warps:
+            raise SassError("a barrier of part of a warp")
+        return Arrival(barrier, warps)
+
+    return run
+
+
 # ---- memory
 
 
 def _size(modifiers: Sequence[str]) -> int:
-    sizes = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
+    if not {"S8", "U16", "S16"}.isdisjoint(modifiers):
+        raise SassError("an access to two bytes, or to a signed one")
+    sizes = {"U8": 1, "64": 8, "128": 16}
     return next((sizes[name] for name in modifiers if name in sizes), 4)
 
 
@@ -90,11 +111,9 @@ def _size(modifiers: Sequence[str]) -> int:
 def _load(instruction: Instruction, warp: Warp) -> Operation:
     _, register, (source, *_) = take_results(instruction.operands)
     size, address = _size(instruction.modifiers), warp.address(source)
-    if size < 4:
-        raise SassError("a load of less than four bytes")
     base, first = register.rstrip("0123456789"), register.lstrip("UR")
     writes = [warp.set_integer(register if first == "Z" else f"{base}{int(first) + k}")
-              for k in range(size // 4)]  # fmt: skip
+              for k in range(max(size // 4, 1))]  # fmt: skip
 
     def run(mask: Mask) -> Cost:
         words, cost = warp.memory.access(address(), mask, size, None)
@@ -109,11 +128,9 @@ def _load(instruction: Instruction, warp: Warp) -> Operation:
 def _store(instruction: Instruction, warp: Warp) -> Operation:
     target, register = instruction.operands
     size, address = _size(instruction.modifiers), warp.address(target)
-    if size < 4:
-        raise SassError("a store of less than four bytes")
     base, first = register.rstrip("0123456789"), register.lstrip("UR")
     gets = [warp.integer(register if first == "Z" else f"{base}{int(first) + k}")
-            for k in range(size // 4)]  # fmt: skip
+            for k in range(max(size // 4, 1))]  # fmt: skip
 
     def run(mask: Mask) -> Cost:
         words = np.stack([np.broadcast_to(get(), LANES) for get in gets])

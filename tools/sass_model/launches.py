@@ -81,7 +81,7 @@ def _library() -> ctypes.CDLL:
 
 
 def largest_order(op: str, dtype: str) -> int:
-    """The last order that the classes "thread" and "warp" serve."""
+    """The last order that the classes "thread", "warp" and "block" serve."""
     return _library().largest_order(OPERATORS[op], DTYPES.index(dtype))
 
 

@@ -9,6 +9,7 @@ next one, or each with the next but one, lanes that take no part left out.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -77,11 +78,14 @@ class Memory:
         parts = max(size // 4, 1)
         index = offsets // 4 + np.arange(parts)[:, None]
         result = np.zeros((parts, LANES), np.uint32)
+        cells, place = region.words, index
+        if size == 1:
+            cells, place = region.words.view(np.uint8), offsets[None]
         if values is None:
-            result[:, lanes] = region.words[index]
+            result[:, lanes] = cells[place]
             touched = region.read
         else:
-            region.words[index] = np.broadcast_to(values, (parts, LANES))[:, lanes]
+            cells[place] = np.broadcast_to(values, (parts, LANES))[:, lanes]
             touched = region.written
         if not region.is_global:
             return result, Cost(wavefronts(at, lanes, size), 0)
@@ -101,9 +105,16 @@ class Memory:
 
 def wavefronts(addresses: np.ndarray, lanes: np.ndarray, size: int) -> int:
     """Of an access to shared memory by these lanes, `size` bytes each."""
-    part = min(LANES, 128 // size)  # lanes that are served together
     everywhere = np.full(LANES, -1, np.int64)
-    everywhere[lanes] = addresses
+    everywhere[lanes] = addresses - addresses.min() // 4 * 4  # turns the banks, no more
+    return _wavefronts(everywhere.tobytes(), size)
+
+
+@functools.cache  # loops repeat their patterns
+def _wavefronts(pattern: bytes, size: int) -> int:
+    """Of the addresses of all lanes, -1 where one takes no part."""
+    everywhere = np.frombuffer(pattern, np.int64)
+    part = min(LANES, 4 * BANKS // size)  # lanes that are served together
     count = first = 0
     while first < LANES:
         both = everywhere[first : first + 2 * part]

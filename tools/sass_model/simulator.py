@@ -1,4 +1,4 @@
-"""How long an SM takes for blocks of warps that all execute the same instructions."""
+"""How long an SM takes for blocks whose warps execute given instructions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from .disassembly import Code, SassError
 from .launches import FOLDER, compile_library
+from .memory import Cost
 from .warp import Step
 
 # By opcode. An opcode that is missing here is an error, not a guess.
@@ -25,7 +26,7 @@ PIPES = {
     "global": "LDG STG LD ST LDGSTS",
     "system": "LDC S2R S2UR CS2R",
     "other": "HFMA2 R2UR VOTE NOP YIELD DEPBAR LDGDEPBAR MEMBAR ERRBAR CCTL NANOSLEEP"
-    " BRA EXIT CALL RET BSSY BREAK BSYNC WARPSYNC",
+    " BRA EXIT CALL RET BSSY BREAK BSYNC WARPSYNC BAR",
 }
 PIPE_OF = {opcode: pipe for pipe, opcodes in PIPES.items() for opcode in opcodes.split()}
 REDUX_WAVEFRONTS = 2
@@ -39,9 +40,8 @@ STEP = np.dtype(
     [
         *((name, np.int32) for name in (
             "pipe", "stall", "write_barrier", "read_barrier", "waits_for", "is_branch",
-            "is_store", "is_shared_load", "has_no_latency",
+            "is_store", "is_shared_load", "has_no_latency", "block_barrier", "arrivals", "padding",
         )),
-        ("padding", np.int32),
         ("wavefronts", np.float64),
         ("global_bytes", np.float64),
     ]
@@ -53,7 +53,7 @@ class Timing(NamedTuple):
 
     clocks: float
     pipe_clocks: dict[str, float]  # that each pipe would take if it were never idle
-    instructions: dict[str, int]  # of each of its warps, by pipe
+    instructions: dict[str, int]  # of all its warps, by pipe
 
 
 @functools.cache
@@ -87,24 +87,27 @@ def pipe_of(base: str) -> str:
 def trace_of(code: Code, steps: Sequence[Step]) -> np.ndarray:
     """What the simulator reads, of what a warp executed."""
     names = pipe_names()
-    fixed: dict[int, tuple] = {}
-    trace = []
-    for index, cost in steps:
+    indices = np.array([step.index for step in steps])
+    kinds = np.zeros(len(code.instructions), STEP)
+    for index in np.unique(indices):
         instruction = code.instructions[index]
-        base = instruction.base
-        if index not in fixed:
-            fixed[index] = (
-                names.index(pipe_of(base)), instruction.stall, instruction.write_barrier,
-                instruction.read_barrier, instruction.waits_for, base == "BRA",
-                base in ("STG", "ST"), base == "LDS", base == "CS2R", 0,
-            )  # fmt: skip
-        wavefronts, new_bytes = 0, 0
-        if pipe_of(base) in ("shared", "global"):
-            wavefronts = REDUX_WAVEFRONTS if base == "REDUX" else 1
-        if cost is not None:
-            wavefronts, new_bytes = cost.wavefronts, cost.new_bytes
-        trace.append((*fixed[index], wavefronts, new_bytes))
-    return np.array(trace, STEP)
+        base, kind = instruction.base, kinds[index]
+        pipe = pipe_of(base)
+        kind["pipe"], kind["stall"] = names.index(pipe), instruction.stall
+        kind["write_barrier"] = instruction.write_barrier
+        kind["read_barrier"] = instruction.read_barrier
+        kind["waits_for"] = instruction.waits_for
+        kind["is_branch"], kind["is_store"] = base == "BRA", base in ("STG", "ST")
+        kind["is_shared_load"], kind["has_no_latency"] = base == "LDS", base == "CS2R"
+        if pipe in ("shared", "global"):
+            kind["wavefronts"] = REDUX_WAVEFRONTS if base == "REDUX" else 1
+    trace = kinds[indices]
+    for step, (_, effect) in zip(trace, steps, strict=True):
+        if isinstance(effect, Cost):
+            step["wavefronts"], step["global_bytes"] = effect.wavefronts, effect.new_bytes
+        elif effect is not None:
+            step["block_barrier"], step["arrivals"] = effect.barrier, effect.warps
+    return trace
 
 
 def blocks_at_once(threads: int, registers: int, shared_bytes: int) -> int:
@@ -116,18 +119,24 @@ def blocks_at_once(threads: int, registers: int, shared_bytes: int) -> int:
     return min(by_registers, by_memory, MOST_WARPS // warps, MOST_BLOCKS)
 
 
-def simulate(trace: np.ndarray, at_once: int, warps: int) -> Timing:
-    """Blocks of `warps` warps, `at_once` of them at a time on an SM."""
-    library = _library()
-    pointer = trace.ctypes.data_as(ctypes.c_void_p)
-    length = ctypes.c_int64(len(trace))
-    busy = (ctypes.c_double * len(pipe_names()))()
-    library.pipe_clocks(pointer, length, busy)
-    counts = np.bincount(trace["pipe"], minlength=len(pipe_names()))
-    clocks = library.clocks_per_block(pointer, length, at_once, warps)
-    used = list(zip(pipe_names(), busy, counts.tolist(), strict=True))
+def simulate(traces: Sequence[np.ndarray], at_once: int) -> Timing:
+    """Blocks of warps with these traces, `at_once` of them at a time on an SM.
+
+    Raises:
+        SassError: Warps wait for each other for ever.
+    """
+    library, names = _library(), pipe_names()
+    pointers = (ctypes.c_void_p * len(traces))(*(trace.ctypes.data for trace in traces))
+    lengths = (ctypes.c_int64 * len(traces))(*map(len, traces))
+    busy = (ctypes.c_double * len(names))()
+    library.pipe_clocks(pointers, lengths, len(traces), busy)
+    counts = np.bincount(np.concatenate([trace["pipe"] for trace in traces]), minlength=len(names))
+    clocks = library.clocks_per_block(pointers, lengths, len(traces), at_once)
+    if clocks < 0:
+        raise SassError("warps wait for each other at the barriers of their block for ever")
+    used = list(zip(names, busy, counts.tolist(), strict=True))
     return Timing(
         clocks,
-        {"issue": warps * len(trace) / 4, **{name: warps * x for name, x, _ in used if x}},
+        {"issue": counts.sum() / 4, **{name: clocks for name, clocks, _ in used if clocks}},
         {name: count for name, _, count in used if count},
     )

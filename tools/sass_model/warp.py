@@ -8,7 +8,7 @@ the others at the barriers (BSYNC, WARPSYNC) that the compiler has put there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,6 @@ from .memory import LANES, Cost, Memory
 Mask = np.ndarray | None  # the lanes that take part; None for all
 Getter = Callable[[], np.ndarray]
 Setter = Callable[[np.ndarray, Mask], None]
-Operation = Callable[[Mask], Cost | None]
 
 MOST_STEPS = 3_000_000
 NOWHERE, AT_WARP_BARRIER = -1, 16  # or the number of the barrier at which a lane waits
@@ -28,11 +27,21 @@ _REGISTER = re.compile(r"([-~]?)(\|?)(U?)R(\d+|Z)\|?$")
 _CONSTANT = re.compile(r"([-~]?)(\|?)c\[0x(\w+)\]\[(?:(U?R\d+|U?RZ)\+?)?(?:0x(\w+))?\]\|?$")
 
 
+class Arrival(NamedTuple):
+    """At a barrier of the block, where the warp waits for others."""
+
+    barrier: int
+    warps: int  # that have to come
+
+
+Operation = Callable[[Mask], Cost | Arrival | None]
+
+
 class Step(NamedTuple):
     """An instruction that was executed."""
 
     index: int
-    cost: Cost | None  # of one that accesses memory
+    effect: Cost | Arrival | None  # of one that accesses memory, or that is a barrier of the block
 
 
 class Warp:
@@ -197,8 +206,8 @@ class Warp:
 
     # ---- the path
 
-    def run(self, bind: Callable[[Instruction, Warp], Operation]) -> list[Step]:
-        """Executes until all lanes have left; what was executed.
+    def run(self, bind: Callable[[Instruction, Warp], Operation]) -> Iterator[Arrival]:
+        """Executes until all lanes have left; stops at each barrier of the block.
 
         Raises:
             SassError: An instruction is not known, or the lanes wait for each other for ever.
@@ -232,15 +241,16 @@ class Warp:
                     taken = np.broadcast_to(True if takes is None else takes, LANES) & active
                     self._branch(instruction, pc, active, taken, place, waits, gone)
                     break
-                cost = operation(takes) if takes is None or takes.any() else None
-                self.steps.append(Step(pc, cost))
+                effect = operation(takes) if takes is None or takes.any() else None
+                self.steps.append(Step(pc, effect))
                 pc += 1
+                if type(effect) is Arrival:
+                    yield effect
                 if pc == meets:
                     place[active] = pc
                     break
             if len(self.steps) > MOST_STEPS:
                 raise SassError(f"{self.code.name} does not end within {MOST_STEPS} instructions")
-        return self.steps
 
     def _branch(self, instruction: Instruction, pc: int, active: np.ndarray, taken: np.ndarray,
                 place: np.ndarray, waits: np.ndarray, gone: np.ndarray) -> None:  # fmt: skip

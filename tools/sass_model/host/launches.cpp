@@ -12,9 +12,9 @@ using namespace torchdet;
 
 extern "C" {
 
-// The last order that the classes "thread" and "warp" serve.
+// The last order that the classes "thread", "warp" and "block" serve.
 int64_t largest_order(int op, int dtype) {
-  return largest_warp(static_cast<Op>(op), static_cast<Dtype>(dtype));
+  return largest_block(static_cast<Op>(op), static_cast<Dtype>(dtype));
 }
 
 // What a batch of contiguous matrices starts; null, or what went wrong. The addresses are those of

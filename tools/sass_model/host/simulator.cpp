@@ -1,8 +1,9 @@
-// One SM that replays the instructions of a warp in all warps of its blocks, clock by clock, behind
-// a C interface (../simulator.py calls it).
+// One SM that replays the instructions of a block's warps in all of its blocks, clock by clock,
+// behind a C interface (../simulator.py calls it).
 //
 // Four schedulers issue an instruction per clock each, of the oldest warp that can go on: whose
-// stall count has passed, whose barriers are clear, and whose pipe is free. The numbers of this
+// stall count has passed, whose barriers are clear, and whose pipe is free. At a barrier of the
+// block a warp waits until as many have come as the instruction asks for. The numbers of this
 // file are public figures of the architecture, or such that times on an H200 were met
 // (tools/sass_model/__init__.py says how closely).
 #include <algorithm>
@@ -29,7 +30,7 @@ enum Pipe {
 constexpr const char* kPipeNames[kPipes] = {"FMA",    "IMAD",   "ALU",    "FP64",    "XU",
                                             "shared", "global", "system", "uniform", "other"};
 
-constexpr int kSchedulers = 4, kBarriers = 6;
+constexpr int kSchedulers = 4, kBarriers = 6, kNowhere = -1;
 constexpr double kHalfRate = 2, kXuClocks = 8;  // between instructions of a scheduler
 constexpr double kFp64Latency = 8, kXuLatency = 24, kSystemLatency = 30;
 // From the end of service in the shared pipe to the result.
@@ -40,6 +41,8 @@ constexpr double kStoreLatency = 20, kOperandsRead = 12;
 constexpr double kGlobalLatency = 800, kGlobalLatencyBehindQueue = 600;
 constexpr double kGlobalBytesPerClock = 16.2;  // an SM's part of what a copy reaches
 constexpr double kBranchClocks = 8;
+// From the last warp that comes to a barrier of the block to the next instructions.
+constexpr double kBlockBarrierClocks = 20;
 constexpr double kBlockStart = 300;  // from the end of a block to the first instruction of the next
 constexpr double kFirstBlocksApart = 37;
 // In waves of as many blocks as the SM has at a time: those that pass before the measurement, and
@@ -56,6 +59,8 @@ extern "C" {
 struct Step {
   int32_t pipe, stall, write_barrier, read_barrier, waits_for;
   int32_t is_branch, is_store, is_shared_load, has_no_latency;
+  int32_t block_barrier, arrivals;  // of how many warps; 0: none
+  int32_t padding;
   double wavefronts;    // clocks of the shared pipe
   double global_bytes;  // of the memory's
 };
@@ -67,52 +72,62 @@ const char* pipe_name(int pipe) {
   return kPipeNames[pipe];
 }
 
-// What the trace of a warp keeps each pipe of the SM busy for, in clocks: pipe_count() numbers.
-void pipe_clocks(const Step* trace, int64_t length, double* clocks) {
+// Adds what an instruction keeps each pipe of the SM busy for.
+void add_clocks(const Step& step, double* clocks) {
+  switch (step.pipe) {
+    case kFma:
+      clocks[kFma] += 1.0 / kSchedulers;
+      break;
+    case kImad:
+      clocks[kImad] += kHalfRate / kSchedulers;
+      clocks[kFma] += 1.0 / kSchedulers;  // and half of what it is a half of
+      break;
+    case kAlu:
+    case kFp64:
+      clocks[step.pipe] += kHalfRate / kSchedulers;
+      break;
+    case kXu:
+      clocks[kXu] += kXuClocks / kSchedulers;
+      break;
+    case kShared:
+    case kGlobal:
+      clocks[kShared] += step.wavefronts;
+      clocks[kGlobal] += step.global_bytes / kGlobalBytesPerClock;
+      break;
+    default:
+      break;
+  }
+}
+
+// What a block, of warps with these traces, keeps each pipe of the SM busy for, in clocks:
+// pipe_count() numbers.
+void pipe_clocks(const Step* const* traces, const int64_t* lengths, int warps, double* clocks) {
   std::fill_n(clocks, int{kPipes}, 0.0);
-  for (const Step* step = trace; step != trace + length; ++step) {
-    switch (step->pipe) {
-      case kFma:
-        clocks[kFma] += 1.0 / kSchedulers;
-        break;
-      case kImad:
-        clocks[kImad] += kHalfRate / kSchedulers;
-        clocks[kFma] += 1.0 / kSchedulers;  // and half of what it is a half of
-        break;
-      case kAlu:
-      case kFp64:
-        clocks[step->pipe] += kHalfRate / kSchedulers;
-        break;
-      case kXu:
-        clocks[kXu] += kXuClocks / kSchedulers;
-        break;
-      case kShared:
-      case kGlobal:
-        clocks[kShared] += step->wavefronts;
-        clocks[kGlobal] += step->global_bytes / kGlobalBytesPerClock;
-        break;
-      default:
-        break;
+  for (int w = 0; w < warps; ++w) {
+    for (const Step* step = traces[w]; step != traces[w] + lengths[w]; ++step) {
+      add_clocks(*step, clocks);
     }
   }
 }
 
-// Clocks from block to block in the steady state.
-double clocks_per_block(const Step* trace, int64_t length, int blocks_at_once,
-                        int warps_per_block) {
+// Clocks from block to block in the steady state; -1 if warps wait for each other for ever.
+double clocks_per_block(const Step* const* traces, const int64_t* lengths, int warps_per_block,
+                        int blocks_at_once) {
   struct Warp {
     int64_t next = 0;  // instruction
     int64_t age = 0;   // number of its block
     double ready = 0, last_issue = 0;
     std::array<double, kBarriers> clear{};  // when
     bool runs = false;
+    int waits_at = kNowhere;  // barrier of the block
   };
   struct Scheduler {
     std::array<double, 2> fma_free{};
     std::array<double, kPipes> free{};
   };
   const int warps = blocks_at_once * warps_per_block;
-  const int64_t waves = std::clamp(kInstructionsMeasured / length, kLeastWaves, kMostWaves);
+  const int64_t longest = *std::max_element(lengths, lengths + warps_per_block);
+  const int64_t waves = std::clamp(kInstructionsMeasured / longest, kLeastWaves, kMostWaves);
   const int64_t total = blocks_at_once * (kWavesBefore + waves + kWavesAfter);
   std::vector<Warp> warp(warps);
   std::vector<int> warps_left(blocks_at_once);
@@ -189,6 +204,21 @@ double clocks_per_block(const Step* trace, int64_t length, int blocks_at_once,
     }
   };
 
+  // Lets the warps of a block go on from a barrier if enough of them have come.
+  const auto meet = [&](int place, const Step& step, double clock) {
+    Warp* const first = &warp[place * warps_per_block];
+    Warp* const end = first + warps_per_block;
+    const auto is_here = [&](const Warp& w) { return w.waits_at == step.block_barrier; };
+    if (std::count_if(first, end, is_here) == step.arrivals) {
+      for (Warp* w = first; w != end; ++w) {
+        if (is_here(*w)) {
+          w->waits_at = kNowhere;
+          w->ready = std::max(w->ready, clock + kBlockBarrierClocks);
+        }
+      }
+    }
+  };
+
   double clock = 0;
   while (static_cast<int64_t>(ends.size()) < total) {
     bool issued = false;
@@ -198,10 +228,10 @@ double clocks_per_block(const Step* trace, int64_t length, int blocks_at_once,
       int chosen = -1;
       for (int w = s; w < warps; w += kSchedulers) {
         const Warp& candidate = warp[w];
-        if (!candidate.runs) {
+        if (!candidate.runs || candidate.waits_at != kNowhere) {
           continue;
         }
-        const Step& step = trace[candidate.next];
+        const Step& step = traces[w % warps_per_block][candidate.next];
         double ready = std::max(candidate.ready, pipe_free(scheduler, step.pipe));
         for (int b = 0; b < kBarriers; ++b) {
           if ((step.waits_for >> b & 1) != 0) {
@@ -221,7 +251,8 @@ double clocks_per_block(const Step* trace, int64_t length, int blocks_at_once,
       }
       issued = true;
       Warp& runner = warp[chosen];
-      const Step& step = trace[runner.next];
+      const int place = chosen / warps_per_block;
+      const Step& step = traces[chosen % warps_per_block][runner.next];
       runner.last_issue = clock;
       runner.ready = clock + std::max(1, step.stall);
       if (step.is_branch) {
@@ -237,9 +268,12 @@ double clocks_per_block(const Step* trace, int64_t length, int blocks_at_once,
           clear = std::max(clear, clock + std::min(latency, kOperandsRead));
         }
       }
-      if (++runner.next == length) {
+      if (step.arrivals > 0) {
+        runner.waits_at = step.block_barrier;
+        meet(place, step, clock);
+      }
+      if (++runner.next == lengths[chosen % warps_per_block]) {
         runner.runs = false;
-        const int place = chosen / warps_per_block;
         if (--warps_left[place] == 0) {
           ends.push_back(clock);
           if (started < total) {
@@ -248,9 +282,11 @@ double clocks_per_block(const Step* trace, int64_t length, int blocks_at_once,
         }
       }
     }
+    if (!issued && next == std::numeric_limits<double>::max()) {
+      return -1;
+    }
     // Where nothing can be issued, nothing happens until the first warp is ready.
-    clock = issued || next == std::numeric_limits<double>::max() ? clock + 1
-                                                                 : std::max(clock + 1, next);
+    clock = issued ? clock + 1 : std::max(clock + 1, next);
   }
   const int64_t first = blocks_at_once * kWavesBefore, measured = blocks_at_once * waves;
   return (ends[first + measured - 1] - ends[first - 1]) / static_cast<double>(measured);
