@@ -104,6 +104,7 @@ class OperatorSteps {
     check_matches(name, "kept", kept, A, 0);
     check_integers(name, "integers", integers, A, count_of_kept_integers(order(A)));
   }
+  // inverse: where a kernel that keeps also writes conj(A^-T); the caller asks keeps_anything.
   static Tensor backward_kept(const char* name, Op op, const Tensor& grad, const Tensor& A,
                               const Tensor& kept, const Tensor& integers, void* inverse = nullptr) {
     check_kept(name, grad, A, kept, integers);

@@ -43,7 +43,8 @@ class Operators : OperatorSteps<Backend> {
     return two_numbers(Op::kSlogdet, A, 1.0, 0.0);
   }
 
-  // det = mantissa * 2^exponent; the exponent is a whole number in the real dtype of A.
+  // det = mantissa * 2^exponent; the exponent is a whole number in the real dtype of A, in
+  // float32 for half types.
   static std::tuple<Tensor, Tensor> det_frexp(const Tensor& A) {
     check_matrices("det_frexp", "A", A);
     const ScalarType dtype = A.scalar_type();
@@ -191,7 +192,7 @@ class Operators : OperatorSteps<Backend> {
     Backend::run(problem, kernel_dtype(A), A);
     return out;
   }
-  // The same, conj(X) being what is given for A.
+  // The same, where the argument A holds conj(X).
   static Tensor slogdet_hvp_kept(const Tensor& A, const Tensor& Z) {
     check_matrices("slogdet_hvp", "A", A);
     check_matches("slogdet_hvp", "Z", Z, A, 0);
@@ -216,8 +217,8 @@ class Operators : OperatorSteps<Backend> {
     return out;
   }
 
-  // The determinant, and what helps *_backward_kept to its gradient: numbers and integers. Nothing
-  // is kept of half types and where Backend::keeps says so.
+  // The determinant, and what helps *_backward_kept to its gradient: numbers and integers. Half
+  // types keep nothing, nor do orders for which Backend::keeps is false; the first integer says so.
   static std::tuple<Tensor, Tensor, Tensor> det_keep(const Tensor& A) {
     check_matrices("det", "A", A);
     auto [kept, integers] = room_to_keep(A);
@@ -258,8 +259,9 @@ class Operators : OperatorSteps<Backend> {
                                       const Tensor& integers) {
     return backward_kept("slogdet_backward", Op::kSlogdetBackward, grad, A, kept, integers);
   }
-  // Both of them with conj(A^-T), which is the gradient for grad = 1, from one inversion where that
-  // is faster. For backends whose kernels write both.
+  // slogdet_backward, and slogdet_backward_kept, with a second result: conj(A^-T), which is the
+  // gradient for grad = 1. From n = kLeastBothResults on one inversion gives both. For backends whose
+  // kernels write both.
   static std::tuple<Tensor, Tensor> slogdet_backward_inverse(const Tensor& grad, const Tensor& A) {
     check_matrices("slogdet_backward", "A", A);
     check_matches("slogdet_backward", "grad", grad, A, 2);

@@ -30,8 +30,9 @@ constexpr SizeClass kCpuSizeClasses[] = {
      "almost all work is products of tiles that stay in registers"},
 };
 
-// Above the class "lane", with two products or one LU for all directions.
-constexpr SizeClass kCpuWholeMatrix = {
+// Serves kSlogdetHvp and kDetJet above the class "lane", at every order. The first is two products,
+// the second one LU for all directions.
+constexpr SizeClass kCpuProductsAndJets = {
     "blocked", std::numeric_limits<int64_t>::max(), "one matrix per thread, rows in SIMD packs",
     "almost all work is products of tiles that stay in registers"};
 
@@ -95,7 +96,7 @@ constexpr Choice select_cpu(Op op, Dtype dtype, int64_t n, int vector_bytes) {
   }
   // Products of large matrices, and LU with many right-hand sides, have no kernel for short rows.
   if (op == Op::kSlogdetHvp || op == Op::kDetJet) {
-    return {&kCpuWholeMatrix, kCpuWholeMatrix.largest_n,
+    return {&kCpuProductsAndJets, kCpuProductsAndJets.largest_n,
             op == Op::kDetJet ? "csrc/cpu/blocked/det_jet.h" : "csrc/cpu/matrix/slogdet_hvp.h"};
   }
   if (n <= rows) {
@@ -109,18 +110,19 @@ constexpr Choice select_cpu(Op op, Dtype dtype, int64_t n, int vector_bytes) {
 // --- What one pass leaves to the next ---
 
 // From this order on one inversion on the CPU gives both a gradient of log|det| and the inverse,
-// which second derivatives take. Below, the kernels take less time than a second result costs the
-// first.
+// which second derivatives take. Below, lanes write one result: a loop over results takes 4 % more
+// instructions.
 constexpr int64_t kLeastBothResults = 9;
 
 // From this order on a forward pass on the CPU that may have a backward pass saves what helps it
 // (cpu/saved/integers.h): in the class "rows" the first half of its elimination, in the class
-// "blocked" the factors. Below, both passes together take longer with half an elimination than
-// from A.
+// "blocked" the factors. Below, half an elimination saves time in the kernels (`make tune`), but not
+// in calls, where what is saved is memory of its own.
 constexpr int64_t kLeastKept = 33;
 
-// How many integers are saved of a matrix, beside n x n numbers; more from the order on at which
-// some kernels save factors.
+// How many integers are saved of a matrix, beside n x n numbers: a sign and one packed integer for
+// each row; or, from kLeastFactors on, where some kernels save factors, a sign, an exchange and three
+// integers for each row (cpu/saved/integers.h).
 constexpr int64_t kLeastFactors = 65;
 constexpr int64_t count_of_factor_integers(int64_t n) {
   return 3 * n + 2;

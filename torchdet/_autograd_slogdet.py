@@ -14,7 +14,10 @@ _hvp_scaled = _torch_internals.below_autograd(_ops.operator("_slogdet_hvp_scaled
 
 
 def _along(g: Tensor, inverse: Tensor, Z: Tensor) -> Tensor:
-    """D X(A)[g Z], with the bits of a recorded graph: torch rounds complex products otherwise."""
+    """D X(A)[g Z] from inverse = conj(X), one number g a matrix, as a recorded graph has it.
+
+    There torch multiplies g Z. It rounds complex products in another way than the kernel.
+    """
     if g.is_complex():
         return _hvp_kept(inverse, times(g, Z))
     return _hvp_scaled(g, inverse, Z)
@@ -63,7 +66,11 @@ class SlogdetBackwardKept(SlogdetBackward):
 
 
 class SlogdetBackwardWithInverse(SlogdetBackward):
-    """The same and conj(X), a constant: nodes that save conj(X) for their derivatives."""
+    """g conj(X) and conj(X). Only its nodes are used: they save conj(X) for their derivatives.
+
+    The saved conj(X) is a constant. Derivatives that are recorded again need one that depends on A:
+    `call` drops it, the last argument, and starts from A.
+    """
 
     results = 1
     alone: type[SlogdetBackward]
@@ -93,14 +100,14 @@ class SlogdetBackwardInverse(SlogdetBackwardWithInverse):
 
 
 class SlogdetBackwardInverseKept(SlogdetBackwardWithInverse):
-    """The node of a SlogdetBackwardKept."""
+    """The node of a SlogdetBackwardKept, likewise."""
 
     operator = "_slogdet_backward_inverse_kept"
     alone = SlogdetBackwardKept
 
 
-if _torch_internals.HAS_LEVELS:  # else `record` is called where no graph is recorded as well
-    _record_alone = SlogdetBackward.record
+if _torch_internals.HAS_LEVELS:  # else torch calls `record` for every call, recorded or not
+    _record_alone, _record_kept_alone = SlogdetBackward.record, SlogdetBackwardKept.record
 
     def _record(args: Sequence[Tensor]) -> Tensor:
         if not inverts_once(args[1]):
@@ -109,6 +116,8 @@ if _torch_internals.HAS_LEVELS:  # else `record` is called where no graph is rec
         return gradient
 
     def _record_kept(args: Sequence[Tensor]) -> Tensor:
+        if not inverts_once(args[1]):
+            return _record_kept_alone(args)
         gradient: Tensor = SlogdetBackwardInverseKept.record(args)[0]
         return gradient
 

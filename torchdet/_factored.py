@@ -20,9 +20,7 @@ from torch import Tensor
 from ._reference import check_dense, check_same, check_square, dtype_name, slogdet_of
 from ._reference_kept import check_integers
 from ._reference_lu import factor
-from ._reference_numbers import exponents, ldexp, matmul, ratio, without_zeros
-
-_HALF = (torch.float16, torch.bfloat16)
+from ._reference_numbers import HALF, exponents, ldexp, matmul, ratio, without_zeros
 
 
 def slogdet_factor(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -86,7 +84,7 @@ def _split(factors: Tensor) -> tuple[Tensor, ...]:
 def check_wide(op: str, A: Tensor) -> None:
     """Raise RuntimeError unless A is what these operators take."""
     check_square(op, A)
-    if A.dtype in _HALF:
+    if A.dtype in HALF:
         raise RuntimeError(
             f"{op}: expected A of dtype float32, float64, complex64 or complex128, got "
             f"{dtype_name(A.dtype)}; convert it first, e.g. A.to(torch.float32)"

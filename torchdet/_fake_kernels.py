@@ -12,8 +12,7 @@ from torch import Tensor
 
 from . import _factored, _frexp, _inverse, _logsum, _reference, _reference_kept
 from ._kept import factor_sizes, kept_integers
-
-_HALF = (torch.float16, torch.bfloat16)
+from ._reference_numbers import HALF
 
 
 def _fake_det(A: Tensor) -> Tensor:
@@ -30,7 +29,7 @@ def _fake_slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
 def _fake_det_frexp(A: Tensor) -> tuple[Tensor, Tensor]:
     _reference.check_square("det_frexp", A)
     batch = A.shape[:-2]
-    exponents = torch.float32 if A.dtype in _HALF else _reference.real_dtype(A)
+    exponents = torch.float32 if A.dtype in HALF else _reference.real_dtype(A)
     return A.new_empty(batch), A.new_empty(batch, dtype=exponents)
 
 
@@ -122,13 +121,15 @@ def _fake_slogdet_keep(A: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _fake_det_backward_kept(grad: Tensor, A: Tensor, kept: Tensor, integers: Tensor) -> Tensor:
+    result = _fake_det_backward(grad, A)
     _check_kept("det_backward", A, kept, integers)
-    return _fake_det_backward(grad, A)
+    return result
 
 
 def _fake_slogdet_backward_kept(grad: Tensor, A: Tensor, kept: Tensor, integers: Tensor) -> Tensor:
+    result = _fake_slogdet_backward(grad, A)
     _check_kept("slogdet_backward", A, kept, integers)
-    return _fake_slogdet_backward(grad, A)
+    return result
 
 
 def _fake_slogdet_backward_inverse(grad: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:

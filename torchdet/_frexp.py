@@ -24,7 +24,7 @@ from ._reference import (
     exponent_of_zero,
 )
 from ._reference import det_frexp as reference_frexp
-from ._reference_numbers import power_of_two, split
+from ._reference_numbers import power_of_two, split, wide
 
 
 def scale_rows(X: Tensor, e: Tensor) -> Tensor:
@@ -92,8 +92,8 @@ def _check_exponent(op: str, exponent: Tensor, A: Tensor) -> None:
             f"{op}: expected exponent of shape {tuple(A.shape[:-2])}, "
             f"got {tuple(exponent.shape)}{remedy}"
         )
-    wide = A.dtype in (torch.float64, torch.complex128)
-    expected = torch.float64 if wide else torch.float32
+    is_double = A.dtype in (torch.float64, torch.complex128)
+    expected = torch.float64 if is_double else torch.float32
     if exponent.dtype != expected:
         raise RuntimeError(
             f"{op}: expected exponent of dtype {dtype_name(expected)}, "
@@ -105,15 +105,15 @@ def _check_exponent(op: str, exponent: Tensor, A: Tensor) -> None:
 def det_frexp(A: Tensor) -> tuple[Tensor, Tensor]:
     """Return m and e as _reference.det_frexp does, e from log|det A| and m = det(R A)."""
     check_square("det_frexp", A)
-    wide = A.to(torch.float32) if A.dtype in (torch.float16, torch.bfloat16) else A
+    A_ = wide(A)
     if A.numel() == 0:
         return reference_frexp(A)
-    sign, log = torch.ops.torchdet.slogdet(wide)
+    sign, log = torch.ops.torchdet.slogdet(A_)
     e = (log / math.log(2)).round().masked_fill(~torch.isfinite(log), 0)
     # Rounding leaves det(R A) within a small factor of 1; the rest of its exponent is exact.
-    m = torch.ops.torchdet.det(scale_rows(wide, e))
+    m = torch.ops.torchdet.det(scale_rows(A_, e))
     m, more = split(torch.where(sign == 0, 0, m))
-    e = torch.where(m == 0, exponent_of_zero(wide), e + more)
+    e = torch.where(m == 0, exponent_of_zero(A_), e + more)
     return m.to(A.dtype), e.masked_fill(~torch.isfinite(m.abs()), 0)
 
 
@@ -141,8 +141,7 @@ def backward_jvp(
 ) -> Tensor:
     """Return (grad_tangent conj(C(A)) + grad conj(H(A)[Z])) 2^-exponent."""
     check_backward_jvp(grad, A, exponent, grad_tangent, Z)
-    wide = torch.float32 if A.dtype in (torch.float16, torch.bfloat16) else A.dtype
-    g, A_, dg, Z_ = (X.to(wide) for X in (grad, A, grad_tangent, Z))
+    g, A_, dg, Z_ = map(wide, (grad, A, grad_tangent, Z))
     # Not conj, which torch 2.13 ignores in a kernel that runs for a DTensor.
     H = torch.conj_physical(hvp(A_, Z_, exponent))
     return (backward(dg, A_, exponent) + g[..., None, None] * H).to(A.dtype)
@@ -167,8 +166,7 @@ def jet(A: Tensor, J: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
     check_jet(A, J, exponent)
     if A.numel() == 0 or J.numel() == 0:
         return A.new_zeros(J.shape[:-2]), A.new_zeros(J.shape[:-2])
-    wide = torch.float32 if A.dtype in (torch.float16, torch.bfloat16) else A.dtype
-    A_, J_ = A.to(wide), J.to(wide)
+    A_, J_ = wide(A), wide(J)
     C = torch.conj_physical(backward(A_.new_ones(()).expand(A.shape[:-2]), A_, exponent))
     e = exponent.unsqueeze(-1).expand(J.shape[:-2])
     H = hvp(A_.unsqueeze(-3).expand(J.shape), J_, e)

@@ -32,7 +32,8 @@ class Operator(torch.autograd.Function):
     """
 
     operator: str
-    # How many leading outputs are given to the caller, None for all; the others are only saved.
+    # How many leading outputs a node of `record` returns, None for all; it only saves the rest.
+    # The other routes return all outputs: callers take the leading ones.
     results: int | None = None
     gradients: Callable[..., Any]
     # What follows is made from the name: the kernel, the operator, a node that autograd records.

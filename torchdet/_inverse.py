@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ._reference import check_dense, check_same, check_square
 from ._reference_lu import unexpand
+from ._reference_numbers import wide
 
 
 def slogdet_hvp(A: Tensor, Z: Tensor) -> Tensor:
@@ -25,14 +26,14 @@ def slogdet_hvp(A: Tensor, Z: Tensor) -> Tensor:
     check_square("slogdet_hvp", A)
     check_same("slogdet_hvp", "Z", Z, A)
     X = _conjugate_inverse(A).expand(Z.shape)
-    return torch.ops.torchdet._slogdet_hvp_kept(X, _wide(Z)).to(A.dtype)
+    return torch.ops.torchdet._slogdet_hvp_kept(X, wide(Z)).to(A.dtype)
 
 
 def slogdet_hvp_kept(A: Tensor, Z: Tensor) -> Tensor:
     """Return -X Z^T X, conj(X) being what is given for A."""
     check_square("slogdet_hvp", A)
     check_same("slogdet_hvp", "Z", Z, A)
-    return _derivative(_wide(A).conj(), (_wide(Z),)).to(Z.dtype)
+    return _derivative(wide(A).conj(), (wide(Z),)).to(Z.dtype)
 
 
 def check_scaled(grad: Tensor, A: Tensor, Z: Tensor) -> None:
@@ -45,8 +46,8 @@ def check_scaled(grad: Tensor, A: Tensor, Z: Tensor) -> None:
 def slogdet_hvp_scaled(grad: Tensor, A: Tensor, Z: Tensor) -> Tensor:
     """Return -X (grad Z)^T X, conj(X) being what is given for A."""
     check_scaled(grad, A, Z)
-    gradZ = _wide(grad)[..., None, None] * _wide(Z)
-    return torch.ops.torchdet._slogdet_hvp_kept(_wide(A), gradZ).to(Z.dtype)
+    gradZ = wide(grad)[..., None, None] * wide(Z)
+    return torch.ops.torchdet._slogdet_hvp_kept(wide(A), gradZ).to(Z.dtype)
 
 
 def slogdet_backward_inverse(grad: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,12 +58,12 @@ def slogdet_backward_inverse(grad: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
 
 def derivative(A: Tensor, Zs: Sequence[Tensor]) -> Tensor:
     """Return D^m X[Z_1..Z_m]."""
-    return _derivative(_conjugate_inverse(A).conj(), [_wide(Z) for Z in Zs]).to(A.dtype)
+    return _derivative(_conjugate_inverse(A).conj(), [wide(Z) for Z in Zs]).to(A.dtype)
 
 
 def _conjugate_inverse(A: Tensor) -> Tensor:
     """Return conj(X), once of a matrix that many directions share."""
-    distinct = _wide(unexpand(A))
+    distinct = wide(unexpand(A))
     ones = distinct.new_ones(()).expand(distinct.shape[:-2])
     return torch.ops.torchdet.slogdet_backward(ones, distinct)
 
@@ -77,10 +78,6 @@ def _derivative(X: Tensor, Zs: Sequence[Tensor]) -> Tensor:
             terms = (ZX[i] @ D[S ^ 1 << i] if S ^ 1 << i else ZX[i] for i in members)
             D[S] = -reduce(torch.add, terms)
         return (X @ D[(1 << len(Zs)) - 1]).contiguous()
-
-
-def _wide(X: Tensor) -> Tensor:
-    return X.to(torch.float32) if X.dtype in (torch.float16, torch.bfloat16) else X
 
 
 def without_autocast(device: str) -> AbstractContextManager[Any]:

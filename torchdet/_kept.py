@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from . import _extension, _factored
+from ._reference_numbers import HALF
 from ._schemas import HAS_EXTENSION
-
-_HALF = (torch.float16, torch.bfloat16)
 
 if HAS_EXTENSION:
     from . import _C
@@ -27,14 +26,14 @@ if HAS_EXTENSION:
             and A.shape[-1] >= _LEAST_KEPT
             and torch.is_grad_enabled()
             and (A.is_cpu or (A.is_cuda and A.shape[-1] >= _LEAST_LARGE.get(A.dtype, 1 << 62)))
-            and A.dtype not in _HALF
+            and A.dtype not in HALF
             # A trace serves A without a gradient as well.
             and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         )
 
     def inverts_once(A: Tensor) -> bool:
         """Whether a gradient of log|det A| and the inverse beside it take one inversion."""
-        return A.is_cpu and A.shape[-1] >= _LEAST_BOTH_RESULTS and A.dtype not in _HALF
+        return A.is_cpu and A.shape[-1] >= _LEAST_BOTH_RESULTS and A.dtype not in HALF
 
     def kept_integers(A: Tensor) -> int:
         """How many integers are kept of a matrix, as csrc/select.h has it."""

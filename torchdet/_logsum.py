@@ -13,6 +13,8 @@ from ._reference import check_dense, dtype_name, real_dtype
 from ._reference_numbers import ldexp, split
 
 _DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+# Exponents are cut to +-_MOST: float32 has every whole number up to it. _LOWEST, the exponent of 0,
+# is below all others, and differences from it stay in int32.
 _LOWEST = -(1 << 28)
 _MOST = 2.0**24
 
@@ -65,9 +67,10 @@ def logsum(terms: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def logsum_ratios(terms: Tensor, exponent: Tensor) -> Tensor:
-    """Return 2^E_k / psi for every term, at most about 2^1022 (float32: 2^126) unless psi is 0.
+    """Return 2^E_k / psi for every term, (*, K).
 
-    A term of zero may have any exponent, and its derivatives may be zero too.
+    It is at most about 2^1022 (float32: 2^126) unless psi is 0. The bound matters to a term of 0:
+    it may have any exponent, and an infinite ratio times a derivative of 0 would be NaN.
     """
     check_terms("logsum_ratios", terms, exponent)
     if terms.numel() == 0:
@@ -98,11 +101,12 @@ def check_shares(terms: Tensor, exponent: Tensor, factors: Tensor) -> None:
 
 
 def logsum_shares(terms: Tensor, exponent: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what each factor of a term takes of x = E_k less the exponent of psi.
+    """Return two shares of x = E_k less the exponent of psi, whole numbers, both (*, K).
 
-    A factor with mantissa 0 takes x / Z where the term has Z of them, any other one x / S up to 0,
-    and not so much that a power of two is out of range; whole numbers. x counts as 0 up to a
-    quarter of the range, and as the exponent of the least number where psi is 0 or not finite.
+    The first is for each factor that is not 0: x / S, at most 0, and at least least / S, so that S
+    such powers of two are in range. The second is for each factor that is 0: x / Z where the term
+    has Z of them. x counts as 0 up to a quarter of the range. Where psi is 0 or not finite, x
+    counts as the least exponent of a normal number.
     """
     check_shares(terms, exponent, factors)
     if terms.numel() == 0:

@@ -1,7 +1,7 @@
 """The operators torch.ops.torchdet.*: where their kernels come from, what torch must know of them.
 
-The compiled extension registers its kernels when it is imported. Here every operator gets
-- its schema;
+_schemas.py names them and loads the extension, which registers its kernels. Here every operator
+gets
 - its plain PyTorch implementation, for all devices without a kernel of their own, and for every
   device when the extension is missing or switched off by TORCHDET_EXTENSION=0 in the environment;
 - a fake kernel: shape and dtype of the result (torch.compile, torch.export, FakeTensor, DTensor);

@@ -50,6 +50,7 @@ from ._reference_numbers import (
     scale,
     share,
     times,
+    wide,
     without_zeros,
 )
 
@@ -95,9 +96,7 @@ class Factors(NamedTuple):
 
 def compute(X: Tensor) -> tuple[Tensor, Tensor]:
     """Return X in its dtype of computation, non-finite matrices zeroed, and which are finite."""
-    if X.dtype in (torch.float16, torch.bfloat16):
-        X = X.to(torch.float32)
-    X = X.resolve_conj()
+    X = wide(X).resolve_conj()
     x = torch.view_as_real(X).flatten(-2) if X.is_complex() else X
     # The largest entry is NaN if one of them is.
     largest = x.abs().flatten(-2).amax(-1) if x.shape[-1] else x.sum((-2, -1))

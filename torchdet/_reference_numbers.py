@@ -15,6 +15,15 @@ _ZERO_EXPONENT = -(1 << 20)  # stands for the exponent of 0: below every exponen
 _SMALLEST = _ZERO_EXPONENT // 2  # smaller differences of exponents come from a zero
 
 
+# Types of which the operators compute in float32.
+HALF = (torch.float16, torch.bfloat16)
+
+
+def wide(X: Tensor) -> Tensor:
+    """X in float32 where it has a half type, else X."""
+    return X.to(torch.float32) if X.dtype in HALF else X
+
+
 # ---- mantissas and exponents
 
 

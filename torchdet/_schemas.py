@@ -14,7 +14,8 @@ SCHEMAS = (
     # The change of the first of these two with grad and A.
     "_det_frexp_backward_jvp(Tensor grad, Tensor A, Tensor exponent, Tensor grad_tangent, "
     "Tensor Z) -> Tensor",
-    # Mantissa and exponent with a share of the latter in the former.
+    # det A = mantissa 2^exponent = relative 2^own, own being exponent - share, or exponent -
+    # share_of_zero where the mantissa is 0.
     "_det_relative(Tensor A, Tensor mantissa, Tensor exponent, Tensor share, Tensor share_of_zero) "
     "-> (Tensor relative, Tensor own)",
     # First and second derivatives of det(A + t J) 2^-exponent at t = 0, J of shape (*, d, n, n).
@@ -22,14 +23,15 @@ SCHEMAS = (
     # Of sum_k terms_k 2^exponent_k, and what the derivatives of its logarithm are made of.
     "_logsum(Tensor terms, Tensor exponent) -> (Tensor sign, Tensor logabs)",
     "_logsum_ratios(Tensor terms, Tensor exponent) -> Tensor",
-    # What each factor of a term takes of its exponent less that of the sum; factors: (*, K, S).
+    # x is the exponent of a term less that of the sum. share: what each factor of the term takes of
+    # x that is not 0; zero: what each factor of 0 takes. factors: (*, K, S), results: (*, K).
     "_logsum_shares(Tensor terms, Tensor exponent, Tensor factors) -> (Tensor share, Tensor zero)",
     "cofactor(Tensor A) -> Tensor",
     "det_backward(Tensor grad, Tensor A) -> Tensor",
     "slogdet_backward(Tensor grad, Tensor A) -> Tensor",
     "det_hvp(Tensor A, Tensor Z) -> Tensor",
     "slogdet_hvp(Tensor A, Tensor Z) -> Tensor",
-    # The same along Z and along grad Z, where A is conj(A^-T).
+    # The same along Z and along grad Z, where the argument A holds conj(X), X being A^-T.
     "_slogdet_hvp_kept(Tensor A, Tensor Z) -> Tensor",
     "_slogdet_hvp_scaled(Tensor grad, Tensor A, Tensor Z) -> Tensor",
     # The gradient of the logarithm with conj(A^-T), which is the gradient for grad = 1.

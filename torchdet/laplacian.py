@@ -36,9 +36,10 @@ from ._autograd_frexp import DetFrexpBackward, DetFrexpJet
 from ._autograd_logsum import Logsum, LogsumRatios
 from ._function import inner
 from ._reference import check_dense, check_directions, check_same
+from ._reference_numbers import HALF
 from ._torch_modes import made_of_sequence
 from .linalg import argument
-from .sums import HALF, check_matrices, has_columns, mantissas, relative_to_sum
+from .sums import check_matrices, has_columns, mantissas, relative_to_sum
 
 _OP = "slogsumdet_laplacian"
 

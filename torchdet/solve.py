@@ -8,11 +8,11 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from ._autograd_solve import SlogdetFactor, Solve
 from ._reference import broadcast_batches, check_dense, check_same, check_square
+from ._reference_numbers import HALF
 from ._torch_modes import made_of_sequence
 from .linalg import argument
 
 _OP = "slogdet_solve"
-_HALF = (torch.float16, torch.bfloat16)
 
 
 @made_of_sequence
@@ -82,7 +82,7 @@ def slogdet_solve(A: Tensor, B: Tensor) -> SlogdetSolve:
     B = argument(_OP, B)
     check_same(_OP, "B", B, A, B.shape)
     dtype = A.dtype
-    if dtype in _HALF:
+    if dtype in HALF:
         sign, logabsdet, X = slogdet_solve(A.to(torch.float32), B.to(torch.float32))
         return SlogdetSolve(sign.to(dtype), logabsdet.to(dtype), X.to(dtype))
     is_vector = B.dim() == 1 or B.shape == A.shape[:-1]

@@ -10,10 +10,10 @@ from ._autograd_frexp import DetFrexp, DetRelative
 from ._autograd_logsum import Logsum, LogsumShares
 from ._function import is_plain, may_look
 from ._reference import check_dense, check_device, check_same, check_square, dtype_name
+from ._reference_numbers import HALF
 from .linalg import LinalgSlogdet, argument
 
 _OP = "slogsumdet"
-HALF = (torch.float16, torch.bfloat16)
 # So many mantissas, each of modulus from 1/2 to sqrt(2), have a product in the range of float32.
 _IN_RANGE = 64
 
@@ -129,13 +129,13 @@ def _weighted(
 def relative_to_sum(
     matrices: Sequence[Tensor], w: tuple[Tensor, Tensor] | None, columns: bool
 ) -> tuple[Sequence[tuple[Tensor, Tensor]], Tensor, Tensor]:
-    """Determinants as m_s 2^e_s, terms and their exponents, which are near that of psi.
+    """Determinants as (m_s, e_s), each (*, K), and terms and exponents, both (*, K) or (*, m, K).
 
-    The derivatives of a term may be of the size of psi where the term is tiny or 0, and they are
-    products of those of the m_s, 2^-e_s times those of the determinants. So a term that is 2^x
-    times psi, x far from 0, gets x / S of its e_s in each of its S mantissas. Determinants of 0
-    have any e_s: they share x alone. A matrix of several terms or sums has one e_s; there the
-    largest x decides.
+    A term that is tiny beside psi may have derivatives of the size of psi. They are products of
+    those of the m_s, which are 2^-e_s times those of the determinants. So a term that is 2^x times
+    psi, x far below 0, has x / S of its exponent moved into each of its S mantissas. A mantissa of
+    0 goes with every exponent. So the zeros of a term share x alone, whatever its sign. A matrix
+    that serves several terms or sums has one e_s; there the largest share decides.
     """
     looks = may_look(*matrices, *(w or ()))
     has_one = max(A.shape[-3] for A in matrices) == 1  # psi itself
@@ -159,7 +159,7 @@ def relative_to_sum(
 
 
 def _largest(x: Tensor, shape: torch.Size) -> Tensor:
-    """The largest of those that one matrix serves; shape: of the matrices."""
+    """The largest x over the terms and sums that share a matrix; shape: (*, K) of the matrices."""
     first = x.dim() - len(shape)
     dims = [i for i in range(x.dim()) if i < first or shape[i - first] != x.shape[i]]
     return x.amax(dims, keepdim=True).view(shape) if dims else x

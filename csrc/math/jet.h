@@ -31,6 +31,7 @@ class TwoLargest {
     second_ = maximum(second_, minimum(first_, exponent));
     first_ = maximum(first_, exponent);
   }
+  // By how many powers of two the largest exceeds the second.
   TORCHDET_LANE I gap() const { return first_ - maximum(second_, I(kZeroExponentBound)); }
   // Of a factor for all vectors, after which products of these two are of size 1, and the larger
   // one is far from the ends of the format T. 0 where all are zero.
@@ -51,8 +52,8 @@ struct JetScales {
   decltype(greater(I(), I())) transposed;
   I exponent;
 
-  // T: the format of the numbers. Most directions have nothing that stands out and stay as they
-  // are.
+  // T: the format of the numbers. Every direction is scaled. It is transposed only where a row
+  // stands out by 2^kStandsOut more than a column does; most are not.
   template <typename T>
   TORCHDET_LANE static JetScales of(const TwoLargest<I>& rows, const TwoLargest<I>& columns) {
     constexpr int kStandsOut = 8;
@@ -65,22 +66,22 @@ struct JetScales {
 // What (1) and (2) take of a direction.
 template <typename V>
 struct JetTerms {
-  V trace, minors;   // tr N, e(N)
-  V trace_p, mixed;  // the sums with f and v
+  V trace, minors;    // tr N, e(N)
+  V trace_fv, mixed;  // sum_i f_i v_i and the second sum of (2)
 
   TORCHDET_LANE JetTerms()
-      : trace(zero<V>()), minors(zero<V>()), trace_p(zero<V>()), mixed(zero<V>()) {}
+      : trace(zero<V>()), minors(zero<V>()), trace_fv(zero<V>()), mixed(zero<V>()) {}
 
   // The terms of the diagonals, i by i: those of i and all j < i, so that no square is ever added.
   TORCHDET_LANE void add_diagonal(V n_ii, V fv_i) {
     minors = fma(n_ii, trace, minors);
-    mixed = fma(n_ii, trace_p, fma(fv_i, trace, mixed));
+    mixed = fma(n_ii, trace_fv, fma(fv_i, trace, mixed));
     trace = trace + n_ii;
-    trace_p = trace_p + fv_i;
+    trace_fv = trace_fv + fv_i;
   }
 };
 
-// m, q and r; without the sign s.
+// m, m q and r of (1) and (2); the sign s is left to the kernels.
 template <typename V>
 struct JetFactors {
   Scaled<V> m, mq;
@@ -93,7 +94,7 @@ struct JetFactors {
         r(PivotQuotient<V>(rho.second_smallest_pivot())(rho.smallest_pivot())) {}
 
   TORCHDET_LANE Scaled<V> first(const JetTerms<V>& x) const {
-    return {mq.mantissa * fma(r, x.trace, x.trace_p), mq.exponent};
+    return {mq.mantissa * fma(r, x.trace, x.trace_fv), mq.exponent};
   }
   TORCHDET_LANE Scaled<V> second(const JetTerms<V>& x) const {
     using R = RealOf<V>;

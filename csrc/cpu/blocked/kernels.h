@@ -50,7 +50,7 @@ struct BlockedKernels {
     }
   };
 
-  // kDet and kSlogdet.
+  // kDet, kSlogdet and kDetFrexp.
   static void determinants(const Problem& p, int64_t begin, int64_t end) {
     Space s = thread_space<Space>(p.n);
     for (int64_t b = begin; b < end; ++b) {
@@ -59,7 +59,7 @@ struct BlockedKernels {
     }
   }
 
-  // All operators that need the inverse.
+  // kCofactor, kDetBackward and kSlogdetBackward, also with Problem::inverse.
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     const GradientAndInverse<P> results(p);
     for (int64_t b = begin; b < end; ++b) {
@@ -167,7 +167,8 @@ struct BlockedKernels {
     });
   }
 
-  // d: the product of the pivots but the last.
+  // d: the product of the pivots but the last. write() looks at X alone, so it says the same of both
+  // results.
   static void write_all(const GradientAndInverse<P>& results, int64_t b, Space& s,
                         Scaled<Number> d) {
     bool in_range = true;

@@ -103,14 +103,14 @@ struct LaneKernels {
   // C(A) / det(A).
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     constexpr int n = N, s = tile_stride(N);
-    // Whether rows find their places in registers or on their way to memory.
+    // Whether rows find their places in registers; else they do so on their way to memory.
     constexpr bool kRestored = !kHasClosedForm<N, V> && N < kLeastRowsApart && !kIsComplex<V>;
     constexpr bool kInOrder = kHasClosedForm<N, V> || kRestored;
     V a[tile_size(N)], x[tile_size(N)];
     V(&source)[tile_size(N)] = kRestored ? a : x;
     V(&target)[tile_size(N)] = kRestored ? x : a;
     R weight[N];
-    I row_exponent[N], column[N], column_exponent[N], row_index[N];
+    I row_exponent[N], column_exponent[N], cofactor_exponent[N], row_index[N];
     constexpr bool kBoth = N >= kLeastBothResults;
     const std::conditional_t<kBoth, GradientAndInverse<V>, GradientAlone> results(p);
     for (int64_t first = begin; first < end; first += W) {
@@ -118,16 +118,16 @@ struct LaneKernels {
       Steps::read(p.A, first, lanes, n, a);
       Tile<V>::expect_whole(p.out, first + W, n);
       const Equilibration<V> eq =
-          equilibrate<N, kCofactorCentral<N, T>>(a, n, row_exponent, column, weight);
+          equilibrate<N, kCofactorCentral<N, T>>(a, n, row_exponent, column_exponent, weight);
       const bool is_inverse = p.op == Op::kSlogdetBackward;
       const auto [d, has_exponents] =
-          cofactors<N>(a, weight, x, row_index, column_exponent, is_inverse);
+          cofactors<N>(a, weight, x, row_index, cofactor_exponent, is_inverse);
       if constexpr (kRestored) {
         restore_rows<N>(row_index, x, a);
       }
       const auto write = [&](const Problem& result) TORCHDET_LANE_LAMBDA {
-        // What multiplies the whole matrix, as mantissa and exponent: 2^R or 1 / det, and
-        // conj(grad), since grad conj(C) = conj(conj(grad) C).
+        // What multiplies the whole matrix, as mantissa and exponent: conj(grad), since grad conj(C)
+        // = conj(conj(grad) C); and 2^eq.total 2^-shift for cofactors, 1 / det B for the inverse.
         Scaled<V> factor = {one<V>(), eq.total};
         if (multiplies_grad(p.op)) {
           factor = normalise(conj(Tile<V>::read_numbers(result.other, first, lanes)), eq.total);
@@ -156,7 +156,7 @@ struct LaneKernels {
         } else {
           I of_column[N], permuted[N];
           for (int j = 0; j < n; ++j) {
-            of_column[j] = column_exponent[j] + factor.exponent + column[j];
+            of_column[j] = cofactor_exponent[j] + factor.exponent + column_exponent[j];
           }
           if constexpr (!kInOrder) {
             permute_labels<N>(row_index, row_exponent, permuted);

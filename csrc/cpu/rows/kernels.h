@@ -24,7 +24,8 @@ struct RowsKernels {
   // bits in any group.
   using Alone = RowsKernels<P, 0, std::max(kMaxPacks, kOrderOfWord / W), 1>;
 
-  // kDet and kSlogdet; kDetKeep and kSlogdetKeep, which keep the first half of an elimination.
+  // kDet, kSlogdet and kDetFrexp; kDetKeep and kSlogdetKeep, which keep the first half of an
+  // elimination.
   static void determinants(const Problem& p, int64_t begin, int64_t end) {
     Elimination elimination(static_cast<int>(p.n), storage(p.n));
     int64_t first = begin;
@@ -47,7 +48,7 @@ struct RowsKernels {
     }
   }
 
-  // All operators that need the inverse.
+  // kCofactor, kDetBackward and kSlogdetBackward, also with Problem::inverse.
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
     const GradientAndInverse<P> results(p);
     Elimination elimination(static_cast<int>(p.n), storage(p.n));
@@ -67,6 +68,7 @@ struct RowsKernels {
           if (has_none) [[unlikely]] {
             fill_without_cofactors(*result, first + m, f.frame);
           } else {
+            // write() looks at Z alone, so it says the same of both results.
             needs_fallback[m] = !write(*result, first + m, elimination, m);
           }
         }

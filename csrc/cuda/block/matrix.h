@@ -128,10 +128,11 @@ class BlockMatrix {
     const V* from = static_cast<const V*>(view.data) + view.offset(b);
     if (has_words(view, from)) {
       is_scaled_ = !is_balanced<true>([&](int i, int j) { return load_word(view, from, i, j); });
-    } else if constexpr (kLate > 0) {
+    } else if (kLate > 0 || view.column_stride == 1) {
       is_scaled_ = !is_balanced<true>([&](int i, int j) { return load_numbers(view, from, i, j); });
-    } else {
-      // The rest of the last word of a row takes part in the arithmetic, to no effect.
+    } else if constexpr (kLate == 0) {
+      // The way of any strides. The rest of the last word of a row takes part in the arithmetic, to
+      // no effect.
       const int padding = words_of<V>(n_) * kCount - n_;
       for (int i = thread_index(); i < n_; i += kThreads) {
         TORCHDET_UNROLL
