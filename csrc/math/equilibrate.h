@@ -134,6 +134,38 @@ TORCHDET_COLD void equilibrate_unbalanced(V* a, int n, Mask unbalanced, IntegerO
   });
 }
 
+// The same, with what it leaves. non_finite: which matrices have a NaN or an infinity.
+template <typename V, typename Mask>
+TORCHDET_LANE Equilibration<V> equilibrate_where(V* a, int n, Mask unbalanced, Mask non_finite,
+                                                 IntegerOf<V>* row, IntegerOf<V>* column) {
+  using R = RealOf<V>;
+  using I = IntegerOf<V>;
+  using T = ScalarOf<V>;
+  equilibrate_unbalanced(a, n, unbalanced, row, column);
+  I total = I(0);
+  TORCHDET_UNROLL
+  for (int i = 0; i < n; ++i) {
+    total = total - row[i] - column[i];
+  }
+  return {total, select(non_finite, R(std::numeric_limits<T>::quiet_NaN()), R(T(-0.0)))};
+}
+
+// Scales all matrices, balanced ones too.
+template <typename V>
+TORCHDET_LANE Equilibration<V> equilibrate_all(V* a, int n, IntegerOf<V>* row,
+                                               IntegerOf<V>* column) {
+  using R = RealOf<V>;
+  using I = IntegerOf<V>;
+  I largest = I(0);
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) {
+      largest = maximum(largest, component_bits(a[i * tile_stride(n) + j]));
+    }
+  }
+  const I most = bits_of(R(std::numeric_limits<ScalarOf<V>>::max()));
+  return equilibrate_where(a, n, equal(largest, largest), greater(largest, most), row, column);
+}
+
 // Bit pattern of 2^e.
 template <typename I, typename F>
 TORCHDET_LANE I pattern_of_pow2(int e) {
@@ -216,19 +248,14 @@ TORCHDET_LANE Equilibration<V> equilibrate(V* a, int n_runtime, IntegerOf<V>* ro
   if (!any(unbalanced)) {
     return {I(0), R(T(-0.0)), true};
   }
-  equilibrate_unbalanced(a, n, unbalanced, row, column);
+  const Equilibration<V> eq = equilibrate_where(a, n, unbalanced, non_finite, row, column);
   if (weight != nullptr) {
     TORCHDET_UNROLL
     for (int i = 0; i < n; ++i) {
       weight[i] = select(unbalanced, R(T(1)), weight[i]);
     }
   }
-  I total = I(0);
-  TORCHDET_UNROLL
-  for (int i = 0; i < n; ++i) {
-    total = total - row[i] - column[i];
-  }
-  return {total, select(non_finite, R(std::numeric_limits<T>::quiet_NaN()), R(T(-0.0)))};
+  return eq;
 }
 
 template <typename R>

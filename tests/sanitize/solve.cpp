@@ -50,9 +50,9 @@ void solve(const std::vector<V>& lu, const std::vector<int32_t>& integers,
   std::vector<V> x(n, zero<V>()), y(n, zero<V>());
   std::vector<int32_t> seen(n);
   const FactoredSystem<kAdjoint, V> system(lu.data(), integers.data(), n, 0, seen.data());
-  system.enter(b.data(), x.data());
+  const int32_t exponent = system.enter(b.data(), x.data());
   system.solve(x.data());
-  system.leave(x.data(), y.data());
+  system.leave(x.data(), exponent, y.data());
 }
 
 template <typename V>

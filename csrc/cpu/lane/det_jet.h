@@ -66,8 +66,10 @@ struct LaneDetJet {
     R row_weight[kMaxLaneOrder], column_weight[kMaxLaneOrder];
     I row_index[kMaxLaneOrder], column_index[kMaxLaneOrder];
     I permuted_rows[kMaxLaneOrder], permuted_columns[kMaxLaneOrder];
-    const Equilibration<V> eq = equilibrate<0>(a, n, row_exponent, column_exponent, row_weight);
-    column_weights(a, n, row_weight, column_weight);
+    // All matrices, since p and q are to be the smallest pivots of B: r is at most 1 only then.
+    const Equilibration<V> eq = equilibrate_all(a, n, row_exponent, column_exponent);
+    std::fill(row_weight, row_weight + n, R(T(1)));
+    std::fill(column_weight, column_weight + n, R(T(1)));
     for (int i = 0; i < n; ++i) {
       permuted_rows[i] = row_exponent[i];
       permuted_columns[i] = column_exponent[i];
