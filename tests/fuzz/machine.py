@@ -40,6 +40,9 @@ class Machine:
         # Where gradients are batched, hooks see all of them in one, which no record can hold.
         self.records_hooks = True
         self.pulls: list[Callable[[], Tensor]] = []
+        # Of tensors on a CPU save_on_cpu makes no copy, and behind such hooks torch does not see
+        # that one has changed: no function can be right then.
+        self.may_change = True
 
     def function(self, name: str) -> Callable[[Tensor], Any]:
         if name in composed.NAMES:
@@ -89,6 +92,7 @@ class Machine:
             g = (lambda a: f(a).clone()) if clone else f
             out = checkpoint(g, of, use_reentrant=under.endswith("reentrant"))
         elif under == "save_on_cpu":
+            self.may_change = False
             with torch.autograd.graph.save_on_cpu():
                 out = f(of)
         elif under == "pack_clone":
@@ -247,6 +251,8 @@ class Machine:
             else:
                 x.add_(self.seeded(3, x), alpha=0.1)
 
+        if not self.may_change:
+            return []
         if step["guard"] == "no_grad":
             with torch.no_grad():
                 change(on)
