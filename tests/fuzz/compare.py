@@ -84,6 +84,10 @@ class Comparison:
             # on the sign as a variable or not; torch.linalg takes the first way.
             return recorded(i, kind, x) and kind != "sign"
 
+        def inner_variable(i: int, kind: str, x: Tensor) -> bool:
+            # What leads to one output of a node runs for the other one, too.
+            return is_variable(i, kind, x) and i not in self.shared_nodes
+
         def any_value(i: int, kind: str, x: Tensor) -> bool:
             return not (kind == "A" and step["how"] == "zero")
 
@@ -101,8 +105,8 @@ class Comparison:
             "grad": {"of": made, "wrt": is_variable},
             "backward": {"of": made},
             "inplace": {"on": any_value},
-            "hook": {"on": recorded, "of": made, "wrt": is_variable},
-            "node_hook": {"on": has_node, "of": made, "wrt": is_variable},
+            "hook": {"on": recorded, "of": made, "wrt": inner_variable},
+            "node_hook": {"on": has_node, "of": made, "wrt": inner_variable},
             "threads": {"of": made, "wrt": is_variable},
         }
         if step["do"] == "backward" and step["inputs"] is not None:

@@ -126,10 +126,11 @@ class BlockMatrix {
   TORCHDET_DEVICE Equilibration<V> read(const BatchView& view, int64_t b,
                                         TeamAlgorithms<V, kThreads>& algorithms) {
     const V* from = static_cast<const V*>(view.data) + view.offset(b);
-    if (has_words(view, from)) {
-      is_scaled_ = !is_balanced<true>([&](int i, int j) { return load_word(view, from, i, j); });
-    } else if (kLate > 0 || view.column_stride == 1) {
-      is_scaled_ = !is_balanced<true>([&](int i, int j) { return load_numbers(view, from, i, j); });
+    const bool wide = has_words(view, from);
+    if (wide || kLate > 0 || view.column_stride == 1) {
+      is_scaled_ = !is_balanced<true>([&](int i, int j) {
+        return wide ? load_word(view, from, i, j) : load_numbers(view, from, i, j);
+      });
     } else if constexpr (kLate == 0) {
       // The way of any strides. The rest of the last word of a row takes part in the arithmetic, to
       // no effect.
