@@ -165,7 +165,7 @@ def questions(s: str) -> list[Question]:
         for numbers in ("float64", "complex128")
         for n in (96, 160, 256, 384, 512)
     )
-    keeping = [(numbers, n) for numbers in NUMBERS for n in (17, 24, 33, 40, 64)]
+    keeping = [(numbers, n) for numbers in NUMBERS for n in (13, 16, 17, 20, 24, 33, 40, 64)]
     return [
         crossover(s, "lane_orders", "lane", "rows", lane),
         crossover(s, "row_orders", "rows", "blocked", rows),
