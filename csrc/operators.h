@@ -260,8 +260,8 @@ class Operators : OperatorSteps<Backend> {
     return backward_kept("slogdet_backward", Op::kSlogdetBackward, grad, A, kept, integers);
   }
   // slogdet_backward, and slogdet_backward_kept, with a second result: conj(A^-T), which is the
-  // gradient for grad = 1. From n = kLeastBothResults on one inversion gives both. For backends whose
-  // kernels write both.
+  // gradient for grad = 1. From n = kLeastBothResults on one inversion gives both. For backends
+  // whose kernels write both.
   static std::tuple<Tensor, Tensor> slogdet_backward_inverse(const Tensor& grad, const Tensor& A) {
     check_matrices("slogdet_backward", "A", A);
     check_matches("slogdet_backward", "grad", grad, A, 2);

@@ -116,13 +116,13 @@ constexpr int64_t kLeastBothResults = 9;
 
 // From this order on a forward pass on the CPU that may have a backward pass saves what helps it
 // (cpu/saved/integers.h): in the class "rows" the first half of its elimination, in the class
-// "blocked" the factors. Below, half an elimination saves time in the kernels (`make tune`), but not
-// in calls, where what is saved is memory of its own.
+// "blocked" the factors. Below, half an elimination saves time in the kernels (`make tune`), but
+// not in calls, where what is saved is memory of its own.
 constexpr int64_t kLeastKept = 33;
 
 // How many integers are saved of a matrix, beside n x n numbers: a sign and one packed integer for
-// each row; or, from kLeastFactors on, where some kernels save factors, a sign, an exchange and three
-// integers for each row (cpu/saved/integers.h).
+// each row; or, from kLeastFactors on, where some kernels save factors, a sign, an exchange and
+// three integers for each row (cpu/saved/integers.h).
 constexpr int64_t kLeastFactors = 65;
 constexpr int64_t count_of_factor_integers(int64_t n) {
   return 3 * n + 2;

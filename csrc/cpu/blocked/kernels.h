@@ -167,8 +167,8 @@ struct BlockedKernels {
     });
   }
 
-  // d: the product of the pivots but the last. write() looks at X alone, so it says the same of both
-  // results.
+  // d: the product of the pivots but the last. write() looks at X alone, so it says the same of
+  // both results.
   static void write_all(const GradientAndInverse<P>& results, int64_t b, Space& s,
                         Scaled<Number> d) {
     bool in_range = true;

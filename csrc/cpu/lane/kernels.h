@@ -126,8 +126,9 @@ struct LaneKernels {
         restore_rows<N>(row_index, x, a);
       }
       const auto write = [&](const Problem& result) TORCHDET_LANE_LAMBDA {
-        // What multiplies the whole matrix, as mantissa and exponent: conj(grad), since grad conj(C)
-        // = conj(conj(grad) C); and 2^eq.total 2^-shift for cofactors, 1 / det B for the inverse.
+        // What multiplies the whole matrix, as mantissa and exponent: conj(grad), since grad
+        // conj(C) = conj(conj(grad) C); and 2^eq.total 2^-shift for cofactors, 1 / det B for the
+        // inverse.
         Scaled<V> factor = {one<V>(), eq.total};
         if (multiplies_grad(p.op)) {
           factor = normalise(conj(Tile<V>::read_numbers(result.other, first, lanes)), eq.total);
