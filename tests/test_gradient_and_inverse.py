@@ -92,3 +92,19 @@ def test_the_gradient_of_a_logarithm_and_its_derivatives_take_one_inversion(n, w
         assert same_bits(of_weight, (V * conj_X.conj()).sum((-2, -1)).real)
         assert same_bits(of_A, OPS._slogdet_hvp_kept(conj_X, Z).conj())
     assert all(map(same_bits, saved, before))
+
+
+@pytest.mark.parametrize("n", (3, 12, 40))
+@pytest.mark.parametrize("dtype", (torch.float16, torch.float64, torch.complex128), ids=cases.name)
+def test_a_recorded_second_derivative_has_the_bits_of_one_that_is_not(n, dtype, device):
+    X = torch.randn(4, n, n, dtype=torch.complex128 if dtype.is_complex else torch.float64)
+    A = (X / n + torch.eye(n)).to(dtype).to(device).requires_grad_()
+    y = logabsdet(A)
+    (g,) = torch.autograd.grad(y, A, torch.full_like(y, 0.7), create_graph=True)
+    V = torch.randn_like(A)
+    plain, recorded = (
+        torch.autograd.grad(g, A, V, create_graph=create_graph, retain_graph=True)[0].detach()
+        for create_graph in (False, True)
+    )
+    assert plain.isfinite().all()
+    assert same_bits(plain, recorded)

@@ -7,6 +7,7 @@ from torch import Tensor
 from . import _ops, _torch_internals
 from ._function import Context, Gradient, Outputs, inner, is_plain, ones, times
 from ._kept import inverts_once
+from ._reference_numbers import HALF
 from ._rules import Backward, Derivative, Logarithm, stack
 
 _hvp_kept = _torch_internals.below_autograd(_ops.operator("_slogdet_hvp_kept"))
@@ -38,9 +39,9 @@ class SlogdetBackward(Backward):
     @classmethod
     def gradients(cls, ctx: Context, V: Gradient, *_: Gradient) -> tuple[Gradient, ...]:
         # Where the results are no part of another graph, any number of directions share one
-        # inverse, which lives as long as the node.
+        # inverse, which lives as long as the node. Not in half types, whose inverse is rounded.
         grad, A, *constants = ctx.saved_tensors
-        if V is None or not is_plain(grad, A, V):
+        if V is None or A.dtype in HALF or not is_plain(grad, A, V):
             return super().gradients(ctx, V)
         for_grad, for_A, *for_constants = ctx.needs_input_grad
         inverse = cls.inverse(ctx, A, *constants)
