@@ -209,7 +209,7 @@ def main() -> None:
         independent_components(n=24, samples=20000, count=100)
         normal_distributions(n=32, groups=2000, count=25)
     say(ON_GPUS)
-    # No destroy_process_group: some processes with torch 2.13 and gloo were aborted after it.
+    # No destroy_process_group: with torch 2.13 and gloo it sometimes aborts a process that ends.
 
 
 if __name__ == "__main__":
