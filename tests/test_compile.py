@@ -140,6 +140,7 @@ def operator_arguments(
         "slogdet_backward": (grad, A),
         "det_hvp": (A, Z),
         "slogdet_hvp": (A, Z),
+        "_slogdet_hvp_kept": (A, Z),
         "_slogdet_hvp_scaled": (grad, A, Z),
         "_slogdet_backward_inverse": (grad, A),
         "_det_keep": (A,),

@@ -29,6 +29,7 @@ def slogdet_hvp(A: Tensor, Z: Tensor) -> Tensor:
     return torch.ops.torchdet._slogdet_hvp_kept(X, wide(Z)).to(A.dtype)
 
 
+@torch.no_grad()  # the operator has no derivative, whatever its kernel is made of
 def slogdet_hvp_kept(A: Tensor, Z: Tensor) -> Tensor:
     """Return -X Z^T X, conj(X) being what is given for A."""
     check_square("slogdet_hvp", A)
@@ -43,6 +44,7 @@ def check_scaled(grad: Tensor, A: Tensor, Z: Tensor) -> None:
     check_same("slogdet_hvp", "Z", Z, A)
 
 
+@torch.no_grad()  # likewise
 def slogdet_hvp_scaled(grad: Tensor, A: Tensor, Z: Tensor) -> Tensor:
     """Return -X (grad Z)^T X, conj(X) being what is given for A."""
     check_scaled(grad, A, Z)
