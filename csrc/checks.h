@@ -192,20 +192,20 @@ inline void check_terms(const char* op, const Tensor& terms, const Tensor& expon
         DeviceOf{terms}, ", got ", DeviceOf{exponent});
 }
 
-// terms have exponents and S >= 1 factors each.
-inline void check_shares(const Tensor& terms, const Tensor& exponent, const Tensor& factors) {
+// terms have exponents, and freedom numbers for S >= 1 factors of each.
+inline void check_shares(const Tensor& terms, const Tensor& exponent, const Tensor& freedom) {
   const char* const op = "logsum_shares";
   check_terms(op, terms, exponent);
-  bool same = factors.dim() == terms.dim() + 1 && factors.size(-1) > 0;
+  bool same = freedom.dim() == terms.dim() + 1 && freedom.size(-1) > 0;
   for (int64_t d = 0; same && d < terms.dim(); ++d) {
-    same = factors.size(d) == terms.size(d);
+    same = freedom.size(d) == terms.size(d);
   }
-  check(same, op, ": expected factors of shape (*, K, S) with S >= 1 for terms of shape ",
-        ShapeOf{terms}, ", got ", ShapeOf{factors});
-  check(factors.scalar_type() == terms.scalar_type() && factors.device() == terms.device(), op,
-        ": expected factors of the dtype and on the device of terms, ",
-        dtype_text(terms.scalar_type()), " on ", DeviceOf{terms}, ", got ",
-        dtype_text(factors.scalar_type()), " on ", DeviceOf{factors});
+  check(same, op, ": expected freedom of shape (*, K, S) with S >= 1 for terms of shape ",
+        ShapeOf{terms}, ", got ", ShapeOf{freedom});
+  check(freedom.scalar_type() == exponent.scalar_type() && freedom.device() == terms.device(), op,
+        ": expected freedom of the dtype and on the device of exponent, ",
+        dtype_text(exponent.scalar_type()), " on ", DeviceOf{terms}, ", got ",
+        dtype_text(freedom.scalar_type()), " on ", DeviceOf{freedom});
 }
 
 // X has `count` integers for each matrix of A.

@@ -34,7 +34,7 @@ def arguments(operator: str, batch: Sequence[int], n: int, dtype: torch.dtype) -
     """Arguments of an operator, by their names."""
     own = {"grad": (), "grad_tangent": (), "mantissa": (), "A": (n, n), "B": (n, 2), "Z": (n, n)}
     own |= {"J": (4, n, n), "terms": (3,), "exponent": (3,) if "logsum" in operator else ()}
-    own |= {"share": (), "share_of_zero": (), "factors": (3, 2)}
+    own |= {"share": (), "freedom": (3, 2)}
     own |= {"Z": (2, n, n)} if operator.endswith("_derivative") else {}
     left = {  # by forward passes, numbers and integers
         "kept": OPS._det_keep if operator.startswith("_det") else OPS._slogdet_keep,
@@ -44,7 +44,7 @@ def arguments(operator: str, batch: Sequence[int], n: int, dtype: torch.dtype) -
     for name in (argument.name for argument in _ops.operator(operator)._schema.arguments):
         if name in left and "A" in args:
             *_, args[name], args["integers"] = left[name](args["A"])
-        elif name in ("exponent", "share", "share_of_zero"):
+        elif name in ("exponent", "share", "freedom"):
             args[name] = torch.randint(-5, 5, (*batch, *own[name])).to(dtype.to_real())
         elif name != "integers":
             args[name] = torch.randn(*batch, *own[name], dtype=dtype)

@@ -19,6 +19,7 @@ from sum_oracles import (
     assert_gradients,
     directions,
     family_of,
+    scaled,
 )
 
 ORDERS = (3, 4)
@@ -123,6 +124,58 @@ def test_huge_matrices_with_huge_weights(family, rows, dtype, device):
         assert abs(x - y) <= allowed_error(truth, 1, plain) * size
     allowed = 4 * allowed_error(truth, 2, plain) * size_lap
     assert abs(float(got.laplacian) - exact_lap) <= allowed
+
+
+def _zeros_beside_tiny_numbers(
+    case: str, dtype: torch.dtype, rows: bool
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    """Matrices, Jacobians as given and of all coordinates, and Laplacians.
+
+    "one": psi is near the smallest number, and a term has a 1 x 1 member of 0, which is constant.
+    Beside psi the term has any derivative times 2^most. "two": all numbers are tiny. A term has a
+    matrix of 0, whose exponent is arbitrary, and a singular one, whose exponent is not.
+    """
+    if case == "one":
+        tiny = torch.finfo(dtype).smallest_normal
+        matrices = [family_of("regular", n, dtype, 7 * n) for n in (3, 1)]
+        Js, full, Ls = directions(matrices, 0, rows)
+        matrices[1] *= tiny
+        for Xs in (Js, full, Ls) if rows else (Js, Ls):
+            Xs[1] = Xs[1].sgn() * tiny
+            Xs[1][2] = 0
+        matrices[1][2] = 0
+        return matrices, Js, full, Ls
+    matrices = [family_of("regular", n, dtype, 7 * n) for n in (4, 2)]
+    matrices[0][2], matrices[1][2] = 0, torch.tensor([[1, 2], [2, 4]])
+    scale = -500
+    return [scaled(A, scale) for A in matrices], *directions(matrices, scale, rows)
+
+
+@pytest.mark.parametrize("rows", (False, True))
+@pytest.mark.parametrize("case", ("one", "two"))
+def test_a_zero_times_a_derivative_that_is_large_beside_psi(case, rows, dtype, device):
+    matrices, Js, full, Ls = _zeros_beside_tiny_numbers(case, dtype, rows)
+    w = _weights(dtype)
+    truth = Truth(matrices, w)
+    exact, exact_lap, size, size_lap = truth.along(full, Ls)
+    args = ([X.to(device) for X in Xs] for Xs in (matrices, Js, Ls))
+    got = torchdet.slogsumdet_laplacian(*args, w.to(device), rows=rows)
+    for x, y in zip(got.derivatives.flatten().tolist(), exact, strict=True):
+        assert abs(x - y) <= allowed_error(truth, 1) * size
+    assert abs(float(got.laplacian) - exact_lap) <= 4 * allowed_error(truth, 2) * size_lap
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_gradients_where_all_numbers_are_tiny(dtype, device):
+    matrices, Js, _, Ls = _zeros_beside_tiny_numbers("two", dtype, rows=False)
+    w = _weights(dtype)
+    args = tuple(X.to(device) for X in (*matrices, *Js, *Ls, w))
+    gradients = torch.func.grad(
+        lambda *X: torchdet.slogsumdet_laplacian(X[:2], X[2:4], X[4:6], X[6]).laplacian,
+        tuple(range(len(args))),
+    )(*args)
+    for x in gradients:
+        assert x.isfinite().all()
 
 
 @pytest.mark.parametrize("rows", (False, True))

@@ -32,15 +32,17 @@ def test_values_and_ratios(K, reach, wide_dtype, device):
     terms[1] *= 1e30
     sign, log = OPS._logsum(terms.to(device), exponent.to(device))
     ratios = OPS._logsum_ratios(terms.to(device), exponent.to(device))
-    # Of one factor that is not zero: the exponent less that of psi, up to 0; of one that is, all.
-    whole = torch.ones_like(terms[..., None])
-    shares, shares_of_zero = OPS._logsum_shares(
-        terms.to(device), exponent.to(device), whole.to(device)
+    # Of one factor that is not zero: the exponent less that of psi, up to 0; of one that is free
+    # of limits, all.
+    free = torch.full_like(terms.real[..., None], 2)
+    shares, shares_of_free = (
+        OPS._logsum_shares(terms.to(device), exponent.to(device), x.to(device))[..., 0]
+        for x in (torch.zeros_like(free), free)
     )
     least = torch.finfo(wide_dtype).smallest_normal
-    assert shares[0].tolist() == shares_of_zero[0].tolist() == [math.log2(least)] * K
-    assert torch.equal(shares, shares_of_zero.clamp(math.log2(least), 0))
-    excess = shares_of_zero.tolist()
+    assert shares[0].tolist() == shares_of_free[0].tolist() == [math.log2(least)] * K
+    assert torch.equal(shares, shares_of_free.clamp(math.log2(least), 0))
+    excess = shares_of_free.tolist()
     eps = torch.finfo(wide_dtype).eps
     assert sign.dtype == ratios.dtype == wide_dtype
     assert (sign[0], log[0]) == (0, -math.inf)
@@ -105,8 +107,10 @@ def test_any_argument_is_survived(wide_dtype, device):
     assert (sign == 1).all()
     assert torch.isfinite(log).all()
     assert not OPS._logsum_ratios(terms, exponent).isnan().any()
-    for share in OPS._logsum_shares(terms, exponent, terms[..., None]):
-        assert torch.isfinite(share).all()
+    for freedom in (0, 1, 2):
+        given = torch.full_like(exponent[..., None], freedom)
+        assert torch.isfinite(OPS._logsum_shares(terms, exponent, given)).all()
+    assert OPS._logsum_shares(terms, exponent, exponent[..., None]).shape == (6, 2, 1)
     terms[1, 0], terms[3, 1] = math.nan, math.inf
     spoiled = OPS._logsum(terms, exponent)
     assert spoiled[0][1].isnan()
@@ -118,8 +122,8 @@ def test_any_argument_is_survived(wide_dtype, device):
         assert sign.shape == log.shape == shape[:-1]
         assert (sign == 0).all()
         assert OPS._logsum_ratios(nothing, nothing.real).shape == shape
-        for share in OPS._logsum_shares(nothing, nothing.real, nothing[..., None]):
-            assert share.shape == shape
+        share = OPS._logsum_shares(nothing, nothing.real, nothing.real[..., None])
+        assert share.shape == (*shape, 1)
 
 
 def test_strides_do_not_matter(wide_dtype, device):
@@ -129,40 +133,61 @@ def test_strides_do_not_matter(wide_dtype, device):
     for x, y in zip(OPS._logsum(*other), expected, strict=True):
         assert torch.equal(x, y)
     assert torch.equal(OPS._logsum_ratios(*other), OPS._logsum_ratios(terms, exponent))
-    factors = torch.stack([terms, terms.flip(-1)], -1)
-    shares = OPS._logsum_shares(*other, factors.movedim(-1, 0).contiguous().movedim(0, -1))
-    for x, y in zip(shares, OPS._logsum_shares(terms, exponent, factors), strict=True):
-        assert torch.equal(x, y)
+    freedom = torch.stack([terms == 0, terms.flip(-1) == 0], -1).to(exponent.dtype)
+    share = OPS._logsum_shares(*other, freedom.movedim(-1, 0).contiguous().movedim(0, -1))
+    assert torch.equal(share, OPS._logsum_shares(terms, exponent, freedom))
 
 
 def test_shares(wide_dtype, device):
-    """Of terms that are tiny or zero beside psi = 1, with three factors, some of them zero."""
+    """Of terms that are tiny or zero beside psi = 1/2 2^1, with three factors, some of them 0."""
     most = 126 if torch.finfo(wide_dtype).bits == 32 else 1022
-    tiny = float(-most)
-    exponent = torch.tensor([1.0, tiny, tiny, -10 * most, 10 * most, 8.0], device=device)
-    exponent = exponent.to(torch.zeros(1, dtype=wide_dtype).real.dtype)
-    factors = torch.ones(6, 3, dtype=wide_dtype, device=device) / 2
-    factors[2, 0] = factors[4, 1] = factors[4, 2] = factors[5] = 0
-    terms = factors.prod(-1)
-    terms[0] = 0.5
-    share, of_zero = OPS._logsum_shares(terms, exponent, factors)
-    # psi = 1 has the exponent 1, of 1/2 times 2^1.
-    x = [0.0, tiny - 1, tiny - 1, -10.0 * most - 1, 10.0 * most - 1, 0.0]
     least = -(most // 3)
-    assert share.tolist() == [0, least, least, least, 0, 0]
-    zeros = (1, 1, 1, 1, 2, 3)
-    assert of_zero.tolist() == [math.floor(e / z) for e, z in zip(x, zeros, strict=True)]
+    cases = (  # x, freedom of the factors, their shares
+        (0, (0, 0, 0), (0, 0, 0)),
+        (-most, (0, 0, 0), (least, least, least)),
+        (-10 * most, (0, 0, 0), (least, least, least)),
+        (10 * most, (0, 0, 0), (0, 0, 0)),
+        (-most, (1, 0, 0), (-most, least, least)),
+        (-10 * most, (0, 1, 1), (least, -5 * most, -5 * most)),
+        (7, (1, 1, 1), (0, 0, 0)),  # near enough
+        (most // 2 - 5, (1, 0, 0), (most // 2 - 5, 0, 0)),
+        (most, (1, 0, 0), (most // 2, 0, 0)),
+        (most, (0, 1, 1), (0, most // 3, most // 3)),
+        (10 * most, (0, 1, 1), (0, *[math.floor((10 - 0.75) * most / 2)] * 2)),
+        (10 * most, (2, 1, 0), (10 * most, 0, 0)),
+        (10 * most, (2, 2, 1), (5 * most, 5 * most, 0)),
+        (-10 * most, (2, 1, 0), (-10 * most, 0, least)),
+    )
+    exponent = torch.tensor([1.0, *(1.0 + x for x, *_ in cases)], device=device)
+    exponent = exponent.to(torch.zeros(1, dtype=wide_dtype).real.dtype)
+    freedom = torch.tensor([[0, 0, 0], *(free for _, free, _ in cases)], device=device)
+    terms = torch.zeros(exponent.shape, dtype=wide_dtype, device=device)
+    terms[0] = 0.5
+    share = OPS._logsum_shares(terms, exponent, freedom.to(exponent.dtype))
+    assert share.tolist() == [[0, 0, 0], *(list(expected) for *_, expected in cases)]
+
+
+def test_freedom(dtype, device):
+    """Of a determinant that is not zero, one that is, and those of matrices of zeros."""
+    for n in (1, 2, 3, 20):
+        A = torch.eye(n, dtype=dtype, device=device).expand(3, n, n).contiguous()
+        A[1:, -1] = 0
+        A[2] = 0
+        freedom = OPS._det_freedom(A.mT, OPS.det_frexp(A)[0])
+        assert freedom.dtype == dtype.to_real()
+        assert freedom.tolist() == [0, 1, 2 if n > 2 else 1]
+        assert OPS._det_freedom(A, torch.ones_like(A[:, 0, 0])).tolist() == [0, 0, 0]
+        assert OPS._det_freedom(A[:0], A[:0, 0, 0]).shape == (0,)
 
 
 def test_a_share_of_an_exponent_moves_into_the_mantissa(dtype, device):
     A = torch.eye(2, dtype=dtype, device=device).expand(3, 2, 2)
     m, e = OPS.det_frexp(A)
     m[2] = 0
-    share = torch.tensor([-3.0, 0.0, -5.0], device=device).to(e.dtype)
-    of_zero = torch.tensor([7.0, 7.0, 40.0], device=device).to(e.dtype)
-    relative, own = OPS._det_relative(A, m, e, share, of_zero)
-    assert torch.equal(relative, m * torch.exp2(share).to(m.dtype))
-    assert torch.equal(own, e - torch.stack([share[0], share[1], of_zero[2]]))
+    share = torch.tensor([-3.0, 0.0, 40.0], device=device).to(e.dtype)
+    relative, own = OPS._det_relative(A, m, e, share)
+    assert torch.equal(relative, m * torch.exp2(share.clamp(max=0)).to(m.dtype))
+    assert torch.equal(own, e - share)
 
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.complex128))
@@ -222,10 +247,10 @@ def test_errors(device):
         ):
             with pytest.raises(RuntimeError, match=f"^{name}: {text}$"):
                 f(*arguments)
-    for factors, text in (
-        (t, r"expected factors of shape \(\*, K, S\) with S >= 1 for terms of shape \(2, 3\), got"),
-        (t[..., None][..., :0], r"expected factors of shape .*, got \(2, 3, 0\)"),
-        (t[..., None].double(), "expected factors of the dtype .*, float32 on .*, got float64 on"),
+    for freedom, text in (
+        (t, r"expected freedom of shape \(\*, K, S\) with S >= 1 for terms of shape \(2, 3\), got"),
+        (t[..., None][..., :0], r"expected freedom of shape .*, got \(2, 3, 0\)"),
+        (t[..., None].double(), "expected freedom of the dtype .*, float32 on .*, got float64 on"),
     ):
         with pytest.raises(RuntimeError, match=f"^logsum_shares: {text}"):
-            OPS._logsum_shares(t, t, factors)
+            OPS._logsum_shares(t, t, freedom)

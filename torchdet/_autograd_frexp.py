@@ -9,7 +9,7 @@ from torch import Tensor
 from ._autograd_det import cofactor_derivative
 from ._frexp import scale_rows
 from ._function import Context, Gradient, Operator, Outputs, add, inner, times
-from ._rules import Backward, Derivative, Value
+from ._rules import Backward, Constant, Derivative, Value
 
 
 def frexp_derivative(A: Tensor, Z: Sequence[Tensor], e: Tensor) -> Tensor:
@@ -43,6 +43,12 @@ class DetFrexp(Value):
     @staticmethod
     def backward_of() -> type[DetFrexpBackward]:
         return DetFrexpBackward
+
+
+class DetFreedom(Constant):
+    """How much of an exponent a determinant may take."""
+
+    operator = "_det_freedom"
 
 
 class DetRelative(Operator):

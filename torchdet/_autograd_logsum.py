@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ._function import Context, Gradient, Operator, Outputs
-from ._rules import Logarithm
+from ._function import Context, Gradient, Operator
+from ._rules import Constant, Logarithm
 
 
 class Logsum(Logarithm):
@@ -48,19 +48,7 @@ class LogsumRatios(Operator):
         return -r * (r * dt).sum(-1, keepdim=True)
 
 
-class LogsumShares(Operator):
-    """Shares of exponents, whole numbers; they have no derivative."""
+class LogsumShares(Constant):
+    """Shares of exponents."""
 
     operator = "_logsum_shares"
-
-    @classmethod
-    def constants(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
-        return outputs
-
-    @staticmethod
-    def gradients(ctx: Context, *_: Gradient) -> tuple[Gradient, ...]:
-        return None, None, None
-
-    @staticmethod
-    def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> tuple[Gradient, Gradient]:
-        return None, None

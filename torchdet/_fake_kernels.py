@@ -12,7 +12,6 @@ from torch import Tensor
 
 from . import _factored, _frexp, _inverse, _logsum, _reference, _reference_kept
 from ._kept import factor_sizes, kept_integers
-from ._reference_numbers import HALF
 
 
 def _fake_det(A: Tensor) -> Tensor:
@@ -29,7 +28,7 @@ def _fake_slogdet(A: Tensor) -> tuple[Tensor, Tensor]:
 def _fake_det_frexp(A: Tensor) -> tuple[Tensor, Tensor]:
     _reference.check_square("det_frexp", A)
     batch = A.shape[:-2]
-    exponents = torch.float32 if A.dtype in HALF else _reference.real_dtype(A)
+    exponents = _frexp.exponent_dtype(A)
     return A.new_empty(batch), A.new_empty(batch, dtype=exponents)
 
 
@@ -55,6 +54,11 @@ def _fake_det_frexp_jet(A: Tensor, J: Tensor, exponent: Tensor) -> tuple[Tensor,
     return A.new_empty(J.shape[:-2]), A.new_empty(J.shape[:-2])
 
 
+def _fake_det_freedom(A: Tensor, mantissa: Tensor) -> Tensor:
+    _frexp.check_freedom(A, mantissa)
+    return A.new_empty(A.shape[:-2], dtype=_frexp.exponent_dtype(A))
+
+
 def _fake_logsum(terms: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
     _logsum.check_terms("logsum", terms, exponent)
     return terms.new_empty(terms.shape[:-1]), exponent.new_empty(terms.shape[:-1])
@@ -65,9 +69,9 @@ def _fake_logsum_ratios(terms: Tensor, exponent: Tensor) -> Tensor:
     return terms.new_empty(terms.shape)
 
 
-def _fake_logsum_shares(*args: Tensor) -> tuple[Tensor, Tensor]:
-    _logsum.check_shares(*args)
-    return args[1].new_empty(args[1].shape), args[1].new_empty(args[1].shape)
+def _fake_logsum_shares(terms: Tensor, exponent: Tensor, freedom: Tensor) -> Tensor:
+    _logsum.check_shares(terms, exponent, freedom)
+    return exponent.new_empty(freedom.shape)
 
 
 def _fake_cofactor(A: Tensor) -> Tensor:
@@ -176,6 +180,7 @@ FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "_det_frexp_backward": _fake_det_frexp_backward,
     "_det_frexp_hvp": _fake_det_frexp_hvp,
     "_det_frexp_backward_jvp": _fake_det_frexp_backward_jvp,
+    "_det_freedom": _fake_det_freedom,
     "_det_relative": _frexp.relative,  # reads no data
     "_det_frexp_jet": _fake_det_frexp_jet,
     "_logsum": _fake_logsum,

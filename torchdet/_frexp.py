@@ -27,6 +27,11 @@ from ._reference import det_frexp as reference_frexp
 from ._reference_numbers import power_of_two, split, wide
 
 
+def exponent_dtype(A: Tensor) -> torch.dtype:
+    """The dtype of exponents, which autograd takes: no integers, and no half type."""
+    return torch.float64 if A.dtype in (torch.float64, torch.complex128) else torch.float32
+
+
 def scale_rows(X: Tensor, e: Tensor) -> Tensor:
     """Return R X with the R of (1)."""
     # rho_i = floor((e + i) / n): their sum is e (Hermite's identity). In two steps, as 2^-rho may
@@ -66,14 +71,18 @@ def check_backward_jvp(
     _check_exponent(op, exponent, A)
 
 
-def check_relative(
-    A: Tensor, mantissa: Tensor, exponent: Tensor, share: Tensor, share_of_zero: Tensor
-) -> None:
+def check_freedom(A: Tensor, mantissa: Tensor) -> None:
+    """Raise RuntimeError unless mantissa goes with A."""
+    check_square("det_freedom", A)
+    check_same("det_freedom", "mantissa", mantissa, A, A.shape[:-2])
+
+
+def check_relative(A: Tensor, mantissa: Tensor, exponent: Tensor, share: Tensor) -> None:
     """Raise RuntimeError unless everything goes with A."""
     op = "det_relative"
     check_square(op, A)
     check_same(op, "mantissa", mantissa, A, A.shape[:-2])
-    for x in (exponent, share, share_of_zero):
+    for x in (exponent, share):
         _check_exponent(op, x, A)
 
 
@@ -92,8 +101,7 @@ def _check_exponent(op: str, exponent: Tensor, A: Tensor) -> None:
             f"{op}: expected exponent of shape {tuple(A.shape[:-2])}, "
             f"got {tuple(exponent.shape)}{remedy}"
         )
-    is_double = A.dtype in (torch.float64, torch.complex128)
-    expected = torch.float64 if is_double else torch.float32
+    expected = exponent_dtype(A)
     if exponent.dtype != expected:
         raise RuntimeError(
             f"{op}: expected exponent of dtype {dtype_name(expected)}, "
@@ -122,9 +130,11 @@ def backward(grad: Tensor, A: Tensor, exponent: Tensor) -> Tensor:
     check_backward(grad, A, exponent)
     if A.numel() == 0:
         return torch.empty_like(A, memory_format=torch.contiguous_format)
-    RA = scale_rows(A, exponent)  # in float32 for half types
-    result = torch.ops.torchdet.det_backward(grad.to(RA.dtype), RA)
-    return scale_rows(result, exponent).to(A.dtype)
+    # The power of two of grad goes into e: then the steps are in range where the result is.
+    g, x = split(wide(grad))
+    e = exponent - x
+    result = torch.ops.torchdet.det_backward(g, scale_rows(wide(A), e))
+    return scale_rows(result, e).to(A.dtype)
 
 
 def hvp(A: Tensor, Z: Tensor, exponent: Tensor) -> Tensor:
@@ -147,18 +157,28 @@ def backward_jvp(
     return (backward(dg, A_, exponent) + g[..., None, None] * H).to(A.dtype)
 
 
-def relative(
-    A: Tensor, mantissa: Tensor, exponent: Tensor, share: Tensor, share_of_zero: Tensor
-) -> tuple[Tensor, Tensor]:
+def freedom(A: Tensor, mantissa: Tensor) -> Tensor:
+    """Return how much of an exponent a determinant may take (_logsum.logsum_shares).
+
+    0 for one that is not zero, 1 for one that is, 2 where its first and second derivatives are zero
+    too: for a matrix of zeros from order 3 on.
+    """
+    check_freedom(A, mantissa)
+    is_zero = mantissa == 0
+    freedom = is_zero.to(exponent_dtype(A))
+    return freedom + (is_zero & (A == 0).all(-1).all(-1)) if A.shape[-1] > 2 else freedom
+
+
+def relative(A: Tensor, mantissa: Tensor, exponent: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     """Return mantissa and exponent with a share of the latter, a whole number, in the former.
 
-    A mantissa of 0 takes share_of_zero, any other one `share`, of 0 at the most.
+    A mantissa of 0 takes any share, another one at most 0.
     """
-    check_relative(A, mantissa, exponent, share, share_of_zero)
+    check_relative(A, mantissa, exponent, share)
     least = -126 if exponent.dtype == torch.float32 else -1022
-    share = share.nan_to_num(0).clamp(least, 0).trunc()
-    own = exponent - torch.where(mantissa == 0, share_of_zero, share)
-    return mantissa * power_of_two(share, share.dtype).to(mantissa.dtype), own
+    h = share.nan_to_num(0).clamp(least, 0).trunc()
+    own = exponent - torch.where(mantissa == 0, share, h)
+    return mantissa * power_of_two(h, h.dtype).to(mantissa.dtype), own
 
 
 def jet(A: Tensor, J: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:

@@ -124,10 +124,10 @@ def _recorder(cls: Any) -> Callable[[Sequence[Tensor]], Outputs]:
 
 
 def _each(f: Callable[[Tensor], Tensor], x: Any) -> Any:
-    # f of a Tensor, or of each of a tuple of Tensors and None.
+    # f of a Tensor or None, or of each of a tuple of them.
     if isinstance(x, tuple):
-        return tuple(y if y is None else f(y) for y in x)
-    return f(x)
+        return tuple(_each(f, y) for y in x)
+    return x if x is None else f(x)
 
 
 def _dual(output: Tensor, change: Tensor | None) -> Tensor:

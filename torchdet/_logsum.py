@@ -82,39 +82,50 @@ def logsum_ratios(terms: Tensor, exponent: Tensor) -> Tensor:
     return ldexp(inverse, (E - (top + e).unsqueeze(-1)).clamp(max=largest))
 
 
-def check_shares(terms: Tensor, exponent: Tensor, factors: Tensor) -> None:
-    """Raise RuntimeError unless terms have exponents and S >= 1 factors, (*, K, S), each."""
+def check_shares(terms: Tensor, exponent: Tensor, freedom: Tensor) -> None:
+    """Raise RuntimeError unless terms have exponents and freedom is (*, K, S), S >= 1."""
     op = "logsum_shares"
     check_terms(op, terms, exponent)
-    check_dense(op, "factors", factors)
-    if factors.shape[:-1] != terms.shape or factors.shape[-1:] in ((), (0,)):
+    check_dense(op, "freedom", freedom)
+    if freedom.shape[:-1] != terms.shape or freedom.shape[-1:] in ((), (0,)):
         raise RuntimeError(
-            f"{op}: expected factors of shape (*, K, S) with S >= 1 for terms of shape "
-            f"{tuple(terms.shape)}, got {tuple(factors.shape)}"
+            f"{op}: expected freedom of shape (*, K, S) with S >= 1 for terms of shape "
+            f"{tuple(terms.shape)}, got {tuple(freedom.shape)}"
         )
-    if factors.dtype != terms.dtype or factors.device != terms.device:
+    if freedom.dtype != exponent.dtype or freedom.device != terms.device:
         raise RuntimeError(
-            f"{op}: expected factors of the dtype and on the device of terms, "
-            f"{dtype_name(terms.dtype)} on {terms.device}, got {dtype_name(factors.dtype)} on "
-            f"{factors.device}"
+            f"{op}: expected freedom of the dtype and on the device of exponent, "
+            f"{dtype_name(exponent.dtype)} on {terms.device}, got {dtype_name(freedom.dtype)} on "
+            f"{freedom.device}"
         )
 
 
-def logsum_shares(terms: Tensor, exponent: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two shares of x = E_k less the exponent of psi, whole numbers, both (*, K).
+def logsum_shares(terms: Tensor, exponent: Tensor, freedom: Tensor) -> Tensor:
+    """Return what each factor of a term takes of x = E_k less the exponent of psi, (*, K, S).
 
-    The first is for each factor that is not 0: x / S, at most 0, and at least least / S, so that S
-    such powers of two are in range. The second is for each factor that is 0: x / Z where the term
-    has Z of them. x counts as 0 up to a quarter of the range. Where psi is 0 or not finite, x
-    counts as the least exponent of a normal number.
+    These are whole numbers. freedom says how much a factor may take:
+        0  x / S, at most 0, and at least -most / S, so that S such powers of two are in range: the
+           factor is not zero;
+        1  The factor is zero, but its derivatives are not. Z of them leave to the ratio 2^E_k / psi
+           what would take their derivatives out of range: each takes x / Z, or most / (Z + 1) where
+           that is less. From 3/4 most on, the ratio leaves the rest to them;
+        2  The factor is zero, as its derivatives are. These share x, and leave nothing to those
+           of 1.
+    x counts as 0 up to a quarter of the range, and as -most where psi is 0 or not finite.
     """
-    check_shares(terms, exponent, factors)
-    if terms.numel() == 0:
-        return torch.zeros_like(exponent), torch.zeros_like(exponent)
+    check_shares(terms, exponent, freedom)
+    if freedom.numel() == 0:
+        return torch.zeros_like(freedom)
     p, top, E = _sum(terms, exponent)
-    least, quarter = (-126, 31) if exponent.dtype == torch.float32 else (-1022, 255)
+    most, quarter = (126, 31) if exponent.dtype == torch.float32 else (1022, 255)
     decides = (p != 0) & torch.isfinite(p)
-    x = torch.where(decides.unsqueeze(-1), E - (top + split(p)[1]).unsqueeze(-1), least)
-    x = x.masked_fill(x.abs() <= quarter, 0).to(exponent.dtype)
-    count, zeros = factors.shape[-1], (factors == 0).sum(-1).clamp(min=1)
-    return (x / count).floor().clamp(-(-least // count), 0), (x / zeros).floor()
+    x = torch.where(decides.unsqueeze(-1), E - (top + split(p)[1]).unsqueeze(-1), -most)
+    x = x.masked_fill(x.abs() <= quarter, 0).to(exponent.dtype).unsqueeze(-1)
+    zeros, inert = ((freedom == i).sum(-1, keepdim=True).to(x.dtype) for i in (1, 2))
+    with_limit = torch.maximum(torch.minimum(x, most * zeros / (zeros + 1)), x - 0.75 * most)
+    of_zero = (torch.where(x > 0, with_limit, x) / zeros).floor().masked_fill(inert > 0, 0)
+    S = freedom.shape[-1]
+    of_others = (x / S).floor().clamp(-(most // S), 0)
+    return torch.where(
+        freedom == 2, (x / inert).floor(), torch.where(freedom == 1, of_zero, of_others)
+    )

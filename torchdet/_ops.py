@@ -51,6 +51,7 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "_det_frexp_backward": _frexp.backward,
     "_det_frexp_hvp": _frexp.hvp,
     "_det_frexp_backward_jvp": _frexp.backward_jvp,
+    "_det_freedom": _frexp.freedom,
     "_det_relative": _frexp.relative,
     "_det_frexp_jet": _frexp.jet if HAS_EXTENSION else _frexp.jet_by_minors,
     "_logsum": _logsum.logsum,

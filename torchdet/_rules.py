@@ -61,6 +61,22 @@ class Backward(Operator):
         )
 
 
+class Constant(Operator):
+    """Whole numbers that are no function of the arguments, as far as derivatives go."""
+
+    @classmethod
+    def constants(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
+        return (outputs,)
+
+    @staticmethod
+    def gradients(ctx: Context, *_: Gradient) -> tuple[Gradient, ...]:
+        return tuple(None for _ in ctx.needs_input_grad)
+
+    @staticmethod
+    def tangent(saved: Sequence[Tensor], tangents: Sequence[Gradient]) -> Gradient:
+        return None
+
+
 class Value(Operator):
     """A function of A with gradient F, as (1); outputs after it are constants of `backward_of`."""
 

@@ -14,18 +14,19 @@ SCHEMAS = (
     # The change of the first of these two with grad and A.
     "_det_frexp_backward_jvp(Tensor grad, Tensor A, Tensor exponent, Tensor grad_tangent, "
     "Tensor Z) -> Tensor",
-    # det A = mantissa 2^exponent = relative 2^own, own being exponent - share, or exponent -
-    # share_of_zero where the mantissa is 0.
-    "_det_relative(Tensor A, Tensor mantissa, Tensor exponent, Tensor share, Tensor share_of_zero) "
+    # 0 for a determinant that is not 0, 1 for one that is, 2 where its derivatives are 0 too.
+    "_det_freedom(Tensor A, Tensor mantissa) -> Tensor",
+    # det A = mantissa 2^exponent = relative 2^own, own being exponent - share.
+    "_det_relative(Tensor A, Tensor mantissa, Tensor exponent, Tensor share) "
     "-> (Tensor relative, Tensor own)",
     # First and second derivatives of det(A + t J) 2^-exponent at t = 0, J of shape (*, d, n, n).
     "_det_frexp_jet(Tensor A, Tensor J, Tensor exponent) -> (Tensor first, Tensor second)",
     # Of sum_k terms_k 2^exponent_k, and what the derivatives of its logarithm are made of.
     "_logsum(Tensor terms, Tensor exponent) -> (Tensor sign, Tensor logabs)",
     "_logsum_ratios(Tensor terms, Tensor exponent) -> Tensor",
-    # x is the exponent of a term less that of the sum. share: what each factor of the term takes of
-    # x that is not 0; zero: what each factor of 0 takes. factors: (*, K, S), results: (*, K).
-    "_logsum_shares(Tensor terms, Tensor exponent, Tensor factors) -> (Tensor share, Tensor zero)",
+    # What each factor of a term takes of the exponent of the term less that of the sum. Of shape
+    # (*, K, S), as freedom, which says how much it may take.
+    "_logsum_shares(Tensor terms, Tensor exponent, Tensor freedom) -> Tensor",
     "cofactor(Tensor A) -> Tensor",
     "det_backward(Tensor grad, Tensor A) -> Tensor",
     "slogdet_backward(Tensor grad, Tensor A) -> Tensor",

@@ -94,9 +94,9 @@ def slogsumdet_laplacian(
         errors of a sum are small beside the sum of the moduli of its terms. Where a term is tiny
         beside psi, the derivatives of its determinants are carried relative to equal shares of
         psi. So they may leave the range beside the term, as with diag(1, 2**-100) twice in float32
-        and jacobians of ones. The results are inf or NaN where they leave it even so, also where
-        what has left it is multiplied by 0, and the laplacian where the squares of the derivatives
-        leave it.
+        and jacobians of ones. The results are inf or NaN where they leave it even so, and the
+        laplacian where the squares of the derivatives leave it. They may be NaN where a derivative
+        leaves the range beside its own determinant, which is not 0, and another one of the term is.
 
     Singular matrices:
         Their terms are zero and have the right derivatives. Where the computed psi is exactly 0:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ._autograd_frexp import DetFrexp, DetRelative
+from ._autograd_frexp import DetFreedom, DetFrexp, DetRelative
 from ._autograd_logsum import Logsum, LogsumShares
 from ._function import is_plain, may_look
 from ._reference import check_dense, check_device, check_same, check_square, dtype_name
@@ -134,8 +134,11 @@ def relative_to_sum(
     A term that is tiny beside psi may have derivatives of the size of psi. They are products of
     those of the m_s, which are 2^-e_s times those of the determinants. So a term that is 2^x times
     psi, x far below 0, has x / S of its exponent moved into each of its S mantissas. A mantissa of
-    0 goes with every exponent. So the zeros of a term share x alone, whatever its sign. A matrix
-    that serves several terms or sums has one e_s; there the largest share decides.
+    0 goes with every exponent. So the zeros of a term share x alone, whatever its sign. Where x is
+    far above 0, a share may take derivatives out of the range, and those times another 0 of the
+    term are NaN. So matrices of 0 come first, from order 3 on, where their first and second
+    derivatives are 0 too; and others leave a part of x to the ratio to psi (`LogsumShares`). A
+    matrix that serves several terms or sums has one e_s; there the largest share decides.
     """
     looks = may_look(*matrices, *(w or ()))
     has_one = max(A.shape[-3] for A in matrices) == 1  # psi itself
@@ -144,16 +147,16 @@ def relative_to_sum(
     if has_one or E.numel() == 0:
         return parts, terms, E
     with torch.no_grad():
-        factors = [m.unsqueeze(-2) if columns else m for m, _ in parts]
-        factors = [m if m.shape == terms.shape else m.expand(terms.shape) for m in factors]
-        shares = LogsumShares.call(terms, E, torch.stack(factors, -1))
-    if looks and not shares[1].any():  # nothing to share, as nearly always
-        return parts, terms, E
-    if columns:
-        shares = tuple(x.amax(-2) for x in shares)
+        freedom = [DetFreedom.call(A, m) for A, (m, _) in zip(matrices, parts, strict=True)]
+        freedom = [x.unsqueeze(-2) if columns else x for x in freedom]
+        freedom = [x if x.shape == terms.shape else x.expand(terms.shape) for x in freedom]
+        share = LogsumShares.call(terms, E, torch.stack(freedom, -1))
+        if looks and not share.any():  # nothing to share, as nearly always
+            return parts, terms, E
+        share = share.amax(-3) if columns else share
     parts = [
-        DetRelative.call(A, m.detach(), e, *(_largest(x, e.shape) for x in shares))
-        for A, (m, e) in zip(matrices, parts, strict=True)
+        DetRelative.call(A, m.detach(), e, _largest(x, e.shape))
+        for A, (m, e), x in zip(matrices, parts, share.unbind(-1), strict=True)
     ]
     return parts, *_weighted(parts, w, columns)
 

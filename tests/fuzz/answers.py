@@ -28,6 +28,7 @@ STRICT = {
     *("slogdet_hvp", "_slogdet_hvp_kept", "_slogdet_hvp_scaled", INVERSE[0]),
     *("_det_frexp_backward", "_det_frexp_hvp"),
     *("det_frexp", "_det_frexp_backward_jvp", "_det_frexp_jet", "_det_relative"),
+    "_det_freedom",
 }
 # Written in PyTorch: bits may depend on strides and place.
 WITHOUT_BITS = {name.removeprefix("ops.") for name in STACKED}
@@ -207,6 +208,9 @@ def _judge_results(
     op: str, arguments: dict[str, Any], results: tuple[Tensor, ...], case: dict[str, Any]
 ) -> None:
     A = arguments["A"]
+    if op == "_det_freedom":
+        _judge_freedom(A, arguments["mantissa"], *results)
+        return
     batch, n = A.shape[:-2], A.shape[-1]
     of_numbers = op in ("det", "slogdet", "logdet", "det_frexp", "_det_relative", FACTOR, *KEEPERS)
     main = results[: 2 if ("slogdet" in op and of_numbers) or op == "det_frexp" else 1]
@@ -239,6 +243,16 @@ def _judge_results(
     for i in _chosen(len(matrices), n):
         one = {k: x[i] for k, x in extra.items()}
         _judge_one(op, matrices[i], [x[i] for x in flat], one, case)
+
+
+def _judge_freedom(A: Tensor, mantissa: Tensor, freedom: Tensor) -> None:
+    wide = A.dtype in (torch.float64, torch.complex128)
+    if freedom.shape != mantissa.shape or freedom.dtype != (torch.float64, torch.float32)[not wide]:
+        raise Wrong(f"got shape {tuple(freedom.shape)} and {freedom.dtype}")
+    is_zero = _flat(mantissa, 0) == 0
+    inert = (_flat(A, 2) == 0).flatten(-2).all(-1) & (A.shape[-1] > 2)
+    if not torch.equal(_flat(freedom, 0), (is_zero.int() + (is_zero & inert)).to(freedom.dtype)):
+        raise Wrong(f"got {judge.shown(freedom)} for mantissas {judge.shown(mantissa)}")
 
 
 def _chosen(count: int, n: int) -> list[int]:

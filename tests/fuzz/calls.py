@@ -12,7 +12,7 @@ import torchdet  # noqa: F401  (registers the operators)
 
 from . import tensors
 
-EXPONENTS = ("exponent", "share", "share_of_zero")  # arguments with a whole number for each matrix
+EXPONENTS = ("exponent", "share")  # arguments with a whole number for each matrix
 
 PUBLIC = ("det", "slogdet", "logdet", "cofactor", "adjugate", "det_frexp")
 KEEPERS = ("_det_keep", "_slogdet_keep")

@@ -191,11 +191,6 @@ class Answer:
                 for s, t in combinations(range(S), 2):
                     for i in range(d):
                         lap = lap + (others(s, t) * along[s][i] * along[t][i]).scaled(2)
-        # A known limit, which the docstring names: 0 times what has left the range beside psi.
-        if any(x.value == 0 for row in det for x in row) and any(
-            bool(x.isnan().any()) for x in got[2:]
-        ):
-            return
         ratios = [x.over(psi) for x in first]
         result = total([lap.over(psi), *(-(x * x) for x in ratios)])
         for x, ball in zip(got[2].flatten(), ratios, strict=True):

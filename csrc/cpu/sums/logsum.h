@@ -62,28 +62,36 @@ class Logsum {
     }
   }
 
-  // What each of the S factors of a term takes of x = E_k less the exponent of psi: x / Z each of Z
-  // zeros, x / S up to 0 any other one, and not so much that a power of two is out of
-  // range; whole numbers. x counts as 0 up to a quarter of the range, and as the exponent of the
-  // least number where psi is 0 or not finite.
-  void shares(const V* factors, int64_t S, R* share, R* share_of_zero, int64_t count) const {
+  // What each of the S factors of a term takes of x = E_k less the exponent of psi, whole numbers.
+  // freedom says how much it may take:
+  //   0  x / S up to 0, and not so much that a power of two is out of range: it is not zero;
+  //   1  zero, but its derivatives are not. Z of them leave to the ratio what would take their
+  //      derivatives out of range: each takes x / Z, or most / (Z + 1) where that is less. From
+  //      3/4 most on, the ratio leaves the rest to them;
+  //   2  zero, as its derivatives are. These share x, and leave nothing to those of 1.
+  // x counts as 0 up to a quarter of the range, and as -most where psi is 0 or not finite.
+  void shares(const R* freedom, int64_t S, R* share, int64_t count) const {
     const bool decides = sum_ != V(0) && sum_ - sum_ == V(0);
     const int of_sum = top_ + exponent_of(sum_);
+    constexpr R kMost = kMostRatio;
     for (int64_t k = 0; k < count; ++k) {
-      int x = decides ? whole(exponents_[k]) - of_sum : -kMostRatio;
-      x = std::abs(x) <= kBias / 4 ? 0 : x;
-      const V* const own = factors + k * S;
-      const int64_t zeros = std::max<int64_t>(1, std::count(own, own + S, V(0)));
-      const R least = R(-(kMostRatio / S));
-      share[k] = std::min(std::max(std::floor(R(x) / R(S)), least), R(0));
-      share_of_zero[k] = std::floor(R(x) / R(zeros));
+      int whole_x = decides ? whole(exponents_[k]) - of_sum : -kMostRatio;
+      const R x = R(std::abs(whole_x) <= kBias / 4 ? 0 : whole_x);
+      const R* const own = freedom + k * S;
+      const R zeros = R(std::count(own, own + S, R(1))), inert = R(std::count(own, own + S, R(2)));
+      const R with_limit = std::max(std::min(x, kMost * zeros / (zeros + 1)), x - kMost * R(0.75));
+      const R of_zero = inert > 0 ? R(0) : std::floor((x > 0 ? with_limit : x) / zeros);
+      const R of_others = std::clamp(std::floor(x / R(S)), R(-(kMostRatio / S)), R(0));
+      for (int64_t s = 0; s < S; ++s) {
+        share[k * S + s] = own[s] == 2 ? std::floor(x / inert) : own[s] == 1 ? of_zero : of_others;
+      }
     }
   }
-  // m 2^h and e - h for a share h, or for the nearest whole number from -kMostRatio to 0; 0 and
-  // e - share_of_zero for m = 0.
-  static void take_share(V& m, R& e, R share, R share_of_zero) {
+  // m 2^h and e - h for a share h, or for the nearest whole number from -kMostRatio to 0; for m = 0
+  // any share is in range.
+  static void take_share(V& m, R& e, R share) {
     const int h = std::min(std::max(whole(share), -kMostRatio), 0);
-    e -= m == V(0) ? share_of_zero : R(h);
+    e -= m == V(0) ? share : R(h);
     m = scaled(m, h);
   }
 

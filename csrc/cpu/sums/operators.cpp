@@ -1,4 +1,6 @@
 // The operators of sums on the CPU: those of logsum.h, and what gives terms other exponents.
+#include <algorithm>
+
 #include <torch/csrc/stable/library.h>
 
 #include "logsum.h"
@@ -85,42 +87,68 @@ Tensor logsum_ratios(const Tensor& terms, const Tensor& exponent) {
   return ratios;
 }
 
-std::tuple<Tensor, Tensor> logsum_shares(const Tensor& terms, const Tensor& exponent,
-                                         const Tensor& factors) {
-  check_shares(terms, exponent, factors);
-  const std::vector<int64_t> sizes = leading_sizes(terms, 0);
-  Tensor share = empty(sizes, exponent.scalar_type()),
-         of_zero = empty(sizes, exponent.scalar_type());
+Tensor logsum_shares(const Tensor& terms, const Tensor& exponent, const Tensor& freedom) {
+  check_shares(terms, exponent, freedom);
+  Tensor share = empty(leading_sizes(freedom, 0), exponent.scalar_type());
   with_type(terms.scalar_type(), [&](auto type) {
     using V = decltype(type);
     using R = typename RealType<V>::Real;
-    const Tensor m = as_contiguous(factors);
-    const int64_t S = m.size(-1);
-    const V* const numbers = static_cast<const V*>(m.const_data_ptr());
+    const Tensor contiguous = as_contiguous(freedom);
+    const int64_t S = contiguous.size(-1);
+    const R* const numbers = static_cast<const R*>(contiguous.const_data_ptr());
     R* const shares = static_cast<R*>(share.mutable_data_ptr());
-    R* const of_zeros = static_cast<R*>(of_zero.mutable_data_ptr());
     for_sums<V>(terms, exponent, [&](const Logsum<V>& sum, int64_t b, int64_t count) {
-      const int64_t first = b * count;
-      sum.shares(numbers + first * S, S, shares + first, of_zeros + first, count);
+      const int64_t first = b * count * S;
+      sum.shares(numbers + first, S, shares + first, count);
     });
   });
-  return {share, of_zero};
+  return share;
+}
+
+// 0 for a determinant that is not zero, 1 for one that is, 2 where its first and second derivatives
+// are zero too: for a matrix of zeros from order 3 on. These are the freedoms of Logsum::shares.
+Tensor det_freedom(const Tensor& A, const Tensor& mantissa) {
+  const char* const name = "det_freedom";
+  check_matrices(name, "A", A);
+  check_matches(name, "mantissa", mantissa, A, 2);
+  const ScalarType dtype = A.scalar_type();
+  if (is_half(dtype)) {
+    return det_freedom(in_float32(A), in_float32(mantissa));
+  }
+  Tensor freedom = empty(leading_sizes(A, 2), real_dtype(dtype));
+  with_type(dtype, [&](auto type) {
+    using V = decltype(type);
+    const Tensor m = as_contiguous(mantissa);
+    const V* const numbers = static_cast<const V*>(m.const_data_ptr());
+    auto* const out = static_cast<typename RealType<V>::Real*>(freedom.mutable_data_ptr());
+    const int64_t count = freedom.numel(), n = A.size(-1);
+    std::transform(numbers, numbers + count, out, [](V x) { return x == V(0) ? 1 : 0; });
+    if (n < 3 || std::find(out, out + count, 1) == out + count) {
+      return;
+    }
+    const Tensor entries = as_contiguous(A);
+    const V* const a = static_cast<const V*>(entries.const_data_ptr());
+    for (int64_t i = 0; i < count; ++i) {
+      const V* const first = a + i * n * n;
+      const auto is_zero = [](V x) { return x == V(0); };
+      out[i] = out[i] == 1 && std::all_of(first, first + n * n, is_zero) ? 2 : out[i];
+    }
+  });
+  return freedom;
 }
 
 // Mantissa and exponent with a share of the latter in the former.
 std::tuple<Tensor, Tensor> det_relative(const Tensor& A, const Tensor& mantissa,
-                                        const Tensor& exponent, const Tensor& share,
-                                        const Tensor& share_of_zero) {
+                                        const Tensor& exponent, const Tensor& share) {
   const char* const name = "det_relative";
   check_matrices(name, "A", A);
   check_matches(name, "mantissa", mantissa, A, 2);
-  for (const Tensor& x : {exponent, share, share_of_zero}) {
+  for (const Tensor& x : {exponent, share}) {
     check_exponents(name, x, A);
   }
   const ScalarType dtype = A.scalar_type();
   if (is_half(dtype)) {
-    const auto [relative, own] =
-        det_relative(in_float32(A), in_float32(mantissa), exponent, share, share_of_zero);
+    const auto [relative, own] = det_relative(in_float32(A), in_float32(mantissa), exponent, share);
     return {torch::stable::to(relative, dtype), own};
   }
   const std::vector<int64_t> sizes = leading_sizes(A, 2);
@@ -128,18 +156,17 @@ std::tuple<Tensor, Tensor> det_relative(const Tensor& A, const Tensor& mantissa,
   with_type(dtype, [&](auto type) {
     using V = decltype(type);
     using R = typename RealType<V>::Real;
-    const Tensor inputs[] = {as_contiguous(mantissa), as_contiguous(exponent), as_contiguous(share),
-                             as_contiguous(share_of_zero)};
+    const Tensor inputs[] = {as_contiguous(mantissa), as_contiguous(exponent),
+                             as_contiguous(share)};
     const V* const m = static_cast<const V*>(inputs[0].const_data_ptr());
     const R* const e = static_cast<const R*>(inputs[1].const_data_ptr());
     const R* const shares = static_cast<const R*>(inputs[2].const_data_ptr());
-    const R* const of_zeros = static_cast<const R*>(inputs[3].const_data_ptr());
     V* const to = static_cast<V*>(relative.mutable_data_ptr());
     R* const rest = static_cast<R*>(own.mutable_data_ptr());
     for (int64_t i = 0; i < relative.numel(); ++i) {
       to[i] = m[i];
       rest[i] = e[i];
-      Logsum<V>::take_share(to[i], rest[i], shares[i], of_zeros[i]);
+      Logsum<V>::take_share(to[i], rest[i], shares[i]);
     }
   });
   return {relative, own};
@@ -151,6 +178,7 @@ std::tuple<Tensor, Tensor> det_relative(const Tensor& A, const Tensor& mantissa,
 STABLE_TORCH_LIBRARY_IMPL(torchdet, CPU, m) {
   m.impl("_logsum", TORCH_BOX(&torchdet::logsum));
   m.impl("_logsum_ratios", TORCH_BOX(&torchdet::logsum_ratios));
+  m.impl("_det_freedom", TORCH_BOX(&torchdet::det_freedom));
   m.impl("_det_relative", TORCH_BOX(&torchdet::det_relative));
   m.impl("_logsum_shares", TORCH_BOX(&torchdet::logsum_shares));
 }
