@@ -48,6 +48,7 @@ pybind11::dict build_info() {
   info["torch_abi"] = "stable, torch >= 2.10";
   info["size_classes"] = classes;
   info["least_kept"] = torchdet::kLeastKept;
+  info["least_kept_complex"] = torchdet::kLeastKeptComplex;
   info["least_both_results"] = torchdet::kLeastBothResults;
   info["least_factors"] = torchdet::kLeastFactors;
   return info;

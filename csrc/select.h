@@ -81,8 +81,12 @@ struct Choice {
   const char* file;   // where its kernel begins
 };
 
+constexpr bool is_complex_number(Dtype dtype) {
+  return dtype == Dtype::kComplexFloat || dtype == Dtype::kComplexDouble;
+}
+
 constexpr Choice select_cpu(Op op, Dtype dtype, int64_t n, int vector_bytes) {
-  const bool is_complex = dtype == Dtype::kComplexFloat || dtype == Dtype::kComplexDouble;
+  const bool is_complex = is_complex_number(dtype);
   const int number_bytes = dtype == Dtype::kFloat || dtype == Dtype::kComplexFloat ? 4 : 8;
   const int lane = lane_orders(vector_bytes, number_bytes, is_complex).select(op);
   const int rows = row_orders(vector_bytes, number_bytes, is_complex).select(op);
@@ -116,9 +120,13 @@ constexpr int64_t kLeastBothResults = 9;
 
 // From this order on a forward pass on the CPU that may have a backward pass saves what helps it
 // (cpu/saved/integers.h): in the class "rows" the first half of its elimination, in the class
-// "blocked" the factors. Below, half an elimination saves time in the kernels (`make tune`), but
-// not in calls, where what is saved is memory of its own.
-constexpr int64_t kLeastKept = 33;
+// "blocked" the factors. Below, half an elimination of real numbers saves time in the kernels
+// (`make tune`), but not in calls, where what is saved is memory of its own. Complex numbers take
+// four times the operations for twice the memory, and keep as soon as lanes have ended.
+constexpr int64_t kLeastKept = 33, kLeastKeptComplex = 21;
+constexpr int64_t least_kept(bool is_complex) {
+  return is_complex ? kLeastKeptComplex : kLeastKept;
+}
 
 // How many integers are saved of a matrix, beside n x n numbers: a sign and one packed integer for
 // each row; or, from kLeastFactors on, where some kernels save factors, a sign, an exchange and

@@ -188,7 +188,7 @@ def edges() -> set[int]:
     from torchdet import _C
 
     build = _C.build_info()
-    saved = [build["least_kept"], build["least_factors"]]
+    saved = [build[f"least_{x}"] for x in ("kept", "kept_complex", "factors")]
     at_classes = (_at_edges(x, dtype) for x in _AT_PACKS for dtype in cases.DTYPES)
     return {*(n - 1 for n in saved), *saved}.union(*at_classes)
 

@@ -9,9 +9,11 @@ unless it was traced for a CPU.
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -38,9 +40,18 @@ NOT_KEPT = torch.iinfo(torch.int32).min
 KERNELS = cases.EXTENSION or cases.EMULATION == "arm"
 INTEGER_FAMILIES = ("integer_rank_n-1", "integer_rank_n-2", "shift", "wilkinson_growth")
 # The reference is one algorithm, and slower.
-BATCH_ORDERS = (32, 33, 48, 64, 65, 100, 130) if KERNELS else (33,)
+BATCH_ORDERS = (20, 21, 32, 33, 48, 64, 65, 100, 130) if KERNELS else (33,)
 
 on_kernels = pytest.mark.skipif(not KERNELS, reason="the reference keeps nothing")
+
+
+def keeping(*orders: int) -> list[Any]:
+    """The orders with the dtypes of which something is kept there (csrc/select.h)."""
+    return [
+        pytest.param(n, dtype, id=f"{n}-{cases.name(dtype)}")
+        for n, dtype in itertools.product(orders, cases.DTYPES)
+        if n >= (21 if dtype.is_complex else 33)
+    ]
 
 
 def has_kernels(device: str) -> bool:
@@ -101,8 +112,8 @@ def assert_bits_of_gradient_and_inverse(
 
 @on_kernels
 @pytest.mark.parametrize(
-    "n",
-    (33, 34, 35, 36, 49, 64, 65, 66, 67, 80, 96, 127, 128, 129, 160),
+    ("n", "dtype"),
+    keeping(21, 22, 24, 25, 31, 32, 33, 34, 35, 36, 49, 64, 65, 66, 67, 80, 96, 127, 128, 129, 160),
 )
 @pytest.mark.parametrize(
     "family",
@@ -114,7 +125,7 @@ def test_backward_from_what_is_kept_has_the_bits_of_backward_from_A(family, n, d
 
 
 @on_kernels
-@pytest.mark.parametrize("n", (33, 40, 64, 80, 128))
+@pytest.mark.parametrize(("n", "dtype"), keeping(21, 32, 33, 40, 64, 80, 128))
 @pytest.mark.parametrize("row", (0, 1, 17, -2, -1))
 def test_half_an_elimination_is_not_kept_where_a_pivot_before_the_last_is_zero(n, row, dtype):
     """Rank n - 1, but backward from A has to exchange rows. Factors are kept all the same."""
@@ -168,7 +179,7 @@ def test_indices_that_lead_out_of_the_matrix_are_not_followed(n, index):
 
 
 @on_kernels
-@pytest.mark.parametrize("n", (33, 40, 70, 130))
+@pytest.mark.parametrize(("n", "dtype"), keeping(21, 33, 40, 70, 130))
 def test_integers_that_no_forward_pass_writes_lead_to_backward_from_A(n, dtype):
     """The gradient is right whatever the integers are: they are looked at before they are used."""
     A = cases.matrices("normal", n, dtype)
@@ -194,7 +205,7 @@ def test_integers_that_no_forward_pass_writes_lead_to_backward_from_A(n, dtype):
 
 
 @on_kernels
-@pytest.mark.parametrize("n", (33, 40, 130))
+@pytest.mark.parametrize(("n", "dtype"), keeping(21, 33, 40, 130))
 def test_of_a_rank_below_n_minus_1_nothing_is_kept_and_the_gradient_is_zero(n, dtype):
     A = cases.matrices("normal", n, dtype).clone()
     A[..., 3] = A[..., n - 1] = 0
@@ -269,7 +280,7 @@ def test_matrices_that_are_not_kept_and_wild_gradients_leave_their_neighbours_al
 
 
 @pytest.mark.parametrize("f", (torchdet.det, logabsdet), ids=("det", "slogdet"))
-@pytest.mark.parametrize("n", (3, 32, 33, 70, 130))
+@pytest.mark.parametrize("n", (3, 20, 21, 32, 33, 70, 130))
 def test_a_graph_that_is_retained_gives_the_same_gradient_twice(f, n, dtype, device):
     A = draw(5, n, dtype, device).requires_grad_()
     out = f(A)
@@ -320,6 +331,8 @@ def test_something_is_kept_where_a_backward_pass_may_come_and_only_there():
     with torch.no_grad():
         assert operators_called(torchdet.det, leaf) == ["det"]
     assert operators_called(torchdet.det, leaf[:, :32, :32]) == ["det"]  # below the least order
+    assert operators_called(torchdet.det, leaf[:, :32, :32].cfloat()) == ["_det_keep"]
+    assert operators_called(torchdet.det, leaf[:, :20, :20].cfloat()) == ["det"]
     assert operators_called(torchdet.det, leaf.half()) == ["det"]
     assert operators_called(torchdet.det, leaf) == ["_det_keep"]
     assert operators_called(torchdet.slogdet, leaf) == ["_slogdet_keep"]

@@ -227,7 +227,7 @@ def orders(device: str, dtype: torch.dtype, full: bool) -> Sequence[int]:
     build = _C.build_info()
     edges = list(classes(device).values())
     if device == "cpu":
-        edges += [build["least_kept"] - 1, build["least_factors"] - 1]
+        edges += [build[f"least_{x}"] - 1 for x in ("kept", "kept_complex", "factors")]
     inside = [n for n in edges if n < _LARGEST_OF_FULL]
     chosen = {*_SMALL, *inside, *(n + 1 for n in inside), _SHARED}
     return sorted(chosen | set(range(1, _LARGEST_OF_FULL + 1)) if full else chosen)

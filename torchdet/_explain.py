@@ -67,7 +67,8 @@ def saved(n: int, dtype: str) -> str:
         return "A forward pass saves A for the backward pass."
     from . import _C
 
-    least = _C.build_info()["least_kept"]
+    is_complex = dtype.startswith("complex")
+    least = _C.build_info()["least_kept_complex" if is_complex else "least_kept"]
     if n < least:
         return f"A forward pass saves A for the backward pass (more from n = {least} on)."
     choice = _C.select("det_backward", _COMPUTED_IN.get(dtype, dtype), n, targets()[0])

@@ -54,7 +54,8 @@ def _version_of_code() -> str:
         digest.update(source.read_bytes())
     if extension := sys.modules.get("torchdet._C"):
         build = extension.build_info()
-        digest.update(repr([build[x] for x in ("least_kept", "least_factors")]).encode())
+        sizes = [build[x] for x in ("least_kept", "least_kept_complex", "least_factors")]
+        digest.update(repr(sizes).encode())
     return f"torchdet-{digest.hexdigest()[:16]}"
 
 

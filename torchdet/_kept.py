@@ -11,10 +11,15 @@ if HAS_EXTENSION:
     from . import _C
 
     _BUILD = _C.build_info()
-    _LEAST_KEPT: int = _BUILD["least_kept"]
+    _REAL: int = _BUILD["least_kept"]
+    _COMPLEX: int = _BUILD["least_kept_complex"]
+    # From which order on something is kept; of other dtypes nothing is.
+    _LEAST_ON_CPU = {torch.float32: _REAL, torch.float64: _REAL,
+                     torch.complex64: _COMPLEX, torch.complex128: _COMPLEX}  # fmt: skip
+    _LEAST_ON_CUDA = {getattr(torch, name): n for name, n in _extension.least_large().items()}
+    _LEAST = min(_REAL, _COMPLEX)
     _LEAST_BOTH_RESULTS: int = _BUILD["least_both_results"]
     _LEAST_FACTORS: int = _BUILD["least_factors"]
-    _LEAST_LARGE = {getattr(torch, name): n for name, n in _extension.least_large().items()}
 
     def keeps(A: Tensor) -> bool:
         """Whether the forward pass of an A that requires a gradient is to keep what helps backward.
@@ -23,10 +28,11 @@ if HAS_EXTENSION:
         """
         return (
             A.dim() >= 2
-            and A.shape[-1] >= _LEAST_KEPT
+            and A.shape[-1] >= _LEAST
             and torch.is_grad_enabled()
-            and (A.is_cpu or (A.is_cuda and A.shape[-1] >= _LEAST_LARGE.get(A.dtype, 1 << 62)))
-            and A.dtype not in HALF
+            and A.dtype in (least := _LEAST_ON_CPU if A.is_cpu else _LEAST_ON_CUDA)
+            and A.shape[-1] >= least[A.dtype]
+            and (A.is_cpu or A.is_cuda)
             # A trace serves A without a gradient as well.
             and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         )
@@ -38,7 +44,7 @@ if HAS_EXTENSION:
     def kept_integers(A: Tensor) -> int:
         """How many integers are kept of a matrix, as csrc/select.h has it."""
         n = A.shape[-1]
-        if not (A.is_cpu or (A.is_cuda and _LEAST_LARGE)):
+        if not (A.is_cpu or (A.is_cuda and _LEAST_ON_CUDA)):
             return 1
         return n + 1 if n < _LEAST_FACTORS else 3 * n + 2
 

@@ -55,9 +55,9 @@ def det(
         The determinant is zero to rounding. A matrix with NaN or inf gives NaN, for it alone.
 
     Memory:
-        Saved for backward: A itself, and of each larger matrix (on a CPU from n = 33 on, on CUDA
-        beyond shared memory) as many bytes again and at most 4 (3 n + 2) more. A thread of a CPU
-        keeps at most 32 MB of work space between calls.
+        Saved for backward: A itself, and of each larger matrix (on a CPU from n = 33, complex
+        ones from 21 on, on CUDA beyond shared memory) as many bytes again and at most 4 (3 n + 2)
+        more. A thread of a CPU keeps at most 32 MB of work space between calls.
 
     Raises:
         RuntimeError: "det: expected A of shape (*, n, n), got (3, 4, 5)"; likewise for dtype,

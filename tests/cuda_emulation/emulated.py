@@ -105,7 +105,7 @@ def cluster_of(operator: str, dtype: str, n: int) -> int:
     return next(sizes, 0)
 
 
-def least_kept() -> int:
+def least_kept(dtype: str) -> int:
     """From this order on the emulated operators keep something: any from 3 on would do."""
     return 33
 

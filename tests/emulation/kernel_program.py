@@ -71,14 +71,14 @@ class KernelProgram:
         self._process: subprocess.Popen[bytes] | None = None
 
     @functools.cache  # noqa: B019  there are a few programs, for as long as the process lives
-    def _facts(self, n: int) -> np.ndarray:
+    def _facts(self, n: int, dtype: str = DTYPES[0]) -> np.ndarray:
         facts = np.empty(3, "<i8")
-        self._exchange(_words(_FACTS, 0, n), (facts,))
+        self._exchange(_words(_FACTS, DTYPES.index(dtype), n), (facts,))
         return facts
 
-    def least_kept(self) -> int:
+    def least_kept(self, dtype: str) -> int:
         """The least order of which the program keeps something."""
-        return int(self._facts(0)[0])
+        return int(self._facts(0, dtype)[0])
 
     def least_both_results(self) -> int:
         """The least order of slogdet_backward_inverse."""

@@ -42,7 +42,8 @@ def _kernel(kernels: ModuleType, operator: str) -> Callable[..., Tensor | tuple[
 
 
 def _keeps(kernels: ModuleType, A: Tensor) -> bool:
-    return A.dtype not in HALF and A.shape[-1] >= kernels.least_kept()
+    dtype = str(A.dtype).removeprefix("torch.")
+    return A.dtype not in HALF and A.shape[-1] >= kernels.least_kept(dtype)
 
 
 def _keep(kernels: ModuleType, operator: str) -> Callable[..., tuple[Tensor, ...]]:

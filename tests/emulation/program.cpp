@@ -110,7 +110,8 @@ void answer_request() {
   const Dtype dtype = static_cast<Dtype>(read_word());
   p.n = read_word();
   if (op < 0) {
-    const int64_t facts[] = {kLeastKept, count_of_kept_integers(p.n), kLeastBothResults};
+    const int64_t facts[] = {least_kept(is_complex_number(dtype)), count_of_kept_integers(p.n),
+                             kLeastBothResults};
     write(facts, sizeof(facts));
     return;
   }

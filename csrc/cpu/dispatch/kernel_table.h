@@ -14,7 +14,7 @@ using Kernel = void (*)(const Problem&, int64_t begin, int64_t end);
 
 struct Kernels : KernelsByOperator<Kernel> {
   // Determinants with what helps the backward pass, and that pass (saved/integers.h), from
-  // kLeastKept on.
+  // least_kept on.
   Kernel keep, from_kept;
   // The second derivative of log|det| from an inverse, and derivatives along directions.
   Kernel slogdet_hvp, det_jet;

@@ -62,7 +62,7 @@ struct CpuBackend {
     return out;
   }
 
-  static bool keeps(int64_t n, Dtype) { return n >= kLeastKept; }
+  static bool keeps(int64_t n, Dtype dtype) { return n >= least_kept(is_complex_number(dtype)); }
 
   static const void* one(Dtype dtype) {
     static const double number[] = {1, 0};

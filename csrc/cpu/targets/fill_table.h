@@ -73,7 +73,7 @@ struct KernelsOf {
     if constexpr (kEnd > kLane.cofactors) {
       for (int n = kBegin; n <= std::min(kEnd, kRows.cofactors); ++n) {
         kernels[n].cofactors = K::cofactor_matrices;
-        if constexpr (kEnd >= kLeastKept) {
+        if constexpr (kEnd >= least_kept(kIsComplex<V>)) {
           kernels[n].keep = K::determinants;
           kernels[n].from_kept = K::from_kept;
         }
