@@ -1,8 +1,9 @@
-"""What the examples share: exact determinants as an oracle, and how figures look."""
+"""What the examples share: exact determinants as an oracle, arguments, and how figures look."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,6 +39,22 @@ plt.rcParams.update(
         "savefig.dpi": 120,
     }
 )
+
+
+def from_to(least: int, most: int = 1_000_000) -> Callable[[str], int]:
+    """The type of an argument that says how many."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from {least} to {most}, got {text}"
+            )
+        return int(text)
+
+    return number
+
+
+count = from_to(1)
 
 
 def save(figure: Figure, path: Path) -> None:

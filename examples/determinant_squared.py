@@ -29,6 +29,7 @@ from common import (
     GREY,
     ORANGE,
     VERMILION,
+    count,
     exact_cofactor,
     exact_det,
     relative_error,
@@ -246,10 +247,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the three parts and writes their figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder for figures")
-    parser.add_argument("--steps-a", type=int, default=100, help="steps of example (a)")
-    parser.add_argument("--steps-b", type=int, default=50, help="steps of example (b)")
+    parser.add_argument("--steps-a", type=count, default=100, help="steps of example (a)")
+    parser.add_argument("--steps-b", type=count, default=50, help="steps of example (b)")
     parser.add_argument(
-        "--steps-c", type=int, default=50, help="further steps at ten times the rate"
+        "--steps-c", type=count, default=50, help="further steps at ten times the rate"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the integer matrices in (c)")
     given = parser.parse_args(arguments)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import torchdet
-from common import BLUE, GREY, ORANGE, save
+from common import BLUE, GREY, ORANGE, count, save
 
 SIDE = 8
 N = SIDE * SIDE
@@ -207,9 +207,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("docs/images"), help="folder for the figure"
     )
-    parser.add_argument("--steps", type=int, default=600, help="steps of training")
-    parser.add_argument("--layers", type=int, default=4, help="number of dense layers")
-    parser.add_argument("--batch", type=int, default=256, help="digits in a step")
+    parser.add_argument("--steps", type=count, default=600, help="steps of training")
+    parser.add_argument("--layers", type=count, default=4, help="number of dense layers")
+    parser.add_argument("--batch", type=count, default=256, help="digits in a step")
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the split, the noise and the layers"
     )

@@ -30,7 +30,7 @@ from rich.progress import track
 from torch import Tensor
 
 import torchdet
-from common import BLUE, GREY, ORANGE, save
+from common import BLUE, GREY, ORANGE, count, from_to, save
 
 MU, LAMBDA = 1.0, 4.0
 Determinant = Callable[[Tensor], Tensor]
@@ -278,10 +278,10 @@ def main(arguments: list[str] | None = None) -> History:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="for the figure")
     parser.add_argument(
-        "--cells", type=int, nargs=3, default=(80, 24, 10), help="cubes along each side"
+        "--cells", type=from_to(2), nargs=3, default=(80, 24, 10), help="cubes along each side"
     )
-    parser.add_argument("--rounds", type=int, default=30, help="of untangling, at most")
-    parser.add_argument("--steps", type=int, default=400, help="after that")
+    parser.add_argument("--rounds", type=count, default=30, help="of untangling, at most")
+    parser.add_argument("--steps", type=count, default=400, help="after that")
     parser.add_argument("--scatter", type=float, default=0.1, help="of the vertices in the plane")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)

@@ -28,7 +28,7 @@ from rich.progress import track
 from torch import Tensor
 
 import torchdet
-from common import BLUE, GREY, ORANGE, save
+from common import BLUE, GREY, ORANGE, count, from_to, save
 
 COEFFICIENTS = 6
 KNOWN = {"corners": 0.1458, "edges": 0.0802, "centre": 0.0962}
@@ -118,8 +118,8 @@ def main(arguments: list[str] | None = None) -> Design:
     """Finds the design, and compares it with the known one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="for the figure")
-    parser.add_argument("--points", type=int, default=21, help="candidates along each side")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--points", type=from_to(2), default=21, help="candidates along each side")
+    parser.add_argument("--steps", type=count, default=3000)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     x = candidates(given.points)

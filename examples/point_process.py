@@ -28,7 +28,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import torchdet
-from common import BLUE, save
+from common import BLUE, count, from_to, save
 
 SIZE = 10  # of the set that is chosen
 
@@ -141,12 +141,12 @@ def main(arguments: list[str] | None = None) -> tuple[int, int]:
     """Learns, and chooses before and after; returns how many digits there are in each choice."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="for the figure")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--batch", type=int, default=200, help="observed sets in a step")
+    parser.add_argument("--steps", type=count, default=300)
+    parser.add_argument("--batch", type=count, default=200, help="observed sets in a step")
     parser.add_argument(
-        "--images", type=int, default=200, help="to learn from; as many are held out"
+        "--images", type=from_to(50, 898), default=200, help="to learn from; as many are held out"
     )
-    parser.add_argument("--rank", type=int, default=24, help="columns of B")
+    parser.add_argument("--rank", type=count, default=24, help="columns of B")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -24,7 +24,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import torchdet
-from common import BLUE, GREY, ORANGE, save
+from common import BLUE, GREY, ORANGE, count, save
 
 DOUBLE = torch.float64
 
@@ -321,10 +321,10 @@ def main(arguments: list[str] | None = None) -> list[Result]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="for the figure")
     parser.add_argument("--atoms", nargs="+", default=list(ATOMS), choices=ATOMS)
-    parser.add_argument("--walkers", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=400, help="steps of training")
+    parser.add_argument("--walkers", type=count, default=1000)
+    parser.add_argument("--steps", type=count, default=400, help="steps of training")
     parser.add_argument(
-        "--measurements", type=int, default=400, help="of the energy, after training"
+        "--measurements", type=count, default=400, help="of the energy, after training"
     )
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
