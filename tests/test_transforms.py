@@ -250,3 +250,43 @@ def test_every_nesting_has_the_bits_of_torch_s_own_route(name, names, monkeypatc
             patch.setattr(Operator, "call", classmethod(lambda cls, *args: cls.apply(*args)))
             expected = f(A)
         assert torch.equal(value, expected)
+
+
+def along(f: Callable[[Tensor], Tensor], Z: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda A: jvp(f, (A,), (Z,))[1]
+
+
+def gradient(f: Callable[[Tensor], Tensor], _: Tensor) -> Callable[[Tensor], Tensor]:
+    def parts(A: Tensor) -> Tensor:
+        out = f(A)
+        return out.real.sum() + out.imag.sum() if out.is_complex() else out.sum()
+
+    return grad(parts)
+
+
+@pytest.mark.parametrize("name", ("det", "sign", "logabsdet", "cofactor", "sum", "sign of sum"))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.complex64))
+def test_nested_derivatives_of_one_matrix_stay_in_its_precision(name, dtype, device):
+    """Where a result is one number, torch may take it, times a number of Python, for float64."""
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    A, *Z = (torch.randn(2, 2, dtype=wide, device=device) for _ in range(4))
+    A = A / 4 + torch.eye(2, device=device)
+    f = {
+        "det": torchdet.det,
+        "cofactor": torchdet.cofactor,
+        "sign": lambda X: torchdet.slogdet(X).sign,
+        "logabsdet": lambda X: torchdet.slogdet(X).logabsdet,
+        "sum": lambda X: torchdet.slogsumdet(X[None]).logabsdet,
+        "sign of sum": lambda X: torchdet.slogsumdet(X[None]).sign,
+    }[name]
+    for chain in product((along, gradient), repeat=3):
+        results = []
+        for kind in (dtype, wide):
+            g = f
+            for transform, z in zip(chain, Z, strict=True):
+                g = transform(g, z.to(kind))
+            results.append(g(A.to(kind)))
+        got, expected = results
+        assert got.dtype == (dtype if expected.is_complex() else dtype.to_real())
+        # Singular values of A are within a factor of 4 or so of 1: cond^4 roundings.
+        close(got, expected.to(got.dtype), 4**4)

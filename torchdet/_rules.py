@@ -147,7 +147,10 @@ class Logarithm(Operator):
             return None, None
         saved, sign = _split_sign(saved)
         t = cls.push_forward(tangents[0], *saved)
-        return (None, t) if sign is None else (1j * sign * t.imag, t.real)
+        if sign is None:
+            return None, t
+        # Not 1j * t.imag: torch saves 1j as complex128, and derivatives of one number become that.
+        return sign * torch.complex(torch.zeros_like(t.real), t.imag), t.real
 
 
 def _split_sign(saved: Sequence[Tensor]) -> tuple[Sequence[Tensor], Gradient]:

@@ -46,7 +46,7 @@ def search(operator: str, n: int, matrices: int, seed: int) -> list[report.Case]
     """The worst matrix of each dtype; those of the narrower formats are where the next begins."""
     torch.set_num_threads(1)
     op, found = OPERATORS[operator], []
-    start = dict.fromkeys("fc", mended(operator, n))
+    start = {kind: mended(operator, n, kind) for kind in "fc"}
     for name in report.DTYPES:
         dtype = np.dtype(name)
         children = CHILDREN if n <= LARGEST_OF_MANY else FEW_CHILDREN
@@ -62,10 +62,10 @@ def search(operator: str, n: int, matrices: int, seed: int) -> list[report.Case]
     return found
 
 
-def mended(operator: str, n: int) -> Batch | None:
+def mended(operator: str, n: int, kind: str) -> Batch | None:
     """The matrices of this order that were once beyond a bound: where every search begins, too."""
     stored = [c.batch for c in report.read_cases() if (c.operator, c.n) == (operator, n)
-              and c.found == "mended"]  # fmt: skip
+              and c.found == "mended" and np.dtype(c.dtype).kind == kind]  # fmt: skip
     return join(*stored) if stored else None
 
 
