@@ -218,7 +218,7 @@ def test_matrices_are_kept_whose_gradient_no_block_holds(monkeypatch):
 def test_the_choice_and_the_shapes_ask_for_no_device(name, dtype, monkeypatch):
     """So that torch.compile needs none to trace a program."""
     n = emulated.largest_block("det_backward", cases.name(dtype)) + 1
-    monkeypatch.setattr(_kept, "_LEAST_LARGE", {dtype: n})
+    monkeypatch.setattr(_kept, "_LEAST_ON_CUDA", {dtype: n})
     with FakeTensorMode():
         A = torch.empty(2, n, n, dtype=dtype, device="cuda")
         assert _kept.keeps(A)
