@@ -62,6 +62,8 @@ def _within(
     rows, cols, total = _exponents(A)
     frame = total - rows[:, None] - cols[None, :] if order else np.array(total)
     allowed = BUDGET * unit(A, order, directions) * factor
+    if directions and not math.isfinite(allowed):
+        return  # in the frame of a tiny A a direction may be beyond float64
     error = frame_error(result, exact, frame, allowed)
     if not (error == 0 or error <= allowed):
         ratio = error / allowed * BUDGET if allowed else math.inf
