@@ -364,10 +364,14 @@ def others(run: Result) -> list[str]:
 
 def avx2(run: Result) -> list[str]:
     """The same table with AVX2."""
+    processor = (
+        "A processor that has AVX2 and no more."
+        if run["machine"]["torch_cpu_capability"] == "AVX2"
+        else "`TORCHDET_CPU_CAPABILITY=avx2` on a processor with more; torch uses what it has."
+    )
     return [
         *prose(
-            "`TORCHDET_CPU_CAPABILITY=avx2` on the same processor; torch goes on with what it has. "
-            f"{tally(run['cases'])}. The smallest ratio where torch is right: "
+            f"{processor} {tally(run['cases'])}. The smallest ratio where torch is right: "
             f"{least(run['cases'])}."
         ),
         "",

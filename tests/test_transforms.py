@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import product
 
@@ -19,6 +20,7 @@ from torch.func import (
     vjp,
     vmap,
 )
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import torchdet
 from support import OPS
@@ -181,7 +183,7 @@ def test_jacobians_of_an_unbatched_matrix_factor_it_for_many_directions(device):
     assert own <= 64 * torch.finfo(A.dtype).eps * rev.abs().max()
 
 
-@pytest.mark.parametrize("n", (4, 16))
+@pytest.mark.parametrize("n", (1, 4, 16))
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_tensor_that_has_left_its_transform_still_leads_to_its_leaf(name, n, device):
     leaf = torch.randn(n, n, dtype=torch.float64, device=device, requires_grad=True)
@@ -196,7 +198,7 @@ def test_a_tensor_that_has_left_its_transform_still_leads_to_its_leaf(name, n, d
     assert torch.equal(*gradients)
 
 
-@pytest.mark.parametrize("n", (4, 16))
+@pytest.mark.parametrize("n", (1, 4, 16))
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_graph_is_recorded_through_vmap(name, n, device):
     A = torch.randn(3, n, n, dtype=torch.float64, device=device, requires_grad=True)
@@ -205,6 +207,45 @@ def test_a_graph_is_recorded_through_vmap(name, n, device):
     (got,) = torch.autograd.grad((vmap(f)(A) * weights).sum(), A)
     expected = torch.autograd.grad(sum((f(a) * weights).sum() for a in A), A)[0]
     close(got, expected)
+
+
+# ---- order 1: the determinant is the entry, and a constant of the transforms is looked at
+
+
+def test_a_determinant_of_order_1_is_no_view_of_its_matrix(dtype, device):
+    A = torch.tensor([[[2.0]], [[-0.0]]], dtype=dtype, device=device)
+    got = vmap(torchdet.det)(A)
+    A.zero_()
+    assert got[0] == 2
+    assert torch.signbit(got.real).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("number", (math.inf, math.nan))
+def test_a_matrix_of_order_1_that_is_not_finite_gives_nan_for_it_alone(number, dtype, device):
+    A = torch.tensor([[[2.0]], [[number]]], dtype=dtype, device=device)
+    det = torchdet.det
+    for value in (vmap(det)(A), jvp(det, (A,), (A,))[0], jvp(det, (A,), (A,))[1], det(A)):
+        assert value[0] == 2
+        assert value[1].isnan()
+    gradient = vmap(grad(lambda a: det(a).real))(A).flatten()
+    assert gradient[0] == 1
+    assert gradient[1].isnan()
+
+
+def test_matrices_of_order_1_are_refused_as_others_are(device):
+    for A in (torch.ones(2, 1, 1, dtype=torch.int64), torch.ones(2, 1, 1, dtype=torch.complex32)):
+        with pytest.raises(RuntimeError, match="det: expected A of dtype"):
+            vmap(torchdet.det)(A.to(device))
+
+
+def test_who_traces_or_differentiates_a_determinant_of_order_1_otherwise_finds_the_operator(device):
+    A = torch.full((2, 1, 1), 3.0, device=device)
+    traced = make_fx(lambda A: vmap(torchdet.det)(A))(A)
+    assert torch.equal(traced(2 * A), 2 * A.flatten())
+    A.requires_grad_()
+    (first,) = torch.autograd.grad(vmap(torchdet.det)(A).sum(), A, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), A)
+    assert torch.equal(second, torch.zeros_like(A))
 
 
 # ---- every nesting, against torch's own route for custom Functions
@@ -243,8 +284,8 @@ def test_every_nesting_has_the_bits_of_torch_s_own_route(name, names, monkeypatc
     f = FUNCTIONS[name] if name in FUNCTIONS else lambda A: torchdet.slogdet(A)[1]
     for transform in reversed(names):
         f = NESTED[transform](f)
-    for rank in (3, 1) if name in FUNCTIONS else (3,):
-        A = _matrices(3, rank)
+    for n, rank in ((3, 3), (3, 1), (1, 1), (1, 0)) if name in FUNCTIONS else ((3, 3),):
+        A = _matrices(n, rank)
         value = f(A)
         with monkeypatch.context() as patch:
             patch.setattr(Operator, "call", classmethod(lambda cls, *args: cls.apply(*args)))

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ._function import Outputs, is_finite_constant
+from ._reference import check_square
 from ._rules import Backward, Derivative, Value, stack
 
 
@@ -35,6 +37,16 @@ class Det(Value):
     """det A."""
 
     operator = "det"
+
+    @classmethod
+    def at_levels(cls, *args: Tensor) -> Outputs:
+        (A,) = args
+        if A.shape[-2:] == (1, 1):
+            check_square("det", A)
+            if is_finite_constant(A):
+                # The entry. Torch takes derivatives of a view for less than a node costs.
+                return A.squeeze((-2, -1)).clone()
+        return super().at_levels(*args)
 
     @staticmethod
     def backward_of() -> type[DetBackward]:

@@ -74,7 +74,12 @@ class Operator(torch.autograd.Function):
             return cls.forward(*args)
         if route == "record":
             return cls.record(args)
-        return _levels.call(cls, args) if route == "levels" else cls.traced(*args)
+        return cls.at_levels(*args) if route == "levels" else cls.traced(*args)
+
+    @classmethod
+    def at_levels(cls, *args: Tensor) -> Outputs:
+        """What `call` does under torch.func and in forward mode."""
+        return _levels.call(cls, args)
 
     @classmethod
     def saved(cls, inputs: Sequence[Tensor], outputs: Outputs) -> Sequence[Tensor]:
@@ -139,6 +144,17 @@ def may_look(*args: Tensor) -> bool:
     return known and _torch_internals.route(args) in ("kernel", "record")
 
 
+def is_finite_constant(x: Tensor) -> bool:
+    """Whether X holds finite numbers only, on a CPU, and is a constant but to torch.func."""
+    x = _torch_internals.at_bottom(x)
+    if has_dispatch_modes() or _torch_internals.has_batched_gradients((x,)):
+        return False
+    if type(x) is not Tensor or not x.is_cpu or x.requires_grad:
+        return False
+    with _torch_internals.below_levels():
+        return not bool((x - x).any())
+
+
 # ---- terms of the formulas
 
 
@@ -160,4 +176,4 @@ def add(*terms: Gradient) -> Gradient:
 
 def ones(A: Tensor) -> Tensor:
     """One number 1 for each matrix of A."""
-    return A.new_ones(()).expand(A.shape[:-2])
+    return A.new_ones(A.shape[:-2])

@@ -21,7 +21,9 @@ __all__ = [
     "HAS_LEVELS",
     "Inductor",
     "Level",
+    "at_bottom",
     "below_autograd",
+    "below_levels",
     "enable_forward_ad",
     "handle_torch_function",
     "has_batched_gradients",
@@ -110,6 +112,7 @@ try:
         _set_grad_enabled,
     )
     from torch._C import _AutoDispatchBelowAutograd as _BelowAutograd
+    from torch._C import _DisableFuncTorch as below_levels
     from torch._C._functorch import (
         CGradInterpreterPtr,
         CInterpreter,
@@ -121,6 +124,8 @@ try:
         _unwrap_for_grad,
         _wrap_for_grad,
         get_single_level_autograd_function_allowed,
+        get_unwrapped,
+        is_functorch_wrapped_tensor,
         is_legacy_batchedtensor,
         peek_interpreter_stack,
         pop_dynamic_layer_stack,
@@ -258,15 +263,8 @@ else:
     class Level:
         """One of the active transforms of torch.func."""
 
-        __slots__ = (
-            "_interpreter",
-            "_kind",
-            "_pointer",
-            "is_jvp",
-            "maps",
-            "number",
-            "takes_operators_only",
-        )
+        __slots__ = ("_interpreter", "_kind", "_pointer",
+                     "is_jvp", "maps", "number", "takes_operators_only")  # fmt: skip
 
         def __init__(self, interpreter: CInterpreter) -> None:
             self._interpreter = interpreter  # it owns what _pointer points to
@@ -332,6 +330,12 @@ else:
             push_dynamic_layer_stack(self._layer)
             if self._mode is not None:
                 self._mode.__exit__(*exception)
+
+    def at_bottom(x: Tensor) -> Tensor:
+        """What X holds, below all levels of torch.func. There `below_levels` computes with it."""
+        while is_functorch_wrapped_tensor(x):
+            x = get_unwrapped(x)
+        return x
 
     def innermost_level() -> Level | None:
         """Where torch.func is, if any of its transforms is active."""
