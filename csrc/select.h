@@ -3,7 +3,8 @@
 // and `python -m torchdet explain` ask torchdet._C.select.
 //
 // A size class is a way to lay a matrix out in a processor. Crossovers are constants found by
-// measurement on an EPYC with AVX-512 and with AVX2; `make tune` measures them anew.
+// measurement on an EPYC with AVX-512 and on one with AVX2. bench/tuning has later times, of `make
+// tune`. By those of a Xeon with AVX-512, panels beat rows from n = 96 on; the limits were left.
 #pragma once
 
 #include <cstdint>
@@ -44,8 +45,9 @@ constexpr int64_t kLargestRows = kCpuSizeClasses[1].largest_n;
 using Orders = KernelsByOperator<int>;
 
 // The largest orders {determinants, cofactors, hvp} of the class "lane", by the bytes of a pack and
-// of a number. Lanes stop where they are less than 20 % faster than rows, since a matrix that comes
-// alone takes the time of a whole pack; with packs of 16 bytes, where compile time grows too much.
+// of a number. Lanes stop where they are less than 20 % faster than rows (on the first machine),
+// since a matrix that comes alone takes the time of a whole pack; with packs of 16 bytes, where
+// compile time grows too much.
 constexpr Orders lane_orders(int vector_bytes, int number_bytes, bool is_complex) {
   const bool is_single = number_bytes == 4;
   if (vector_bytes == 16) {

@@ -65,23 +65,32 @@ def assert_same_bits(got: list[Tensor], expected: list[Tensor], *context: object
 
 
 def of_torch_lu(n: int, dtype: torch.dtype) -> set[str]:
-    """The OUTPUTS that torch's LU has a part in on this CUDA device, whose shared memory is small.
+    """The OUTPUTS that the class "large" serves on this CUDA device: an LU chosen by the batch."""
+    if not cases.EXTENSION:
+        return set()
+    from torchdet import _C
 
-    torch chooses the algorithm by the size of the batch. One matrix must fit for determinants, two
-    for cofactors, and some vectors beside them. Hessian-vector products have kernels at all orders.
-    """
+    operators = ("det", "slogdet", "slogdet", *OUTPUTS[3:])
+    # A device may have less shared memory than the table's; second derivatives need two matrices.
     free = torch.cuda.get_device_properties().shared_memory_per_block_optin - (16 << 10)
     matrix = n * (n + 1) * dtype.itemsize
-    determinants = set(OUTPUTS[:3]) if matrix > free else set()
-    return determinants | (set(OUTPUTS[3:6]) if 2 * matrix > free else set())
+    return {
+        output
+        for output, operator in zip(OUTPUTS, operators, strict=True)
+        if (2 * matrix if output == "det_hvp" else matrix) > free
+        or _C.select(operator, cases.name(dtype), n, "cuda")["size_class"] == "large"
+    }
 
 
 # ---- matrices
 
 
 def draw(batch: int, n: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
-    """Normal matrices, two of seven singular, every eleventh badly scaled, every thirteenth with an
-    inverse beyond the range of the dtype, the product of two tiny pivots in it."""
+    """Normal matrices, every eleventh multiplied by 2^60.
+
+    From n = 4 on two of seven are singular, and every thirteenth has two tiny pivots: its inverse
+    is beyond the range of the dtype.
+    """
     A = torch.randn(batch, n, n, dtype=dtype, device=device)
     if n > 3:
         diagonal = torch.ones(n, dtype=torch.float64)

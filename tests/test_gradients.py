@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import pytest
@@ -124,22 +123,20 @@ def test_the_other_functions_are_differentiable_at_a_single_matrix(name):
     assert gradcheck(f, (A,), check_forward_ad=name != "slogdet_backward")
 
 
-def test_changing_the_input_before_backward_raises_or_does_not_matter():
+def test_changing_the_input_before_backward_raises():
     A = torch.randn(3, 4, 4, requires_grad=True)
-    expected = torchdet.cofactor(A.detach())
     X = A.clone()
     loss = torchdet.det(X).sum()
     with torch.no_grad():
         X.mul_(2)
-    # Nothing of the forward pass is saved but A and its cofactors: either is a right answer.
-    grad = None
-    with contextlib.suppress(RuntimeError):
-        (grad,) = torch.autograd.grad(loss, A)
-    assert grad is None or torch.allclose(grad, expected)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, A)
 
 
-@pytest.mark.parametrize(("n", "integers"), ((3, 0), (8, 0), (20, 1), (40, 41), (130, 392)))
-def test_at_most_one_matrix_and_some_integers_are_saved_beside_A(n, integers):
+@pytest.mark.parametrize(
+    ("n", "words"), ((3, 0), (8, 0), (20, 0), (40, 40 * 40 + 41), (130, 130 * 130 + 392))
+)
+def test_at_most_one_matrix_and_some_integers_are_saved_beside_A(n, words):
     A = torch.randn(64, n, n, requires_grad=True)
     saved = {}
     with torch.autograd.graph.saved_tensors_hooks(
@@ -147,7 +144,7 @@ def test_at_most_one_matrix_and_some_integers_are_saved_beside_A(n, integers):
     ):
         torchdet.det(A)
     assert saved.pop(A.data_ptr())
-    assert sum(saved.values()) <= 64 * 4 * (n * n + integers), saved
+    assert sum(saved.values()) <= 64 * 4 * words, saved
 
 
 def test_without_a_gradient_no_graph_is_kept():

@@ -277,7 +277,7 @@ def test_threads_do_not_change_a_bit(instructions, operator, n, batch, dtype):
     of_threads(program(instructions), operator, n, batch, dtype)
 
 
-THREADED = ((1, 100), (3, 200), (11, 33), (20, 40), (40, 20), (65, 7), (130, 1), (130, 3), (257, 2))
+THREADED = ((1, 100), (3, 200), (9, 33), (20, 40), (40, 20), (65, 7), (130, 1), (130, 3), (257, 2))
 
 
 @pytest.mark.parametrize("operator", (*OPERATORS, *KEEPING_OPERATORS))

@@ -79,7 +79,8 @@ def batch_first(
 
 
 def _check_mapped(name: str, in_dims: Sequence[int | None], args: Sequence[Tensor]) -> None:
-    # A kernel sees n vectors that are mapped over as one matrix.
+    # n vectors of length n that are mapped over look like a matrix to the kernel. So shapes are
+    # checked without the mapped dimension.
     shapes = [
         x.shape if dim is None else x.shape[:dim] + x.shape[dim + 1 :]
         for x, dim in zip(args, in_dims, strict=True)
@@ -94,7 +95,8 @@ def _differentiated(cls: Any, args: Sequence[Tensor], level: Level | None) -> Ou
     if tangents is None:
         return _recorded(cls, args, level)
     if _torch_internals.is_recorded(args):
-        # What the node saves must have its tangents, for those of its gradient.
+        # Somebody may ask for the tangent of this node's gradient. So the Tensors that the node
+        # saves keep theirs, which Function.apply sees to.
         return cls.apply(*args)
     if level is None:
         args = [_torch_internals.without_tangent(x) for x in args]

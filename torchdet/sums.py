@@ -131,17 +131,18 @@ def relative_to_sum(
 ) -> tuple[Sequence[tuple[Tensor, Tensor]], Tensor, Tensor]:
     """Determinants as (m_s, e_s), each (*, K), and terms and exponents, both (*, K) or (*, m, K).
 
-    A term that is tiny beside psi may have derivatives of the size of psi. They are products of
-    those of the m_s, which are 2^-e_s times those of the determinants. So a term that is 2^x times
-    psi, x far below 0, has x / S of its exponent moved into each of its S mantissas. A mantissa of
-    0 goes with every exponent. So the zeros of a term share x alone, whatever its sign. Where x is
-    far above 0, a share may take derivatives out of the range, and those times another 0 of the
-    term are NaN. So matrices of 0 come first, from order 3 on, where their first and second
-    derivatives are 0 too; and others leave a part of x to the ratio to psi (`LogsumShares`). A
-    matrix that serves several terms or sums has one e_s; there the largest share decides.
+    A term is 2^x times psi and has S determinants. Where x is far below 0 the term is tiny, but its
+    derivatives may be as large as those of psi. They are products of the derivatives of the m_s,
+    which are 2^-e_s times those of the determinants. So each determinant takes a share h of x: m_s
+    becomes m_s 2^h, and e_s becomes e_s - h. One that is not 0 takes x / S, if x < 0. One that is 0
+    may have any exponent: the Z zeros of a term take x / Z each, also where x > 0. Matrices of
+    zeros, from order 3 on, take all that the Z would: their first and second derivatives are 0.
+    Where x is far above 0, a share may take derivatives out of the range, and infinity times
+    another 0 is NaN. So the ratio to psi keeps a part of x (`LogsumShares`). A matrix that serves
+    several terms or sums has one e_s: there the largest share decides.
     """
     looks = may_look(*matrices, *(w or ()))
-    has_one = max(A.shape[-3] for A in matrices) == 1  # psi itself
+    has_one = max(A.shape[-3] for A in matrices) == 1  # the term is psi
     parts = [DetFrexp.call(A if looks or has_one else A.detach()) for A in matrices]
     terms, E = _weighted(parts, w, columns)
     if has_one or E.numel() == 0:

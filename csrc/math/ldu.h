@@ -49,7 +49,7 @@ TORCHDET_LANE void column_weights(const V* a, int n, const RealOf<V>* row_weight
 // Factors a (n x n, row-major) in place: multipliers of L below the diagonal, D on it, unit U above
 // it. Returns det P det Q. Labels and weights go out in pivoted order.
 template <typename V>
-TORCHDET_LANE RealOf<V> factor_ldu(V* a, int n, RowLabels<V> rows, RowLabels<V> columns,
+TORCHDET_LANE RealOf<V> factor_ldu(V* a, int n, Labels<V> rows, Labels<V> columns,
                                    RealOf<V>* row_weight, RealOf<V>* column_weight) {
   using R = RealOf<V>;
   using I = IntegerOf<V>;

@@ -15,9 +15,9 @@ inline namespace TORCHDET_CAPABILITY {
 
 // What a lane-wise factorisation knows of its rows or columns, in pivoted order.
 template <typename V>
-struct RowLabels {
-  IntegerOf<V>* index;     // original row now at position i
-  IntegerOf<V>* exponent;  // its equilibration exponent r
+struct Labels {
+  IntegerOf<V>* index;     // original row or column now at position i
+  IntegerOf<V>* exponent;  // its equilibration exponent
 };
 
 // One block of J columns of step k: exchange row k with row `pivot`, then, where kUpdate, subtract

@@ -96,8 +96,8 @@ class BlockedLu {
   bool* const seen_;
   int64_t rows_;  // how many there are in live_
 
-  // kStore: keeps the factors. Without, it ends at the first column without a pivot; with, at the
-  // second: false.
+  // With kStore the factors are kept. False where a pivot is missing: without kStore in a first
+  // column, with kStore in a second one.
   template <bool kStore>
   bool eliminate() {
     for (int64_t i = 0; i < n; ++i) {
@@ -119,8 +119,8 @@ class BlockedLu {
         row[k] = live_[panel_.pivot_position[k - first]];
         set_number(pivots_, k, get_number(panel_.pivots, k - first));
       }
-      // After a stop the update begins in the pack where the panel ends; `store` rights its
-      // columns.
+      // After a stop the update begins in the pack where the panel ends. That pack has columns of
+      // the panel too; `store` overwrites them with the right numbers.
       update<kStore>(begin, end, begin - first, stopped ? end / W : M::packs_for(end));
       if (kStore) {
         panel_.store(A, live_, rows_, first / W, begin - first, end - first);
@@ -160,7 +160,7 @@ class BlockedLu {
     int64_t changed = 0;
     for (int64_t i = 0; i < rows_; ++i) {
       changed_[changed] = {A.row(live_[i]), panel_.factors(i) + slot * Panel<P>::kFactorStride};
-      changed += panel_.is_unused(i);  // no branch: it could not be foretold
+      changed += panel_.is_unused(i);  // no branch: the processor could not predict it
     }
     const bool fetch_ahead = n * A.packs * static_cast<int64_t>(sizeof(P)) >= kLeastFetchedAhead;
     parallel(changed, count * (A.packs - pack) * W, kGrainOfMatrix,

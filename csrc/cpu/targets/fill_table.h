@@ -41,6 +41,8 @@ struct KernelsOf {
   static constexpr int W = LaneTraits<V>::kWidth;
   static constexpr Orders kLane = lane_orders(kVectorBytes, sizeof(ScalarOf<V>), kIsComplex<V>);
   static constexpr Orders kRows = row_orders(kVectorBytes, sizeof(ScalarOf<V>), kIsComplex<V>);
+  static_assert(kLane.determinants <= kLargestLane && kLane.cofactors <= kLane.determinants &&
+                kLane.hvp <= kLane.determinants);
   static_assert(kRows.determinants <= kLargestRows && kRows.cofactors <= kLargestRows);
   static_assert(kRows.cofactors + 1 >= kLeastFactors, "no room for the factors that are kept");
 
