@@ -1,6 +1,6 @@
 """Measures what README and docs quote, and writes their tables: ``python -m bench.publish``.
 
-One command, about 27 minutes on an idle machine (`make bench-results`): each run of PLAN is a
+One command, about 29 minutes on an idle machine (`make bench-results`): each run of PLAN is a
 process of its own and leaves one file in bench/results, over the one that was there. Then the table
 of the README and docs/measurements-cpu.md are written from these files. ``--render`` does only
 that; ``--quick`` tries it all with tiny inputs, and writes to out/ instead.
@@ -65,7 +65,7 @@ PLAN = (
     Run("cpu-speed", f"{_SPEED} --suite latency --suite single --suite transforms", 6.3),
     Run("cpu-dram", "--suite dram --rounds 3", 1.7),
     Run("cpu-memory", "--suite memory --dtype float32 --rounds 3", 1.8),
-    Run("cpu-func", f"--suite func --seconds 0.01 --rounds 9 {_orders(1, 3, 8, 16)}", 1.7),
+    Run("cpu-func", f"--suite func --seconds 0.01 --rounds 9 {_orders(1, 3, 8, 16)}", 3.4),
     Run("cpu-orders", "--suite orders --seconds 0.01 --rounds 7", 1.4),
     Run("cpu-scan", "--suite scan --seconds 0.01 --rounds 9", 1.9),
     Run("cpu-wavefunction", "", 2.0, module="bench.wavefunction"),
