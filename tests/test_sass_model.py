@@ -136,6 +136,8 @@ SIGN, ONE, ONE_AND_A_HALF, TWO, FOUR = 2**31, 0x3F800000, 0x3FC00000, 0x40000000
         ("PRMT R0, R1, 0x9910, RZ", {"R1": 0x8001}, 0xFFFF8001),
         ("VIMNMX R0, R1, -0x3, !PT", {"R1": 2**32 - 5}, 2**32 - 3),
         ("VIADDMNMX R0, R1, R2, 0x7, PT", {"R1": 4, "R2": 9}, 7),
+        ("VIADDMNMX.RELU R0, R1, R2, 0x7, PT", {"R1": 4, "R2": 2**32 - 9}, 0),
+        ("VIMNMX.RELU R0, R1, 0x4, PT", {"R1": 9}, 4),
         ("FLO.U32 R0, R1", {"R1": 0x900}, 11),
         ("POPC R0, R1", {"R1": 0xF0F}, 8),
         ("FFMA R0, |R1|, -R2, R3", {"R1": ONE_AND_A_HALF | SIGN, "R2": TWO, "R3": FOUR}, ONE),

@@ -225,10 +225,10 @@ def _select(instruction: Instruction, warp: Warp) -> Operation:
 
 @operation("VIMNMX", "VIMNMX3", "VIADDMNMX", "IMNMX")
 def _integer_extreme(instruction: Instruction, warp: Warp) -> Operation:
-    """The smallest operand, or the largest if the predicate is false."""
+    """The smallest operand, or the largest if the predicate is false; RELU: at least 0."""
     is_unsigned = "U32" in instruction.modifiers
     extend = (lambda x: x.astype(I64)) if is_unsigned else signed
-    adds = instruction.base == "VIADDMNMX"
+    adds, is_rectified = instruction.base == "VIADDMNMX", "RELU" in instruction.modifiers
 
     def compute(*values: np.ndarray) -> np.ndarray:
         *numbers, is_minimum = values
@@ -236,7 +236,8 @@ def _integer_extreme(instruction: Instruction, warp: Warp) -> Operation:
             numbers = [numbers[0] + numbers[1], numbers[2]]
         extended = [extend(x) for x in numbers]
         least = functools.reduce(np.minimum, extended)
-        return np.where(is_minimum, least, functools.reduce(np.maximum, extended)).astype(U32)
+        extreme = np.where(is_minimum, least, functools.reduce(np.maximum, extended))
+        return (np.maximum(extreme, 0) if is_rectified else extreme).astype(U32)
 
     return _integer_operation(instruction, warp, compute)
 
