@@ -102,16 +102,25 @@ def _training(run: Result) -> str:
     )
 
 
+def _processor(run: Result) -> str:
+    machine = run["machine"]
+    capability = (machine["build"] or {}).get("active_instruction_set", "")
+    return f"{machine['cpu']} ({capability})"
+
+
 def _overview(runs: dict[str, Result]) -> list[str]:
     """A line for each run, and which of them had too little time."""
     rows = []
     for name, run in runs.items():
         cases = run.get("cases", [])
         counted = [tally(cases), least(cases)] if cases else ["", ""]
-        rows.append([_link(name), _when(run) + _busy(run), threads(run), *counted])
+        rows.append([_link(name), _when(run) + _busy(run), _processor(run), threads(run), *counted])
     stopped = [name for name, run in runs.items() if run.get("stopped") or run.get("failed")]
     return [
-        *table(["run", "of", "threads", "cases", "smallest ratio where torch is right"], rows),
+        *table(
+            ["run", "of", "processor", "threads", "cases", "smallest ratio where torch is right"],
+            rows,
+        ),
         *(["", f"Not all cases were timed: {', '.join(stopped)}."] if stopped else []),
     ]
 

@@ -19,9 +19,9 @@ def _read(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def machine() -> str:
-    """Where and when the figures were measured."""
-    run = _read("cpu-speed")
+def machine(name: str) -> str:
+    """Where and when the figures of a run were measured."""
+    run = _read(name)
     facts = run["machine"]
     return (
         f"Measured on {facts['cpu']}, {run['threads']} thread, torch {facts['torch']}, "
