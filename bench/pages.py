@@ -20,6 +20,7 @@ from bench.sections import (
     likelihoods,
     memory,
     others,
+    plain,
     prose,
     slowest,
     speed,
@@ -104,7 +105,7 @@ def _training(run: Result) -> str:
 
 def _processor(run: Result) -> str:
     machine = run["machine"]
-    capability = (machine["build"] or {}).get("active_instruction_set", "")
+    capability = (machine["build"] or {}).get("active_instruction_set", "plain PyTorch")
     return f"{machine['cpu']} ({capability})"
 
 
@@ -141,6 +142,7 @@ _SECTIONS: tuple[tuple[str, str, Callable[[Result], list[str]]], ...] = (
     ("Compiled energies", "cpu-fusion", energies),
     ("AVX2", "cpu-speed-avx2", avx2),
     ("AVX2, drawn at random: the slowest cases", "cpu-scan-avx2", slowest),
+    ("Plain PyTorch, without the extension", "cpu-plain", plain),
 )
 
 

@@ -1,6 +1,6 @@
 """Measures what README and docs quote, and writes their tables: ``python -m bench.publish``.
 
-One command, about 29 minutes on an idle machine (`make bench-results`): each run of PLAN is a
+One command, about 31 minutes on an idle machine (`make bench-results`): each run of PLAN is a
 process of its own and leaves one file in bench/results, over the one that was there. Then the table
 of the README and docs/measurements-cpu.md are written from these files. ``--render`` does only
 that; ``--quick`` tries it all with tiny inputs, and writes to out/ instead.
@@ -42,6 +42,17 @@ class Run:
     module: str = "bench"
     capability: str = ""  # the instruction set that torchdet is held to
     threads: int = 1
+    extension: bool = True
+
+    def environment(self) -> dict[str, str]:
+        """What differs from this process's."""
+        # numpy, which makes the truth, is not to start threads of its own beside those timed.
+        variables = {"OMP_NUM_THREADS": str(self.threads), "OPENBLAS_NUM_THREADS": "1"}
+        if self.capability:
+            variables["TORCHDET_CPU_CAPABILITY"] = self.capability
+        if not self.extension:
+            variables["TORCHDET_EXTENSION"] = "0"
+        return variables
 
     def command(self, path: Path, quick: bool) -> list[str]:
         """With few tiny cases where it is only tried."""
@@ -87,6 +98,7 @@ PLAN = (
         capability="avx2",
     ),
     Run("cpu-scan-avx2", "--suite scan --seconds 0.01 --rounds 7", 1.6, capability="avx2"),
+    Run("cpu-plain", "--suite plain --complex --seconds 0.01 --rounds 5", 2.5, extension=False),
 )
 
 
@@ -99,13 +111,10 @@ def measure(folder: Path, quick: bool, only: list[str] | None) -> int:
         if run.capability and run.capability not in built:
             print(f"{run.name}: left out, this build has no kernels for {run.capability}")
             continue
-        # numpy, which makes the truth, is not to start threads of its own beside those timed.
-        numbers = {"OMP_NUM_THREADS": str(run.threads), "OPENBLAS_NUM_THREADS": "1"}
-        forced = {"TORCHDET_CPU_CAPABILITY": run.capability} if run.capability else {}
         started = time.monotonic()
         print(f"{run.name} (at most {run.minutes:g} minutes)", flush=True)
         command = run.command(folder / f"{run.name}.json", quick)
-        code = subprocess.run(command, cwd=ROOT, env={**os.environ, **numbers, **forced}).returncode
+        code = subprocess.run(command, cwd=ROOT, env=os.environ | run.environment()).returncode
         print(f"{run.name}: {time.monotonic() - started:.0f} s, exit status {code}", flush=True)
         failed += code != 0
     return failed

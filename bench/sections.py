@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 from bench import fusion, likelihood
@@ -106,13 +107,13 @@ def _ranges() -> list[tuple[int, tuple[float, ...]]]:
     return list(zip(lows, GOALS, strict=True))
 
 
-def _suite_table(cases: Cases) -> list[str]:
+def _suite_table(cases: Cases, entry: Callable[..., str] = cell) -> list[str]:
     """Rows are orders; a column for each dtype and operation."""
     columns = list(dict.fromkeys((case["dtype"], case["op"]) for case in cases))
     return table(
         ["n", *(f"{dtype} {op}" for dtype, op in columns)],
         [
-            [str(n), *(cell(cases, n=n, dtype=dtype, op=op) for dtype, op in columns)]
+            [str(n), *(entry(cases, n=n, dtype=dtype, op=op) for dtype, op in columns)]
             for n in sorted({case["n"] for case in cases})
         ],
     )
@@ -139,6 +140,25 @@ def func(run: Result) -> list[str]:
         ),
         "",
         *table(["operation", *headings], rows),
+    ]
+
+
+def plain(run: Result) -> list[str]:
+    """How many times torch.linalg's time the calls take, for one matrix and for batches."""
+
+    def times(cases: Cases, **wanted: Any) -> str:
+        ratios = {case["batch"] or 1: case["ratio"].get(TORCH) for case in chosen(cases, **wanted)}
+        return ", ".join(
+            f"{1 / ratio['median']:.0f}" for _, ratio in sorted(ratios.items()) if ratio
+        )
+
+    return [
+        *prose(
+            "`TORCHDET_EXTENSION=0`: the time of torchdet over that of torch.linalg, for a single "
+            "matrix and for a batch of 1 MB."
+        ),
+        "",
+        *_suite_table(run["cases"], times),
     ]
 
 

@@ -23,6 +23,7 @@ CPU_BATCHES = (1, 10, 100, 1_000, 10_000, 100_000)
 CPU_MEMORY = (3, 32, 128, 512)
 CPU_ORDERS = (*range(1, 37), 40, 44, 48, 56, 64, 65, 72, 80, 96, 97, 112, 128)
 CPU_SINGLE = (64, 128, 256, 512, 1024)
+CPU_PLAIN = (16, 32, 64, 128, 256)
 # torch.linalg on several threads hangs or answers wrongly above, given more than one matrix.
 LARGEST_N_OF_THREADS = 128
 IN_CACHE = 1 << 20
@@ -40,7 +41,7 @@ GPU_MEMORY = 8 << 30  # for the inputs and the results of a case
 SUITES = {
     "cpu": (
         *("small", "dram", "latency", "medium", "large", "hvp"),
-        *("func", "transforms", "memory", "batch", "single", "orders", "scan"),
+        *("func", "transforms", "memory", "batch", "single", "orders", "plain", "scan"),
     ),
     "cuda": ("gpu-small", "gpu-large", "gpu-batch"),
 }
@@ -48,6 +49,8 @@ SUITES = {
 AGAINST_N = ("small", "dram", "medium", "large", "hvp", "gpu-small", "gpu-large")
 # What they ask is about torchdet and torch.linalg alone, and that it is nowhere slower.
 AGAINST_TORCH = ("func", "transforms", "memory", "batch", "single", "orders", "scan")
+# For runs without the extension.
+WITHOUT_EXTENSION = "plain"
 WORST_FIRST = ("orders", "scan")
 DEFAULT_SUITES = {"cpu": ("small", "dram", "latency"), "cuda": SUITES["cuda"]}
 
@@ -82,6 +85,7 @@ def cpu_cases(
         "batch": (CPU_BATCH, OPS[:2], None),
         "single": (CPU_SINGLE, OPS[:2], None),
         "orders": (CPU_ORDERS, (RECORDED, OPS[1]), IN_CACHE),
+        WITHOUT_EXTENSION: (CPU_PLAIN, OPS[:2], IN_CACHE),
     }[suite]
 
     def batches(n: int, dtype: torch.dtype) -> list[int | None]:
@@ -91,7 +95,7 @@ def cpu_cases(
             return [batch for batch in CPU_BATCHES if batch * n * n <= FOR_MEMORY]
         shrink = 64 if quick else 1
         many = max(2, size // shrink // (n * n * dtype.itemsize)) if size else None
-        return [None, many] if suite == "orders" else [many]
+        return [None, many] if suite in ("orders", WITHOUT_EXTENSION) else [many]
 
     return [
         Case(suite, op, n, dtype, batch)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from bench.cases import Case
-from bench.suites import AGAINST_TORCH, GPU_LEAST_BATCH, SUITES
+from bench.suites import AGAINST_TORCH, GPU_LEAST_BATCH, SUITES, WITHOUT_EXTENSION
 
 _NOT_SLOWER = 1.0
 _SINGLE_FUNC = 0.9
+_WITHOUT_EXTENSION = 0.1
 
 # Largest n of a range, then the least ratio of torch.linalg's time to torchdet's in float32:
 # forward, forward + backward.
@@ -69,6 +70,8 @@ def _must_on_cpu(case: Case) -> float:
         return _CPU_LATENCY[case.backward]
     if case.suite == "func":
         return _NOT_SLOWER if (case.batch or 1) >= 32 else _SINGLE_FUNC
+    if case.suite == WITHOUT_EXTENSION:
+        return _WITHOUT_EXTENSION
     if case.directional or case.suite in AGAINST_TORCH:
         return _NOT_SLOWER
     if case.suite == "dram":
