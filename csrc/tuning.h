@@ -39,7 +39,7 @@ constexpr int kBytesAhead = 8192;
 // Columns of a row that are exchanged and updated together: as many as stay in registers.
 constexpr int kLuColumns = 8, kComplexLuColumns = 4;
 
-// --- Rows in packs: cpu/rows/kernels.h ---
+// --- Rows in packs: cpu/rows/gauss_jordan.h, state.h and det_hvp.h, cpu/targets/fill_table.h ---
 
 // The most packs per row for which each number has kernels of its own: longer rows gain nothing by
 // loops of known length, and packs of 16 bytes would have too many kernels to compile.
@@ -111,7 +111,7 @@ constexpr PanelWidth kPanelWidths[] = {
 constexpr int64_t kLeastFetchedAhead = 4 << 20;
 constexpr size_t kCacheLine = 64;
 
-// --- LDU: cpu/matrix/triangular.h, cpu/fallback/ldu.h, cpu/fallback/rank_revealing.h ---
+// --- LDU: cpu/matrix/triangular.h, cpu/blocked/det_hvp.h ---
 
 // Rows of the sources of a product that are taken together, and rows of a triangular system that
 // are solved together: more gain nothing.
@@ -121,7 +121,7 @@ constexpr int64_t kProductDepth = 64;
 // below two units of tests/units.py, and one or two random normal matrices in a hundred exceed it.
 constexpr int kLargestGrowth = 64;
 
-// --- Threads: cpu/dispatch/operators.cpp, cpu/blocked/lu.h, cpu/blocked/kernels.h ---
+// --- Threads: cpu/dispatch/batch.h, cpu/blocked/lu.h and kernels.h, cpu/matrix/triangular.h ---
 
 // Multiply-adds that are worth a thread of their own: of matrices of a batch, and of the parts of
 // one matrix, a step of its LU and its inverse. A thread that has to be woken costs 50 to 100

@@ -5,7 +5,7 @@ derivatives of m are those of det at R A, in range as m is:
 
     D^k m [Z_1..Z_k] = D^k det(R A) [R Z_1..R Z_k].                                              (1)
 
-Kernels that take e itself need no R. This is for devices that have none, but kernels of det.
+Kernels that take e itself need no R. This file is for devices that have kernels of det alone.
 """
 
 import math

@@ -103,15 +103,7 @@ def check_shares(terms: Tensor, exponent: Tensor, freedom: Tensor) -> None:
 def logsum_shares(terms: Tensor, exponent: Tensor, freedom: Tensor) -> Tensor:
     """Return what each factor of a term takes of x = E_k less the exponent of psi, (*, K, S).
 
-    These are whole numbers. freedom says how much a factor may take:
-        0  x / S, at most 0, and at least -most / S, so that S such powers of two are in range: the
-           factor is not zero;
-        1  The factor is zero, but its derivatives are not. Z of them leave to the ratio 2^E_k / psi
-           what would take their derivatives out of range: each takes x / Z, or most / (Z + 1) where
-           that is less. From 3/4 most on, the ratio leaves the rest to them;
-        2  The factor is zero, as its derivatives are. These share x, and leave nothing to those
-           of 1.
-    x counts as 0 up to a quarter of the range, and as -most where psi is 0 or not finite.
+    These are whole numbers. The rule is that of `shares` in csrc/cpu/sums/logsum.h.
     """
     check_shares(terms, exponent, freedom)
     if freedom.numel() == 0:

@@ -137,7 +137,7 @@ def real_dtype(A: Tensor) -> torch.dtype:
     return A.real.dtype if A.is_complex() else A.dtype
 
 
-# ---- exclusive products
+# ---- results at B, before they are scaled back
 
 
 def cofactor_scaled(f: Inverse) -> tuple[Tensor, Tensor]:

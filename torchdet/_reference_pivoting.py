@@ -83,7 +83,9 @@ def eliminate(B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def invert(B: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Partial pivoting: return pivots, sign, S B^-T of (2) and which matrices are not served.
+    """Partial pivoting: return pivots, sign, S B^-T and which matrices are not served.
+
+    S B^-T is that of (2) of _reference_lu.py.
 
     As `eliminate`, but from every row of X: the inverse grows in those up to k. So l is 0 at p, and
     row k, before the subtraction, is 1 there and 0 elsewhere. What belongs to a row of B is divided

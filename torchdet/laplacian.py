@@ -82,7 +82,7 @@ def slogsumdet_laplacian(
         `slogsumdet`, (\*); derivatives of logabsdet, (\*, d), or (\*, N, d) with rows=True for the
         N = n_1 + n_2 + .. rows of all matrices in their order; its Laplacian, (\*). With weights
         (K, m) all have m after (\*). The local kinetic energy of a real psi is
-        -(laplacian + derivatives.square().sum(-1)) / 2.
+        -(laplacian + s) / 2 with s = derivatives.square().sum(-1), or .sum((-2, -1)) if rows=True.
 
     Gradient:
         With respect to matrices, jacobians, laplacians and weights, in forward and reverse mode,

@@ -115,8 +115,9 @@ def slogdet(
 
     Singular matrices:
         (0, -inf) and a gradient of inf or NaN where the computed determinant is exactly 0. Else
-        rounding has made the matrix slightly regular: both are large and meaningless. Use `det`
-        where matrices may be singular. A matrix with NaN or inf gives NaN, for it alone.
+        rounding has made the matrix slightly regular: logabsdet and its gradient are large numbers
+        without a meaning. Use `det` where matrices may be singular. A matrix with NaN or inf gives
+        NaN, for it alone.
 
     Memory:
         As `det`; the sign of a complex matrix is saved, too. The gradient, where it is recorded
@@ -314,7 +315,7 @@ def _given(op: str, A: Tensor | None, input: Tensor | None) -> Tensor:
 
 
 def argument(op: str, A: Tensor) -> Tensor:
-    """Return A, in float32 where autocast runs determinants so; raise TypeError if it is none."""
+    """Return A, in float32 where autocast runs determinants so; TypeError if A is no Tensor."""
     if not isinstance(A, Tensor):
         raise TypeError(
             f"{op}: expected A to be a Tensor, got {type(A).__name__}; "

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ._function import is_plain
-from ._reference import broadcast_batches, check_dense, check_device, check_square
+from ._reference import broadcast_batches, check_dense, check_device, check_square, dtype_name
 from .linalg import argument, det, logdet
 
 _OP = "principal_minors"
@@ -88,8 +88,8 @@ def _row_numbers(A: Tensor, index: Tensor) -> Tensor:
         return torch.where(index.gather(-1, rows), rows, -1)
     if index.dtype.is_floating_point or index.dtype.is_complex:
         raise RuntimeError(
-            f"{_OP}: expected index of an integer dtype or bool, got "
-            f"{str(index.dtype).removeprefix('torch.')}; convert it first, e.g. index.long()"
+            f"{_OP}: expected index of an integer dtype or bool, got {dtype_name(index.dtype)}; "
+            "convert it first, e.g. index.long()"
         )
     if index.dim() < 2:
         raise RuntimeError(

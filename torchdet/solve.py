@@ -47,7 +47,8 @@ def slogdet_solve(A: Tensor, B: Tensor) -> SlogdetSolve:
     Accuracy:
         Of sign and logabsdet that of `slogdet`. X solves (A + E) X = B for some E of about n * eps
         times \|L\| \|U\|, by LU with partial pivoting; in plain PyTorch, also on CUDA, with
-        complete pivoting. A column of B is rounded otherwise where B has more than 8 columns.
+        complete pivoting. On a CPU torch's triangular solver serves a B of more than 8 columns:
+        the last bits of a column may differ from those of the column alone.
 
     Singular matrices:
         Sign and logabsdet as for `slogdet`. X is inf or NaN where the computed determinant is

@@ -15,7 +15,8 @@
 // pack are done again with exponents: column i carries one exponent for all its t_r, corrected when
 // the bound M <- max(M |u_j|, |h_ij|) leaves the middle of the format; the power of two rides on
 // the factor -u_j. pre and suf are mantissa and exponent. The column is brought to one common
-// exponent before the solve with L^T, whose entries are at most 1.
+// exponent before the solve with L^T, whose entries are at most 1, or 2^kBalance where B was left
+// unscaled (equilibrate.h).
 #pragma once
 
 #include "cofactor_closed.h"
@@ -321,9 +322,9 @@ TORCHDET_LANE CofactorScale<V> cofactors(V* a, RealOf<V>* weight, V* x, IntegerO
     constexpr int s = tile_stride(N);
     const R sign = factor_lu<N, true>(a, row_index, weight);
     moderate_cofactors<N>(a, sign, x);
-    // Pivots are at most 2^N; with those before the last at least 2^-m, m = 2/3 E / (N - 1) and E
-    // the largest exponent of the format, products of them stay above 2^-(2/3 E), and a term that
-    // underflows all the same is nothing beside them.
+    // Pivots are moderate from above, as the entries of B are. With those before the last at least
+    // 2^-m, m = 2/3 E / (N - 1) and E the largest exponent of the format, products of them stay
+    // above 2^-(2/3 E), and a term that underflows all the same is nothing beside them.
     constexpr int kModerate = Format<ScalarOf<V>>::kMaxExponent * 2 / (3 * (N - 1));
     R smallest = component_size(a[0]);
     TORCHDET_UNROLL

@@ -193,8 +193,9 @@ TORCHDET_LANE R weight_of(IntegerOf<R> bits) {
   return from_bits(I(Bits(2 * F::kMaxExponent) << F::kFractionBits) - exponent);
 }
 
-// The rule, on bit patterns: `largest` of the largest entry, `least` of the least of the largest
-// ones of all rows and columns, or of 2^kWithin where that is less.
+// The rule, on bit patterns. `largest`: of the largest entry of the matrix. Every row and every
+// column has a largest entry; `least`: of the smallest of these, or of 2^kWithin where that is
+// less.
 template <int kBalance, int kWithin, typename F, typename I>
 TORCHDET_LANE auto is_unbalanced(I largest, I least) {
   const I bound = maximum(largest - (I(ScalarOf<I>(kBalance)) << F::kFractionBits),

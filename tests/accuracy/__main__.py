@@ -26,7 +26,7 @@ LARGEST_OF_MANY = 20
 FEW_CHILDREN = 2
 # Each of these takes n^3 minors in rational arithmetic.
 LARGEST_OF_THIRD = 6
-# Confirmed in rational arithmetic, from the worst on: the first one that keeps its error counts.
+# So many are measured again in rational arithmetic; the worst of them counts.
 CONFIRMED = 3
 
 

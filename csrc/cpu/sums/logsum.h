@@ -1,5 +1,5 @@
 // psi = sum_k t_k 2^E_k as its sign and logarithm, the derivatives 2^E_k / psi of its logarithm,
-// and how exponents are shared so that those are near 1.
+// and how a large exponent of a term is shared among its factors, so that both stay in range.
 //
 // Terms are brought under the largest exponent that one of them has, so psi = p 2^top, where no
 // term of p has a component above 1.
@@ -29,7 +29,7 @@ class Logsum {
  public:
   using R = typename RealType<V>::Real;
 
-  // K terms and their exponents, whole numbers; others are as good as any.
+  // K terms and their exponents. Those are whole numbers; `whole` makes one of any other.
   Logsum(const V* terms, const R* exponents, int64_t count) : exponents_(exponents) {
     for (int64_t k = 0; k < count; ++k) {
       const int e = whole(exponents[k]) + exponent_of(terms[k]);
@@ -63,12 +63,14 @@ class Logsum {
   }
 
   // What each of the S factors of a term takes of x = E_k less the exponent of psi, whole numbers.
-  // freedom says how much it may take:
-  //   0  x / S up to 0, and not so much that a power of two is out of range: it is not zero;
-  //   1  zero, but its derivatives are not. Z of them leave to the ratio what would take their
-  //      derivatives out of range: each takes x / Z, or most / (Z + 1) where that is less. From
-  //      3/4 most on, the ratio leaves the rest to them;
-  //   2  zero, as its derivatives are. These share x, and leave nothing to those of 1.
+  // `most` is the largest exponent of a ratio. freedom says how much a factor may take:
+  //   0  The factor is not zero. It takes x / S, at most 0, and at least -most / S: then S such
+  //      powers of two are in range.
+  //   1  The factor is zero, its derivatives are not. Z such factors of a term take x / Z each, or
+  //      most / (Z + 1) where that is less. The ratio 2^E_k / psi takes the rest, at most 3/4 of
+  //      most. What is beyond goes to the factors again.
+  //   2  The factor is zero, as its derivatives are. Such factors share x, and leave nothing to
+  //      those of 1.
   // x counts as 0 up to a quarter of the range, and as -most where psi is 0 or not finite.
   void shares(const R* freedom, int64_t S, R* share, int64_t count) const {
     const bool decides = sum_ != V(0) && sum_ - sum_ == V(0);
