@@ -64,7 +64,7 @@ def assert_same_bits(got: list[Tensor], expected: list[Tensor], *context: object
         assert same_bits(g, e), (name, *context)
 
 
-def of_torch_lu(n: int, dtype: torch.dtype) -> set[str]:
+def of_class_large(n: int, dtype: torch.dtype) -> set[str]:
     """The OUTPUTS that the class "large" serves on this CUDA device: an LU chosen by the batch."""
     if not cases.EXTENSION:
         return set()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import torchdet
 from conftest import NO_CUDA
-from support import OPS, all_outputs, draw, of_torch_lu, same_bits
+from support import OPS, all_outputs, draw, of_class_large, same_bits
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA)
 
@@ -37,8 +37,8 @@ def operators(A: Tensor) -> dict[str, Callable[[], object]]:
 
 
 def skip_what_does_not_fit(n: int, dtype: torch.dtype) -> None:
-    """Devices with little shared memory hand some of these orders to torch's LU."""
-    if of_torch_lu(n, dtype):
+    """Devices with little shared memory hand some of these orders to the class "large"."""
+    if of_class_large(n, dtype):
         pytest.skip("beyond the shared memory of this device")
 
 

@@ -18,7 +18,7 @@ from support import (
     assert_same_bits,
     draw,
     logabsdet,
-    of_torch_lu,
+    of_class_large,
     run_script,
     same_bits,
 )
@@ -71,7 +71,7 @@ def test_every_batch_size_to_70_gives_the_same_bits(n, device):
 def test_a_large_result_does_not_depend_on_its_place(n, device):
     for dtype in (torch.float32,) if n >= 200 else (torch.float32, torch.float64):
         A = draw(9, n, dtype, device)
-        not_promised = of_torch_lu(n, dtype) if device == "cuda" else set()
+        not_promised = of_class_large(n, dtype) if device == "cuda" else set()
         whole, alone, flipped = (all_outputs(X) for X in (A, A[:1], A.flip(0)))
         for name, x, first, last in zip(OUTPUTS, whole, alone, flipped, strict=True):
             if name not in not_promised:
