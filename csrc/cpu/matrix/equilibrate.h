@@ -14,9 +14,10 @@ struct Frame {
   using Integer = typename Format<T>::Integer;
   IntegerOf<P>* row_exponent;  // row i in lane i
   IntegerOf<P>* column_exponent;
-  Integer total;  // R
-  T largest;      // no entry of the scaled matrix is larger, in component_size
-  bool finite;    // no NaN or infinity in the matrix
+  Integer total;             // R
+  T largest;                 // no entry of the scaled matrix is larger, in component_size
+  bool finite;               // no NaN or infinity in the matrix
+  bool is_identity = false;  // all exponents are 0
 
   // NaN if an entry of the matrix is infinite or NaN, else -0, which changes nothing.
   T poison() const { return finite ? T(-0.0) : std::numeric_limits<T>::quiet_NaN(); }
@@ -130,9 +131,10 @@ TORCHDET_LANE void equilibrate_rows(const RowMatrix<P>& A, Frame<P>& frame,
   largest = fold_lanes(largest, [](I a, I b) { return maximum(a, b); });
   frame.total = 0;
   frame.largest = from_bits(largest)[0];
-  frame.finite = true;
+  frame.finite = frame.is_identity = true;
   if (any(is_unbalanced<kBalance<0>, kCentral, F>(largest, least))) [[unlikely]] {
     frame.largest = 1;
+    frame.is_identity = false;
     equilibrate_unbalanced(A, frame);
   }
 }
@@ -143,7 +145,26 @@ template <typename P, typename RowOf>
 TORCHDET_LANE typename Frame<P>::Integer scale_direction(const RowMatrix<P>& Z,
                                                          const Frame<P>& frame, RowOf row_of) {
   using I = IntegerOf<P>;
+  using R = RealOf<P>;
   using Integer = typename Frame<P>::Integer;
+  if (frame.is_identity) {
+    I most = I(0);
+    for (int64_t k = 0; k < Z.n; ++k) {
+      for (int64_t v = 0; v < Z.packs; ++v) {
+        most = maximum(most, component_bits(Z.row(k)[v]));
+      }
+    }
+    const Integer z = exponent_of(from_bits(largest_lane(most)));
+    if (std::abs(z) < Format<ScalarOf<P>>::kMaxExponent) [[likely]] {  // one factor does it
+      const R power = exact_pow2<R>(I(-z));
+      for (int64_t k = 0; k < Z.n; ++k) {
+        for (int64_t v = 0; v < Z.packs; ++v) {
+          Z.row(k)[v] = Z.row(k)[v] * power;
+        }
+      }
+      return z;
+    }
+  }
   I most = I(kZeroExponent);
   for (int64_t k = 0; k < Z.n; ++k) {
     const I exponent = I(frame.rows()[k]);

@@ -102,21 +102,41 @@ TORCHDET_LANE bool write_blocks(const RowMatrix<P>& Z, const InverseOrder<P>& or
   const int64_t n = Z.n, packs = kPacks > 0 ? kPacks : Z.packs;
   R check = R(T(0));
   for (int64_t q = 0; q < n; q += W) {
-    for (int64_t v = 0; v < packs; ++v) {
-      const int64_t count = std::min<int64_t>(n - v * W, W);
+    int32_t step[W];
+    NumberOf<P>* to[W];
+    for (int r = 0; r < W; ++r) {
+      step[r] = order.step_of[std::min(q + r, n - 1)];
+      to[r] = out + order.target_row[step[r]] * n;
+    }
+    const auto block = [&](int64_t v, auto rows, auto columns) TORCHDET_LANE_LAMBDA {
       P x[W];
       for (int r = 0; r < W; ++r) {
-        x[r] = r < count ? Z.row(order.source_row[v * W + r])[q / W] : zero<P>();
+        x[r] = r < columns ? Z.row(order.source_row[v * W + r])[q / W] : zero<P>();
       }
       transpose(x);
+      R check_here = R(T(0));  // apart, so that no block waits for the one before it
       for (int r = 0; r < W; ++r) {
-        if (q + r < n) {
-          const int64_t s = order.step_of[q + r];
-          check = fma(component_sum(x[r]), R(T(0)), check);  // NaN as soon as one is not finite
-          store_numbers(reinterpret_cast<T*>(out + order.target_row[s] * n + v * W),
-                        finish(x[r], s, v), count);
+        if (r < rows) {
+          check_here = fma(component_sum(x[r]), R(T(0)), check_here);
+          store_numbers(reinterpret_cast<T*>(to[r] + v * W), finish(x[r], step[r], v), columns);
         }
       }
+      check = check + check_here;  // NaN as soon as an entry is not finite
+    };
+    const std::integral_constant<int, W> whole;  // leaves no test within a block
+    const int64_t rows = std::min<int64_t>(n - q, W);
+    const int64_t whole_columns = n / W;
+    if (rows == W) {
+      for (int64_t v = 0; v < whole_columns; ++v) {
+        block(v, whole, whole);
+      }
+    } else {
+      for (int64_t v = 0; v < whole_columns; ++v) {
+        block(v, rows, whole);
+      }
+    }
+    if (whole_columns < packs) {
+      block(whole_columns, rows, n - whole_columns * W);
     }
   }
   return all_equal(bits_of(abs(check)), IntegerOf<P>(0));

@@ -34,9 +34,9 @@ struct Unchanged {
 // number at factor[m] + k * factor_stride, and from[k] begins at from + k * from_stride. Each entry
 // takes its products in the order of k, whatever the shape of the tile. With
 // kAlongRow the factors lie along a row of packs, the first in lane `lane` of its pack: behind the
-// last lane of a complex pack, W imaginary parts are skipped. finish(sum): what else to do to the
-// tile.
-template <int NP, typename P, typename Finish = Unchanged>
+// last lane of a complex pack, W imaginary parts are skipped. kFromZero: to[m] counts as zero
+// before. finish(sum): what else to do to the tile.
+template <int NP, bool kFromZero = false, typename P, typename Finish = Unchanged>
 TORCHDET_LANE void subtract_tile(P* const (&to)[kTileRows],
                                  const ScalarOf<P>* const (&factor)[kTileRows],
                                  int64_t factor_stride, int64_t lane, const P* from,
@@ -44,7 +44,7 @@ TORCHDET_LANE void subtract_tile(P* const (&to)[kTileRows],
   P sum[kTileRows][NP];
   for (int m = 0; m < kTileRows; ++m) {
     for (int q = 0; q < NP; ++q) {
-      sum[m][q] = to[m][q];
+      sum[m][q] = kFromZero ? zero<P>() : to[m][q];
     }
   }
   const auto add_products = [&](int64_t begin, int64_t end, int64_t skipped) TORCHDET_LANE_LAMBDA {
@@ -78,16 +78,16 @@ TORCHDET_LANE void subtract_tile(P* const (&to)[kTileRows],
 }
 
 // The same for the packs [0, packs), packs <= kTilePacks.
-template <int NP, typename P, typename Finish = Unchanged>
+template <int NP, bool kFromZero = false, typename P, typename Finish = Unchanged>
 TORCHDET_LANE void subtract_tile_of(int64_t packs, P* const (&to)[kTileRows],
                                     const ScalarOf<P>* const (&factor)[kTileRows],
                                     int64_t factor_stride, int64_t lane, const P* from,
                                     int64_t from_stride, int64_t count, Finish finish = {}) {
   if (packs == NP) {
-    subtract_tile<NP>(to, factor, factor_stride, lane, from, from_stride, count, finish);
+    subtract_tile<NP, kFromZero>(to, factor, factor_stride, lane, from, from_stride, count, finish);
   } else if constexpr (NP > 1) {
-    subtract_tile_of<NP - 1>(packs, to, factor, factor_stride, lane, from, from_stride, count,
-                             finish);
+    subtract_tile_of<NP - 1, kFromZero>(packs, to, factor, factor_stride, lane, from, from_stride,
+                                        count, finish);
   }
 }
 
@@ -95,7 +95,7 @@ TORCHDET_LANE void subtract_tile_of(int64_t packs, P* const (&to)[kTileRows],
 // the first factor. A last tile with rows to spare does their work in a spare place. fetch_ahead:
 // prefetches the next tile, for rows that are not in the cache; after the last tile of these packs,
 // the first tile of the next packs.
-template <typename P, typename RowOf, typename FactorOf>
+template <typename P, bool kFromZero = false, typename RowOf, typename FactorOf>
 void subtract_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of,
                    int64_t factor_stride, int64_t lane, const P* from, int64_t from_stride,
                    int64_t count, bool fetch_ahead = false) {
@@ -118,8 +118,8 @@ void subtract_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of
         }
       }
     }
-    subtract_tile_of<kTilePacks<P>>(packs, to, factor, factor_stride, lane, from, from_stride,
-                                    count);
+    subtract_tile_of<kTilePacks<P>, kFromZero>(packs, to, factor, factor_stride, lane, from,
+                                               from_stride, count);
   }
 }
 

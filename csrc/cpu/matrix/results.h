@@ -14,6 +14,15 @@ NumberOf<P>* result_matrix(const Problem& p, int64_t b) {
   return static_cast<NumberOf<P>*>(p.out) + b * p.n * p.n;
 }
 
+// Fetches the places of `number` results that are written soon, as Tile::expect_whole does.
+template <typename P>
+TORCHDET_LANE void expect_results(const Problem& p, int64_t first, int number) {
+  const int64_t numbers = number * p.n * p.n;
+  if (numbers * static_cast<int64_t>(sizeof(NumberOf<P>)) <= kMostExpected) {
+    prefetch(result_matrix<P>(p, first), numbers);
+  }
+}
+
 // The determinant, its sign and logarithm, or mantissa and exponent, from d = det B.
 template <typename P>
 void write_determinant(const Problem& p, int64_t b, Scaled<NumberOf<P>> d, const Frame<P>& frame) {

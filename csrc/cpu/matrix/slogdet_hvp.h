@@ -23,6 +23,7 @@ class RowSlogdetHvp {
     const Space space = thread_space<Space>(p.n);
     const M &X = space.X, &Z = space.Z, &ZX = space.ZX;
     for (int64_t b = begin; b < end; ++b) {
+      expect_results<P>(p, b, 1);
       read_matrix<0>(p.A, b, X);
       read_matrix<0>(p.other.transposed(), b, Z);
       if constexpr (kIsComplex<P>) {

@@ -45,13 +45,13 @@ void subtract_products(const RowMatrix<P>& X, const RowMatrix<P>& F, const RowMa
 template <typename P>
 [[gnu::noinline]] void negative_product(const RowMatrix<P>& F, const RowMatrix<P>& Y,
                                         const RowMatrix<P>& X) {
-  X.clear();
   if (X.n > kLargestRows) {
+    X.clear();
     subtract_products(X, F, Y, {0, X.n}, {0, X.n}, {0, X.packs});
     return;
   }
   for (int64_t p = 0; p < X.packs; p += kTilePacks<P>) {
-    subtract_rows<P>(
+    subtract_rows<P, /*kFromZero=*/true>(
         X.n, std::min<int64_t>(kTilePacks<P>, X.packs - p), [&](int64_t i) { return X.row(i) + p; },
         [&](int64_t i) { return factor_at(F, i, 0); }, kAlongRow, 0, Y.row(0) + p, Y.stride, X.n);
   }

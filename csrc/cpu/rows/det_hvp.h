@@ -49,6 +49,7 @@ class RowsHvp {
     for (; first + kGroup <= end; first += kGroup) {
       bool left[kGroup];
       work.elimination_.read(p.A, first);
+      expect_results<P>(p, first, kGroup);
       work.elimination_.template run<true>();
       for (int m = 0; m < kGroup; ++m) {
         const auto& f = work.elimination_.facts[m];

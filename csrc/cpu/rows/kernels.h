@@ -55,6 +55,9 @@ struct RowsKernels {
     int64_t first = begin;
     for (; first + kGroup <= end; first += kGroup) {
       elimination.read(p.A, first);
+      for (const Problem* result : results) {
+        expect_results<P>(*result, first, kGroup);
+      }
       elimination.template run<true>();
       bool needs_fallback[kGroup];  // RankRevealing takes the scratch of the whole group
       for (int m = 0; m < kGroup; ++m) {

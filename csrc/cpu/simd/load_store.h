@@ -8,6 +8,13 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
+template <typename T>
+TORCHDET_LANE void prefetch(const T* begin, int64_t count) {
+  for (int64_t t = 0; t < count; t += kCacheLine / sizeof(T)) {
+    __builtin_prefetch(begin + t);
+  }
+}
+
 // The first count <= W numbers of a run, zeros after them.
 template <typename R>
 TORCHDET_LANE R load_numbers(const ScalarOf<R>* from, int64_t count, const R*) {

@@ -199,12 +199,6 @@ struct Tile {
   }
 
  private:
-  TORCHDET_LANE static void prefetch(const T* begin, int64_t numbers) {
-    for (int64_t t = 0; t < numbers; t += kCacheLine / sizeof(T)) {
-      __builtin_prefetch(begin + t);
-    }
-  }
-
   TORCHDET_LANE static void read_strided(const T* const (&from)[W], const BatchView& view, int n,
                                          V* tile) {
     for (int i = 0; i < n; ++i) {
