@@ -93,13 +93,13 @@ struct InverseOrder {
 };
 
 // By blocks of W x W; false where an entry of Z is not finite.
-template <int kPacks, typename P, typename Finish>
+template <typename P, typename Finish>
 TORCHDET_LANE bool write_blocks(const RowMatrix<P>& Z, const InverseOrder<P>& order,
                                 NumberOf<P>* out, Finish finish) {
   using R = RealOf<P>;
   using T = ScalarOf<P>;
   constexpr int W = RowMatrix<P>::W;
-  const int64_t n = Z.n, packs = kPacks > 0 ? kPacks : Z.packs;
+  const int64_t n = Z.n;
   R check = R(T(0));
   for (int64_t q = 0; q < n; q += W) {
     int32_t step[W];
@@ -124,19 +124,18 @@ TORCHDET_LANE bool write_blocks(const RowMatrix<P>& Z, const InverseOrder<P>& or
       check = check + check_here;  // NaN as soon as an entry is not finite
     };
     const std::integral_constant<int, W> whole;  // leaves no test within a block
-    const int64_t rows = std::min<int64_t>(n - q, W);
-    const int64_t whole_columns = n / W;
-    if (rows == W) {
-      for (int64_t v = 0; v < whole_columns; ++v) {
-        block(v, whole, whole);
-      }
-    } else {
-      for (int64_t v = 0; v < whole_columns; ++v) {
+    const auto blocks = [&](auto rows) TORCHDET_LANE_LAMBDA {
+      for (int64_t v = 0; v < n / W; ++v) {
         block(v, rows, whole);
       }
-    }
-    if (whole_columns < packs) {
-      block(whole_columns, rows, n - whole_columns * W);
+      if (n % W > 0) {
+        block(n / W, rows, n % W);
+      }
+    };
+    if (n - q >= W) {
+      blocks(whole);
+    } else {
+      blocks(n - q);
     }
   }
   return all_equal(bits_of(abs(check)), IntegerOf<P>(0));
@@ -170,7 +169,7 @@ TORCHDET_LANE bool write_inverse(const RowMatrix<P>& Z, const InverseOrder<P>& o
     reach = maximum(reach, select(used, larger, I(0)));
   }
   if (any(greater(reach, I(Integer(kPairExponent<R> - 2))))) [[unlikely]] {
-    return write_blocks<kPacks>(Z, order, out, [&](P x, int64_t s, int64_t v) TORCHDET_LANE_LAMBDA {
+    return write_blocks(Z, order, out, [&](P x, int64_t s, int64_t v) TORCHDET_LANE_LAMBDA {
       const Integer e = reinterpret_cast<const Integer*>(order.row_exponent)[s];
       return conjugated(scale_pow2(x * factor_of(s), I(e) + order.column_exponent[v]));
     });
@@ -179,7 +178,7 @@ TORCHDET_LANE bool write_inverse(const RowMatrix<P>& Z, const InverseOrder<P>& o
     order.factor[v] = order.factor[v] * exact_pow2<R>(order.row_exponent[v]);
     order.column_factor[v] = exact_pow2<R>(order.column_exponent[v]);
   }
-  return write_blocks<kPacks>(Z, order, out, [&](P x, int64_t s, int64_t v) TORCHDET_LANE_LAMBDA {
+  return write_blocks(Z, order, out, [&](P x, int64_t s, int64_t v) TORCHDET_LANE_LAMBDA {
     return conjugated(x * (factor_of(s) * order.column_factor[v]));
   });
 }
