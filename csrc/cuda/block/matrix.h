@@ -107,6 +107,14 @@ TORCHDET_DEVICE constexpr int32_t leading_bits_of_pow2(int e) {
   return (e + Format<R>::kMaxExponent) << kLeadingFraction<R>;
 }
 
+// The rule of math/equilibrate.h on leading bits: in a balanced matrix, whose largest entry is
+// `largest`, the largest entry of every row and column is least_balanced() or more.
+template <typename R>
+TORCHDET_DEVICE int32_t least_balanced(int32_t largest) {
+  return maximum(largest - (kBalance<0> << kLeadingFraction<R>),
+                 leading_bits_of_pow2<R>(-kCentral));
+}
+
 // Of orders up to 32 kRows.
 template <typename V, int kRows, int kThreads, int kLate = 0>
 class BlockMatrix {
@@ -278,8 +286,7 @@ class BlockMatrix {
       least = minimum(least, sizes[2 * w + 1]);
     }
     largest_ = largest;
-    const int32_t bound =
-        maximum(largest - (kBalance<0> << kLeadingFraction<R>), leading_bits_of_pow2<R>(-kCentral));
+    const int32_t bound = least_balanced<R>(largest);
     // Which columns have a large entry, a bit for each of the lane's. The vectors, not there yet,
     // leave their memory to these bits.
     uint32_t* flags = reinterpret_cast<uint32_t*>(s_.vectors.row);

@@ -179,9 +179,7 @@ class ClusterMatrix {
     }
     largest = maximum_of_threads(largest);
     least = minimum_of_threads(least);
-    const int32_t bound =
-        maximum(largest - (kBalance<0> << kLeadingFraction<R>), leading_bits_of_pow2<R>(-kCentral));
-    return least >= bound && largest <= leading_bits_of_pow2<R>(kCentral);
+    return least >= least_balanced<R>(largest) && largest <= leading_bits_of_pow2<R>(kCentral);
   }
 
   // A <- 2^-r A 2^-c as in math/equilibrate.h: the exponents r of the rows from all blocks, those

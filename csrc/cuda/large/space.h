@@ -110,9 +110,7 @@ class LargeMatrix {
     largest = reduce_maximum_in_warp(largest);
     least_of_rows = -reduce_maximum_in_warp(-least_of_rows);
     least_of_columns = reduce_maximum_in_warp(least_of_columns);
-    const int32_t bound =
-        maximum(largest - (kBalance<0> << kLeadingFraction<R>), leading_bits_of_pow2<R>(-kCentral));
-    return minimum(least_of_rows, least_of_columns) >= bound &&
+    return minimum(least_of_rows, least_of_columns) >= least_balanced<R>(largest) &&
            largest <= leading_bits_of_pow2<R>(kCentral);
   }
   TORCHDET_DEVICE int32_t largest() const {
