@@ -112,8 +112,7 @@ constexpr int64_t kLeastFetchedAhead = 4 << 20;
 constexpr size_t kCacheLine = 64;
 
 // Bytes of results up to which their place is fetched before an elimination: half of the L1 cache.
-// Where the place is not in the L2 cache, gradients in float64 take 0.83 of the time at n = 16
-// (AVX2). At n = 48, above this limit, they would take 1.05.
+// Larger places would push the matrix out of it.
 constexpr int64_t kMostExpected = 16 << 10;
 
 // --- LDU: cpu/matrix/triangular.h, cpu/blocked/det_hvp.h ---

@@ -17,7 +17,7 @@ struct Frame {
   Integer total;             // R
   T largest;                 // no entry of the scaled matrix is larger, in component_size
   bool finite;               // no NaN or infinity in the matrix
-  bool is_identity = false;  // all exponents are 0
+  bool is_identity = false;  // the matrix was left as it is: all exponents are 0
 
   // NaN if an entry of the matrix is infinite or NaN, else -0, which changes nothing.
   T poison() const { return finite ? T(-0.0) : std::numeric_limits<T>::quiet_NaN(); }
