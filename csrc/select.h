@@ -116,9 +116,9 @@ constexpr Choice select_cpu(Op op, Dtype dtype, int64_t n, int vector_bytes) {
 // --- What one pass leaves to the next ---
 
 // From this order on one inversion on the CPU gives both a gradient of log|det| and the inverse,
-// which second derivatives take. Below, lanes write one result: a loop over results takes 4 % more
-// instructions.
-constexpr int64_t kLeastBothResults = 9;
+// which second derivatives take. Below, an inversion is a few operations, and lanes that write one
+// result after the other are as fast.
+constexpr int64_t kLeastBothResults = 3;
 
 // From this order on a forward pass on the CPU that may have a backward pass saves what helps it
 // (cpu/saved/integers.h): in the class "rows" the first half of its elimination, in the class

@@ -25,6 +25,14 @@ constexpr UnrolledOrders unrolled_orders(int vector_bytes) {
 // gains a few percent, and takes a tenth more time to compile.
 constexpr int kLargestOwnSteps = 8;
 
+// Second derivatives of log|det| have unrolled code of their own up to this order, which takes half
+// to a quarter of the time; at n = 8 that loses.
+constexpr int kLargestOwnProducts = 6;
+
+// From this order on one kernel writes a gradient of log|det|, or that and the inverse: below, a
+// loop over the results would take 4 to 40 % longer where one is asked for.
+constexpr int64_t kLeastLoopOverResults = 9;
+
 // From this order on, exchanged rows of cofactors find their places on their way to memory: in
 // registers each row costs a selection from all others.
 constexpr int kLeastRowsApart = 7;
@@ -91,8 +99,9 @@ constexpr LongRows long_rows(int vector_bytes, int packs, int most_packs) {
 // as many as leave room for the packs of one source row and a factor.
 struct ProductTile {
   int rows, packs, complex_packs;
+  int product_packs;  // of real numbers where a product is all that is done
 };
-constexpr ProductTile kTileOf32Registers = {8, 3, 1}, kTileOf16Registers = {4, 2, 1};
+constexpr ProductTile kTileOf32Registers = {8, 3, 1, 3}, kTileOf16Registers = {4, 2, 1, 3};
 
 // Tiles whose factors stay in the cache beside a strip of sources: 6 tiles of 8 rows with 64
 // factors are 24 KB in float64, and the strip is 12 KB.

@@ -14,16 +14,24 @@ FAMILIES = ("normal", "graded_both", "denormal", "diagonal_huge_and_tiny", "near
             "integer_rank_n-1", "integer_rank_n-2", "wilkinson_growth")  # fmt: skip
 
 
+def with_one_nan(X: Tensor) -> Tensor:
+    """X with the same NaN for every NaN, whose sign depends on the order of operands."""
+    parts = torch.view_as_real(X) if X.is_complex() else X
+    return parts.where(~parts.isnan(), float("nan"))
+
+
 def assert_bits_of_two(grad: Tensor, A: Tensor) -> None:
     results = OPS._slogdet_backward_inverse(grad, A)
     for result, g in zip(results, (grad, torch.ones_like(grad)), strict=True):
         assert result.is_contiguous()
-        assert same_bits(result, OPS.slogdet_backward(g, A))
+        assert same_bits(with_one_nan(result), with_one_nan(OPS.slogdet_backward(g, A)))
 
 
 # The ends of lanes, rows and blocks with every instruction set, and groups of matrices. Plain
 # PyTorch has one algorithm.
-ORDERS = (1, 2, 4, *range(8, 18), 24, 32, 33, 64, 65, 97, 129) if cases.EXTENSION else (1, 4, 13)
+ORDERS = (1, 4, 13)
+if cases.EXTENSION:
+    ORDERS = (1, 2, 3, 4, 6, *range(8, 18), 24, 32, 33, 64, 65, 97, 129)
 WHERE_THEY_EXIST = [(f, n) for f in FAMILIES for n in ORDERS if cases.exists(f, n)]
 
 
@@ -53,7 +61,7 @@ def test_both_results_in_half_types(n, half, device):
 
 
 @on_extension
-@pytest.mark.parametrize("n", (9, 12, 16, 20, 21, 33, 70, 130))
+@pytest.mark.parametrize("n", (3, 4, 8, 9, 12, 16, 20, 21, 33, 70, 130))
 def test_the_gradient_of_a_logarithm_and_its_derivatives_take_one_inversion(n, wide_dtype):
     """Their bits are those of two inversions, and hooks see the inverse that is saved."""
     A = draw(5, n, wide_dtype).requires_grad_()

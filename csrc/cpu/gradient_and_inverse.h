@@ -32,9 +32,15 @@ class GradientAndInverse {
   int count_ = 1;
 };
 
-// For kernels that are never asked for both.
-struct GradientAlone {
-  explicit GradientAlone(const Problem&) {}
+// The problem alone, for kernels that are not asked for both.
+class GradientAlone {
+ public:
+  explicit GradientAlone(const Problem& p) : problems_{&p} {}
+  const Problem* const* begin() const { return problems_; }
+  const Problem* const* end() const { return problems_ + 1; }
+
+ private:
+  const Problem* const problems_[1];
 };
 
 }  // namespace TORCHDET_CAPABILITY

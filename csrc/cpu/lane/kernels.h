@@ -100,8 +100,20 @@ struct LaneKernels {
   }
 
   // kCofactor: C(A). kDetBackward: grad conj(C(A)). kSlogdetBackward: grad conj(A^-T), with A^-T =
-  // C(A) / det(A).
+  // C(A) / det(A), and conj(A^-T) as well where Problem::inverse asks for that.
   static void cofactor_matrices(const Problem& p, int64_t begin, int64_t end) {
+    if constexpr (N < kLeastBothResults) {
+      write_cofactors<GradientAlone>(p, begin, end);
+    } else if (N >= kLeastLoopOverResults || p.inverse != nullptr) {
+      write_cofactors<GradientAndInverse<V>>(p, begin, end);
+    } else {
+      write_cofactors<GradientAlone>(p, begin, end);
+    }
+  }
+
+ private:
+  template <typename Results>
+  [[gnu::noinline]] static void write_cofactors(const Problem& p, int64_t begin, int64_t end) {
     constexpr int n = N, s = tile_stride(N);
     // Whether rows find their places in registers; else they do so on their way to memory.
     constexpr bool kRestored = !kHasClosedForm<N, V> && N < kLeastRowsApart && !kIsComplex<V>;
@@ -111,8 +123,7 @@ struct LaneKernels {
     V(&target)[tile_size(N)] = kRestored ? x : a;
     R weight[N];
     I row_exponent[N], column_exponent[N], cofactor_exponent[N], row_index[N];
-    constexpr bool kBoth = N >= kLeastBothResults;
-    const std::conditional_t<kBoth, GradientAndInverse<V>, GradientAlone> results(p);
+    const Results results(p);
     for (int64_t first = begin; first < end; first += W) {
       const int lanes = static_cast<int>(std::min<int64_t>(W, end - first));
       Steps::read(p.A, first, lanes, n, a);
@@ -170,12 +181,8 @@ struct LaneKernels {
           Steps::write_rows(result.out, first, lanes, n, target, row_index);
         }
       };
-      if constexpr (kBoth) {
-        for (const Problem* result : results) {
-          write(*result);
-        }
-      } else {
-        write(p);  // the loop would cost 4 % of the instructions
+      for (const Problem* result : results) {
+        write(*result);
       }
     }
   }

@@ -29,10 +29,14 @@ TORCHDET_LANE void read_rows(const NumberOf<P>* from, int64_t stride, const RowM
   const int64_t packs = kPacks > 0 ? kPacks : A.packs;
   for (int64_t i = 0; i < A.n; ++i) {
     const auto* row = reinterpret_cast<const ScalarOf<P>*>(from + i * stride);
-    for (int64_t v = 0; v < packs; ++v) {
-      A.row(i)[v] =
-          load_numbers(row + v * M::W * M::kParts, A.n - v * M::W, static_cast<const P*>(nullptr));
+    P* const to = A.row(i);
+    const auto load = [&](int64_t v, int64_t count) TORCHDET_LANE_LAMBDA {
+      to[v] = load_numbers(row + v * M::W * M::kParts, count, static_cast<const P*>(nullptr));
+    };
+    for (int64_t v = 0; v < packs - 1; ++v) {
+      load(v, M::W);  // whole: no test
     }
+    load(packs - 1, A.n - (packs - 1) * M::W);
   }
 }
 template <typename P>
@@ -75,6 +79,22 @@ TORCHDET_LANE void read_matrix(const BatchView& view, int64_t b, const RowMatrix
     read_columns(from, view.column_stride, A);
   } else {
     read_strided(from, view.row_stride, view.column_stride, A);
+  }
+}
+
+// The rows of A side by side.
+template <typename P>
+TORCHDET_LANE void write_rows(const RowMatrix<P>& A, NumberOf<P>* out) {
+  using M = RowMatrix<P>;
+  for (int64_t i = 0; i < A.n; ++i) {
+    const P* const row = A.row(i);
+    const auto store = [&](int64_t v, int64_t count) TORCHDET_LANE_LAMBDA {
+      store_numbers(reinterpret_cast<ScalarOf<P>*>(out + i * A.n + v * M::W), row[v], count);
+    };
+    for (int64_t v = 0; v < A.packs - 1; ++v) {
+      store(v, M::W);
+    }
+    store(A.packs - 1, A.n - (A.packs - 1) * M::W);
   }
 }
 

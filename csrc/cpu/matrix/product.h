@@ -19,6 +19,21 @@ constexpr ProductTile kTile = kTileOf16Registers;
 constexpr int kTileRows = kTile.rows;
 template <typename P>
 constexpr int kTilePacks = kIsComplex<P> ? kTile.complex_packs : kTile.packs;
+// The same where a product is all that is done.
+template <typename P>
+constexpr int kProductPacks = kIsComplex<P> ? kTile.complex_packs : kTile.product_packs;
+
+// body(first, number) for tiles that cover `packs` packs, of equal widths up to one pack: a narrow
+// one at the end would wait for its own sums.
+template <typename P, typename Body>
+TORCHDET_LANE void for_product_tiles(int64_t packs, Body body) {
+  constexpr int64_t kMost = kProductPacks<P>;
+  for (int64_t p = 0, tiles = (packs + kMost - 1) / kMost; tiles > 0; --tiles) {
+    const int64_t width = (packs - p + tiles - 1) / tiles;
+    body(p, width);
+    p += width;
+  }
+}
 
 // Where the factors of a tile lie: number k of row m at row[m] + k * stride. kAlongRow: number
 // `lane` + k of packs, row[m] being where number `lane` lies. After each pack of complex numbers
@@ -77,7 +92,7 @@ TORCHDET_LANE void subtract_tile(P* const (&to)[kTileRows],
   }
 }
 
-// The same for the packs [0, packs), packs <= kTilePacks.
+// The same for the packs [0, packs), packs <= NP.
 template <int NP, bool kFromZero = false, typename P, typename Finish = Unchanged>
 TORCHDET_LANE void subtract_tile_of(int64_t packs, P* const (&to)[kTileRows],
                                     const ScalarOf<P>* const (&factor)[kTileRows],
@@ -95,12 +110,13 @@ TORCHDET_LANE void subtract_tile_of(int64_t packs, P* const (&to)[kTileRows],
 // the first factor. A last tile with rows to spare does their work in a spare place. fetch_ahead:
 // prefetches the next tile, for rows that are not in the cache; after the last tile of these packs,
 // the first tile of the next packs.
-template <typename P, bool kFromZero = false, typename RowOf, typename FactorOf>
+template <typename P, int kMostPacks = kTilePacks<P>, bool kFromZero = false, typename RowOf,
+          typename FactorOf, typename Finish = Unchanged>
 void subtract_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of,
                    int64_t factor_stride, int64_t lane, const P* from, int64_t from_stride,
-                   int64_t count, bool fetch_ahead = false) {
-  P spare[kTilePacks<P>];
-  std::fill(spare, spare + kTilePacks<P>, zero<P>());
+                   int64_t count, bool fetch_ahead = false, Finish finish = {}) {
+  P spare[kMostPacks];
+  std::fill(spare, spare + kMostPacks, zero<P>());
   for (int64_t i = 0; i < rows; i += kTileRows) {
     P* to[kTileRows];
     const ScalarOf<P>* factor[kTileRows];
@@ -113,13 +129,13 @@ void subtract_rows(int64_t rows, int64_t packs, RowOf row_of, FactorOf factor_of
       for (int m = 0; m < kTileRows; ++m) {
         const int64_t row = std::min(last ? m : i + kTileRows + m, rows - 1);
         const P* const next = row_of(row) + (last ? packs : 0);
-        for (size_t line = 0; line < kTilePacks<P> * sizeof(P); line += kCacheLine) {
+        for (size_t line = 0; line < kMostPacks * sizeof(P); line += kCacheLine) {
           __builtin_prefetch(reinterpret_cast<const char*>(next) + line);
         }
       }
     }
-    subtract_tile_of<kTilePacks<P>, kFromZero>(packs, to, factor, factor_stride, lane, from,
-                                               from_stride, count);
+    subtract_tile_of<kMostPacks, kFromZero>(packs, to, factor, factor_stride, lane, from,
+                                            from_stride, count, finish);
   }
 }
 

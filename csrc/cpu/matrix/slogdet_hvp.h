@@ -25,7 +25,9 @@ class RowSlogdetHvp {
     for (int64_t b = begin; b < end; ++b) {
       expect_results<P>(p, b, 1);
       read_matrix<0>(p.A, b, X);
-      read_matrix<0>(p.other.transposed(), b, Z);
+      // Z^T is Z with other strides, which large matrices would pay for in every tile.
+      const bool stays_in_cache = p.n <= kLargestRows;
+      read_matrix<0>(stays_in_cache ? p.other : p.other.transposed(), b, Z);
       if constexpr (kIsComplex<P>) {
         for_packs(X, [](P x) TORCHDET_LANE_LAMBDA { return conj(x); });
       }
@@ -33,16 +35,14 @@ class RowSlogdetHvp {
         const P factor = broadcast<P>(static_cast<const NumberOf<P>*>(p.of_hvp)[b]);
         for_packs(Z, [factor](P z) TORCHDET_LANE_LAMBDA { return factor * z; });
       }
-      negative_product(Z, X, ZX);
-      for_packs(ZX, [](P x) TORCHDET_LANE_LAMBDA { return -x; });
-      negative_product(X, ZX, Z);
-      NumberOf<P>* const out = result_matrix<P>(p, b);
-      for (int64_t i = 0; i < p.n; ++i) {
-        for (int64_t v = 0; v < Z.packs; ++v) {
-          store_numbers(reinterpret_cast<ScalarOf<P>*>(out + i * p.n + v * M::W), Z.row(i)[v],
-                        p.n - v * M::W);
-        }
+      if (stays_in_cache) {
+        transposed_product(Z, X, ZX);
+      } else {
+        negative_product(Z, X, ZX);
+        for_packs(ZX, [](P x) TORCHDET_LANE_LAMBDA { return -x; });
       }
+      negative_product(X, ZX, Z);
+      write_rows(Z, result_matrix<P>(p, b));
     }
   }
 

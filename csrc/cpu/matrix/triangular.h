@@ -26,18 +26,18 @@ void subtract_products(const RowMatrix<P>& X, const RowMatrix<P>& F, const RowMa
   const bool fetch_ahead = X.n * X.packs * static_cast<int64_t>(sizeof(P)) >= kLeastFetchedAhead;
   for (int64_t first = inner.begin; first < inner.end; first += kProductDepth) {
     const int64_t count = std::min(kProductDepth, inner.end - first);
-    for (int64_t p = packs.begin; p < packs.end; p += kTilePacks<P>) {
-      const int64_t width = std::min<int64_t>(kTilePacks<P>, packs.end - p);
+    for_product_tiles<P>(packs.size(), [&](int64_t pack, int64_t width) {
+      const int64_t p = packs.begin + pack;
       const P* const from = Y.row(first) + p;
-      P strip[kProductDepth * kTilePacks<P>];
+      P strip[kProductDepth * kProductPacks<P>];
       for (int64_t k = 0; k < count; ++k) {  // on a few pages, line by line
         std::copy(from + k * Y.stride, from + k * Y.stride + width, strip + k * width);
       }
-      subtract_rows<P>(
+      subtract_rows<P, kProductPacks<P>>(
           rows.size(), width, [&](int64_t m) { return X.row(rows.begin + m) + p; },
           [&](int64_t m) { return factor_at(F, rows.begin + m, first); }, kAlongRow, first % X.W,
           strip, width, count, fetch_ahead);
-    }
+    });
   }
 }
 
@@ -50,11 +50,30 @@ template <typename P>
     subtract_products(X, F, Y, {0, X.n}, {0, X.n}, {0, X.packs});
     return;
   }
-  for (int64_t p = 0; p < X.packs; p += kTilePacks<P>) {
-    subtract_rows<P, /*kFromZero=*/true>(
-        X.n, std::min<int64_t>(kTilePacks<P>, X.packs - p), [&](int64_t i) { return X.row(i) + p; },
+  for_product_tiles<P>(X.packs, [&](int64_t p, int64_t width) TORCHDET_LANE_LAMBDA {
+    subtract_rows<P, kProductPacks<P>, /*kFromZero=*/true>(
+        X.n, width, [&](int64_t i) { return X.row(i) + p; },
         [&](int64_t i) { return factor_at(F, i, 0); }, kAlongRow, 0, Y.row(0) + p, Y.stride, X.n);
-  }
+  });
+}
+
+// X = F^T Y, of matrices that stay in the cache.
+template <typename P>
+[[gnu::noinline]] void transposed_product(const RowMatrix<P>& F, const RowMatrix<P>& Y,
+                                          const RowMatrix<P>& X) {
+  for_product_tiles<P>(X.packs, [&](int64_t p, int64_t width) TORCHDET_LANE_LAMBDA {
+    subtract_rows<P, kProductPacks<P>, /*kFromZero=*/true>(
+        X.n, width, [&](int64_t i) { return X.row(i) + p; },
+        [&](int64_t i) { return factor_at(F, 0, i); }, F.stride * F.W * F.kParts, 0, Y.row(0) + p,
+        Y.stride, X.n, /*fetch_ahead=*/false,
+        [](auto& sum) TORCHDET_LANE_LAMBDA {
+          for (auto& row : sum) {
+            for (P& x : row) {
+              x = -x;
+            }
+          }
+        });
+  });
 }
 
 // The packs of a range that some rows of X reach into: of a triangle below the diagonal if

@@ -121,10 +121,11 @@ struct KernelsOf {
     std::fill(kernels, kernels + kLargestRows + 1, blocked);
     set_all_rows(kernels);
     set_lane<kLane.determinants>(kernels);
-    for (int n = 1; n <= kLane.hvp; ++n) {
-      kernels[n].slogdet_hvp = LaneSlogdetHvp<V>::slogdet_hvp;
+    for_steps<1, kLane.hvp + 1, true>([&](auto n) TORCHDET_LANE_LAMBDA {
+      constexpr int kOwn = n <= kLargestOwnProducts ? int{n} : 0;
+      kernels[n].slogdet_hvp = LaneSlogdetHvp<V, kOwn>::slogdet_hvp;
       kernels[n].det_jet = LaneDetJet<V>::det_jet;
-    }
+    });
   }
 };
 
