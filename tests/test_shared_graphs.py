@@ -15,7 +15,7 @@ import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 
 import torchdet
-from support import logabsdet
+from support import logabsdet, on_extension, operators_called
 
 ORDERS = (3, 8, 12, 16, 24, 33, 70, 130)  # every form of what is saved, and nothing
 
@@ -213,3 +213,32 @@ def test_batched_gradients_can_be_differentiated_again(f, n):
     (H,) = torch.autograd.grad((g * V).sum(), A)
     directions = (cotangents[..., None, None] * V).sum(0)
     assert_close(H, second_derivative(f, A, directions))
+
+
+def squared_det(A: Tensor) -> Tensor:
+    return torchdet.det(A).square()
+
+
+def squared_mantissa(A: Tensor) -> Tensor:
+    return torchdet.det_frexp(A)[0].square()
+
+
+@on_extension
+@pytest.mark.parametrize("n", (2, 3, 8, 16, 33, 70))
+@pytest.mark.parametrize("f", (squared_det, squared_mantissa))
+def test_hessian_vector_products_of_one_graph_share_its_cofactors(f, n):
+    """d(2 m g) has a term in dm = sum(C * V): C is computed once, a recorded one anew."""
+    A = well_conditioned(n, 3)
+    V = torch.randn(3, n, n, dtype=A.dtype)
+    (g,) = torch.autograd.grad(f(A).sum(), A, create_graph=True)
+
+    def product(create_graph: bool = False) -> Tensor:
+        return torch.autograd.grad(g, A, V, retain_graph=True, create_graph=create_graph)[0]
+
+    called = [operators_called(product) for _ in range(3)]
+    assert len(called[0]) > len(called[1]) == len(called[2])
+    recorded = product(create_graph=True)
+    assert recorded.requires_grad
+    assert torch.equal(recorded, product())
+    (fresh,) = torch.autograd.grad(f(A).sum(), A, create_graph=True)
+    assert torch.equal(product(), torch.autograd.grad(fresh, A, V)[0])

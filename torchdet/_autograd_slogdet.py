@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from . import _ops, _torch_internals
-from ._function import Context, Gradient, Outputs, inner, is_plain, ones, times
+from ._function import Context, Gradient, Outputs, inner, is_plain, times
 from ._kept import inverts_once
 from ._reference_numbers import HALF
 from ._rules import Backward, Derivative, Logarithm, stack
@@ -44,20 +44,12 @@ class SlogdetBackward(Backward):
         if V is None or A.dtype in HALF or not is_plain(grad, A, V):
             return super().gradients(ctx, V)
         for_grad, for_A, *for_constants = ctx.needs_input_grad
-        inverse = cls.inverse(ctx, A, *constants)
+        X = cls.gradient_once(ctx, A, *constants)
         return (
-            inner(V, inverse.conj()) if for_grad else None,
-            _along(grad.conj(), inverse, V).conj() if for_A else None,
+            inner(V, X) if for_grad else None,
+            _along(grad.conj(), X.conj(), V).conj() if for_A else None,
             *(None for _ in for_constants),
         )
-
-    @classmethod
-    def inverse(cls, ctx: Context, A: Tensor, *constants: Tensor) -> Tensor:
-        """conj(X)."""
-        if getattr(ctx, "inverse", None) is None:
-            ctx.inverse = cls.call(ones(A), A, *constants)
-        inverse: Tensor = ctx.inverse
-        return inverse
 
 
 class SlogdetBackwardKept(SlogdetBackward):
@@ -89,8 +81,8 @@ class SlogdetBackwardWithInverse(SlogdetBackward):
         return outputs[1:]
 
     @classmethod
-    def inverse(cls, ctx: Context, A: Tensor, *constants: Tensor) -> Tensor:
-        return constants[-1]
+    def gradient_once(cls, ctx: Context, A: Tensor, *constants: Tensor) -> Tensor:
+        return constants[-1].conj()
 
 
 class SlogdetBackwardInverse(SlogdetBackwardWithInverse):

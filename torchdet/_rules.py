@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ._function import Context, Gradient, Operator, Outputs, add, inner, ones, times
+from ._function import Context, Gradient, Operator, Outputs, add, inner, is_plain, ones, times
 
 
 class Backward(Operator):
@@ -41,13 +41,27 @@ class Backward(Operator):
         return gradient
 
     @classmethod
+    def gradient_once(cls, ctx: Context, A: Tensor, *constants: Tensor) -> Tensor:
+        """F(A), for any number of cotangents of one node. It lives as long as the node."""
+        if getattr(ctx, "gradient", None) is None:
+            ctx.gradient = cls.gradient(A, *constants)
+        gradient: Tensor = ctx.gradient
+        return gradient
+
+    @classmethod
     def gradients(cls, ctx: Context, V: Gradient) -> tuple[Gradient, ...]:
         grad, A, *constants = ctx.saved_tensors
         for_grad, for_A, *for_constants = ctx.needs_input_grad
         if V is None:
             return (None,) * len(ctx.needs_input_grad)
+        of_grad = None
+        if for_grad:
+            # Only numbers can be shared: a graph of the results has to lead to A each time.
+            shared = is_plain(grad, A, V)
+            F = cls.gradient_once(ctx, A, *constants) if shared else cls.gradient(A, *constants)
+            of_grad = inner(V, F)
         return (
-            inner(V, cls.gradient(A, *constants)) if for_grad else None,
+            of_grad,
             cls.derivative(A, (times(grad.conj(), V),), *constants).conj() if for_A else None,
             *(None for _ in for_constants),
         )
