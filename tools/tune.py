@@ -35,6 +35,8 @@ NUMBERS = {"float32": (4, 1), "float64": (8, 1), "complex64": (4, 2), "complex12
 OPS = {"det": "kDet", "cofactor": "kCofactor", "det_hvp": "kDetHvp"}
 NOT_MEASURED = {
     "kLargestOwnSteps, kLeastRowsApart, kCofactorColumns, kLuColumns": "costs of a few percent",
+    "kLargestOwnProducts, kLeastLoopOverResults, kLeastBothResults":
+        "want second derivatives of log|det|, which these programs do not have",
     "kBytesAhead, kMostExpected": "want a batch beyond the caches and an idle machine",
     "fewer_packs, long_rows": "depend on the instruction set, less on the processor",
     "own_packs": "a matter of the time to compile as well",
