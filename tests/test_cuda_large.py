@@ -13,6 +13,8 @@ import torch
 from checks import assert_same_bits
 from problems import arguments
 
+import cases
+import oracles
 import units
 
 MISSING = emulated.missing()
@@ -99,6 +101,25 @@ def test_ranks_down_to_n_minus_1_are_not_left_to_the_ldu(n, dtype):
             unit = units.unit(torch.from_numpy(A[b]), k, directions)
             error = all_of_it[b].astype(np.complex128) - native[b]
             assert np.linalg.norm(error) <= unit
+
+
+@pytest.mark.parametrize("dtype", ("float64", "complex128"))
+def test_the_condition_does_not_leave_second_derivatives_to_the_ldu(dtype):
+    """What counts is how far the two smallest singular values are below the one before them."""
+    n = 33
+    draw = cases.Draw("falling", n, getattr(torch, dtype))
+    s = np.logspace(0, -8, n)
+    apart = np.r_[s[:-2], 1e-6 * s[-2:]]
+    numbers = [draw.with_singular_values(x) for x in (s, s, apart, apart)]
+    A = torch.from_numpy(np.stack(numbers).astype(dtype))
+    Z = torch.from_numpy(in_their_frame(draw.rng, len(A), n, dtype))
+    fast, all_of_it = (
+        run_large("det_hvp", A.numpy(), Z.numpy(), by_ldu=by_ldu)[0] for by_ldu in (False, True)
+    )
+    served = [np.array_equal(x, y) for x, y in zip(fast, all_of_it, strict=True)]
+    assert served == [True, True, False, False]
+    exact = [oracles.hvp(a, z) for a, z in zip(A, Z, strict=True)]
+    units.assert_within(torch.from_numpy(all_of_it), exact, A, 2, 1.0, (Z,))
 
 
 @pytest.mark.parametrize("dtype", emulated.DTYPES)

@@ -26,7 +26,8 @@ ORDERS = {
     torch.complex128: (1, 4, 8),
 }
 EDGE_FAMILIES = ("normal", "integer_rank_n-1", "integer_rank_n-2", "graded_both", "kahan", "shift",
-                 "wilkinson_growth", "near_singular", "two_tiny_singular_values")  # fmt: skip
+                 "wilkinson_growth", "near_singular", "two_tiny_singular_values",
+                 "falling_singular_values")  # fmt: skip
 
 
 def budget(family: str) -> float:

@@ -84,11 +84,16 @@ class ExclusivePairProducts {
   V smallest_pivot_, second_smallest_pivot_;
 };
 
-// How much larger than a unit of tests/units.py the errors of a product from an inverse can be,
-// times n: (2) of cpu/rows/det_hvp.h, |B| |X| (|S| |X| + |u| |v|).
+// Whether Hessian-vector products from an inverse X are good enough, by (2) of cpu/rows/det_hvp.h:
+//     |B| |X| (|S| |X| + |u| |v|) / max(1, |B| / (|X| |d d'|)) <= n kLargestSensitivity.
+// `excess` is what errors are larger by where X is a difference of larger numbers. |X d| is at
+// least 1, as 1 / d is an entry of X. Neither NaN nor what overflows passes.
 template <typename R>
-TORCHDET_LANE R hvp_sensitivity(R largest, R inverse, R last_pivot, R uv) {
-  return largest * inverse * (last_pivot * inverse + uv);
+TORCHDET_LANE bool inverse_serves_hvp(int64_t n, R largest, R inverse, R last_pivot, R uv, R d,
+                                      R other_d, R excess = R(1)) {
+  const R error = largest * inverse * (last_pivot * inverse + uv) * excess;
+  const R bound = R(n * kLargestSensitivity);
+  return error <= bound || error * (inverse * d * other_d) <= bound * largest;
 }
 
 // row_to -= factor * row_from, entries [begin, end).

@@ -12,11 +12,14 @@
 // What can go wrong is that X is large, near rank n - 2, or u and v, where the pivots are chosen
 // badly. In the terms of X, u and v an error of the sweep, eps |X| |B| relative to X, shows as
 //     D eps |B| |X| (|S| |X|^2 + |u| |v| |X|) |Z|;
-// and |D| |X| is at most the product of the n - 2 largest singular values of B, as it is that for a
-// part of B. So in the unit of a second derivative, which is n eps |Z| that product or more, the
-// error is at most of the order of
-//     |B| |X| (|S| |X| + |u| |v|) / n, (2)
-// which is hvp_sensitivity() / n.
+// beside the unit of a second derivative, which is n eps |Z| (p_(n-2) + |B| p_(n-3)) or more, p_k
+// being the product of the k largest singular values of B. No minor of order k is larger than p_k.
+// Numbers of D X are minors of order n - 2. The first n - 3 pivots make one as well, D / (d d')
+// with d and d' the last two pivots of E. So the error is, in units, at most of the order of
+//     |B| |X| (|S| |X| + |u| |v|) / (n max(1, |B| / (|X| |d d'|))). (2)
+// The first term under the stroke alone would refuse every matrix whose singular values fall evenly
+// from large to small ones, as those of smooth functions do; the second one asks only that the two
+// smallest ones of E are not far apart.
 // Where that is too large, the rank-revealing LDU takes over.
 #pragma once
 
@@ -170,9 +173,10 @@ class RowsHvp {
     }
     // As integers, NaN is larger than any number.
     const T uv = largest_number(largest_of_u) * largest_number(largest_of_v);
-    const T last_pivot = component_size(elimination_.last_pivot(m));
-    return hvp_sensitivity(f.frame.largest, largest_number(largest_of_X), last_pivot, uv) <=
-           T(n * kLargestSensitivity);
+    const auto size_of_pivot = [&](int k) { return component_size(get_number(f.pivot, k)); };
+    return inverse_serves_hvp(n, T(f.frame.largest), largest_number(largest_of_X),
+                              component_size(elimination_.last_pivot(m)), uv, size_of_pivot(n - 2),
+                              size_of_pivot(n - 3));
   }
 
   // (1), without D, in place of X. The cofactors, of which a multiple is added, are what t is

@@ -14,8 +14,8 @@
 // the solve is bounded, number by number, by eps |X| |L| |U| |X|: relative to a row or a column of
 // X, c and r among them, it is eps |B| max |X|, and max |X| is at most twice the larger one y of x
 // and |u| |v| / s. So the error of H is of the order of
-//     D eps |B| y (|S| y + |u| |v|) y |Z|  beside the unit  n eps D x |Z|, (4)
-// which is that measure for y, times y / x.
+//     D eps |B| y (|S| y + |u| |v|) y |Z|  beside the unit  n eps D (x + |B| / |d d'|) |Z|, (4)
+// at most that measure for y, times y / x.
 #pragma once
 
 #include "kernels.h"
@@ -203,9 +203,10 @@ struct LargeHvpByLdu : LargeLdu<V> {
     const LargeFacts<V>& facts = *m.facts;
     const R size = facts.equilibration.is_identity ? from_leading_bits<R>(m.largest()) : R(2);
     const R s = exact_pow2<R>(facts.exponent);
-    const R beside = s * c * r, y = maximum(x, beside);  // NaN is refused by both comparisons
+    const R beside = s * c * r, y = maximum(x, beside);
     const R last = component_size(facts.ratio) * s;
-    return hvp_sensitivity(size, y, last, s * beside) * y <= R(m.n * kLargestSensitivity) * x;
+    return inverse_serves_hvp(m.n, size, y, last, s * beside, facts.last_of_E[0],
+                              facts.last_of_E[1], y / x);
   }
 };
 

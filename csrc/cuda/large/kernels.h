@@ -114,6 +114,12 @@ struct LargePivots : DiagonalKernel<V> {
     is_regular = largest <= std::numeric_limits<ScalarOf<V>>::max() ? is_regular : 0;
     facts.is_regular = team.reduce(is_regular, [](int x, int y) { return x & y; });
     facts.exponent = largest > R(0) && facts.is_regular ? exponent_of(largest) : I(0);
+    TORCHDET_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      const int k = last - 1 - e;
+      facts.last_of_E[e] = k < 0 ? R(std::numeric_limits<ScalarOf<V>>::infinity())
+                                 : component_size(LargePivots::pivot(m, k));
+    }
     if (thread_index() < kWarpSize) {
       facts.column = row_at_last_place(p, m);
     }

@@ -58,8 +58,9 @@ struct LargeFacts {
   Scaled<V> determinant;
   V ratio;
   IntegerOf<V> exponent;
-  int column;      // of the entry in which B' differs from B
-  int is_regular;  // E has no pivot that is zero
+  int column;              // of the entry in which B' differs from B
+  int is_regular;          // E has no pivot that is zero
+  RealOf<V> last_of_E[2];  // the sizes of its last two pivots
 
   // (1 - q) s.
   TORCHDET_DEVICE V of_terms() const {
