@@ -1,6 +1,6 @@
 """Measures what README and docs quote, and writes their tables: ``python -m bench.publish``.
 
-One command, about 31 minutes on an idle machine (`make bench-results`): each run of PLAN is a
+One command, about 32 minutes on an idle machine (`make bench-results`): each run of PLAN is a
 process of its own and leaves one file in bench/results, over the one that was there. Then the table
 of the README and docs/measurements-cpu.md are written from these files. ``--render`` does only
 that; ``--quick`` tries it all with tiny inputs, and writes to out/ instead.
@@ -79,7 +79,7 @@ PLAN = (
     Run("cpu-func", f"--suite func --seconds 0.01 --rounds 9 {_orders(1, 3, 8, 16)}", 3.4),
     Run("cpu-orders", "--suite orders --seconds 0.01 --rounds 7", 1.4),
     Run("cpu-scan", "--suite scan --seconds 0.01 --rounds 9", 1.9),
-    Run("cpu-wavefunction", "", 2.0, module="bench.wavefunction"),
+    Run("cpu-wavefunction", "", 3.0, module="bench.wavefunction"),
     Run("cpu-likelihood", "", 1.5, module="bench.likelihood"),
     Run("cpu-fusion", "", 1.0, module="bench.fusion"),
     Run("cpu-latency", "--rounds 15", 0.3, module="bench.latency"),
