@@ -156,7 +156,7 @@ bench: $(VENV)/.installed ## timings against torch.linalg; wants an idle machine
 	$(RUN) -m bench $(BENCH_ARGS)
 
 # One file of bench/results for each run; what is quoted is written anew from them. BENCH_ARGS="--quick" only tries it.
-bench-results: $(VENV)/.installed ## measure all that README and docs quote (about 31 minutes), and write their tables
+bench-results: $(VENV)/.installed ## measure all that README and docs quote (about 32 minutes), and write their tables
 	$(RUN) -m bench.publish $(BENCH_ARGS)
 
 # --- checks ------------------------------------------------------------------------------------
