@@ -80,8 +80,8 @@ class Comparison:
             return x.grad_fn is not None and i not in self.shared_nodes
 
         def is_variable(i: int, kind: str, x: Tensor) -> bool:
-            # The derivatives of a sign may be written by the sign or by the matrix, and then depend
-            # on the sign as a variable or not; torch.linalg takes the first way.
+            # The derivatives of a sign may be written by the sign, as torch.linalg does, or by the
+            # matrix. So they may depend on the sign as a variable, whose hooks run then.
             return recorded(i, kind, x) and kind != "sign"
 
         def inner_variable(i: int, kind: str, x: Tensor) -> bool:
@@ -105,7 +105,7 @@ class Comparison:
             "grad": {"of": made, "wrt": is_variable},
             "backward": {"of": made},
             "inplace": {"on": any_value},
-            "hook": {"on": recorded, "of": made, "wrt": inner_variable},
+            "hook": {"on": is_variable, "of": made, "wrt": inner_variable},
             "node_hook": {"on": has_node, "of": made, "wrt": inner_variable},
             "threads": {"of": made, "wrt": is_variable},
         }
