@@ -82,7 +82,7 @@ def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogde
     if is_plain(*matrices, *(w or ())):
         terms, E = _weighted([DetFrexp.call(A) for A in matrices], w, columns)
     else:
-        _, terms, E = relative_to_sum(matrices, w, columns)
+        _, terms, E, _ = relative_to_sum(matrices, w, columns)
     sign, logabsdet = Logsum.call(terms, E)
     if half:
         sign, logabsdet = sign.to(dtype), logabsdet.to(dtype)
@@ -128,8 +128,10 @@ def _weighted(
 
 def relative_to_sum(
     matrices: Sequence[Tensor], w: tuple[Tensor, Tensor] | None, columns: bool
-) -> tuple[Sequence[tuple[Tensor, Tensor]], Tensor, Tensor]:
+) -> tuple[Sequence[tuple[Tensor, Tensor]], Tensor, Tensor, bool]:
     """Determinants as (m_s, e_s), each (*, K), and terms and exponents, both (*, K) or (*, m, K).
+
+    The last result says whether determinants may have taken shares, as follows.
 
     A term is 2^x times psi and has S determinants. Where x is far below 0 the term is tiny, but its
     derivatives may be as large as those of psi. They are products of the derivatives of the m_s,
@@ -146,20 +148,20 @@ def relative_to_sum(
     parts = [DetFrexp.call(A if looks or has_one else A.detach()) for A in matrices]
     terms, E = _weighted(parts, w, columns)
     if has_one or E.numel() == 0:
-        return parts, terms, E
+        return parts, terms, E, False
     with torch.no_grad():
         freedom = [DetFreedom.call(A, m) for A, (m, _) in zip(matrices, parts, strict=True)]
         freedom = [x.unsqueeze(-2) if columns else x for x in freedom]
         freedom = [x if x.shape == terms.shape else x.expand(terms.shape) for x in freedom]
         share = LogsumShares.call(terms, E, torch.stack(freedom, -1))
         if looks and not share.any():  # nothing to share, as nearly always
-            return parts, terms, E
+            return parts, terms, E, False
         share = share.amax(-3) if columns else share
     parts = [
         DetRelative.call(A, m.detach(), e, _largest(x, e.shape))
         for A, (m, e), x in zip(matrices, parts, share.unbind(-1), strict=True)
     ]
-    return parts, *_weighted(parts, w, columns)
+    return parts, *_weighted(parts, w, columns), True
 
 
 def _largest(x: Tensor, shape: torch.Size) -> Tensor:
