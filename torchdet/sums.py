@@ -36,7 +36,9 @@ def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogde
     Gradient:
         With respect to matrices and weights wherever psi is not zero, also if some of the
         determinants are zero, or all but one, or if matrices have rank n-2 or less. Derivatives of
-        every order exist, in forward and reverse mode.
+        every order exist, in forward and reverse mode. In forward mode what a determinant of 0
+        adds to them may be lost where it is below about 2^-500 (float32: 2^-60), if another
+        determinant of its term is not 0.
 
     Accuracy:
         Of each determinant that of `det`; the errors of the sum are small beside the sum of the
