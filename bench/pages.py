@@ -97,9 +97,10 @@ def _training(run: Result) -> str:
         return f"{min(ratios):.1f} to {max(ratios):.1f}"
 
     return (
-        f"A training step of variational Monte Carlo ({len(run['training'])} sizes, float64) is "
-        f"{span(OURS[0])} times as fast with `slogsumdet` in place of slogdet and log-sum-exp, and "
-        f"{span(OURS[1])} times with the energy by `slogsumdet_laplacian`."
+        f"On {_processor(run)} a training step of variational Monte Carlo "
+        f"({len(run['training'])} sizes, float64) is {span(OURS[0])} times as fast with "
+        f"`slogsumdet` in place of slogdet and log-sum-exp, and {span(OURS[1])} times with the "
+        f"energy by `slogsumdet_laplacian`."
     )
 
 
