@@ -83,7 +83,7 @@ def test_shapes_and_transforms(device):
     w = torch.randn(K, 7).to(A)
 
     def f(A: Tensor, J: Tensor, L: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torchdet.slogsumdet_laplacian([A, B], [J, JB], [L, LB], w))
+        return tuple(torchdet.slogsumdet_laplacian([A, B, A], [J, JB, J], [L, LB, L], w))
 
     whole = f(A, J, L)
     assert [tuple(x.shape) for x in whole] == [(5, 7), (5, 7), (5, 7, 6), (5, 7)]

@@ -190,8 +190,9 @@ def _of_products(
     def times_others(x: Tensor, left_out: tuple[int, ...], coordinates: int = 0) -> Tensor:
         # x has so many dimensions of coordinates after (*, K).
         last = (..., *(None,) * coordinates)
-        others = (m[last] for s, m in enumerate(mantissas) if s not in left_out)
-        return reduce(mul, others, x) if first is None else reduce(mul, others, first[last]) * x
+        factors = [] if first is None else [first[last]]
+        factors += [m[last] for s, m in enumerate(mantissas) if s not in left_out]
+        return reduce(mul, factors) * x if factors else x
 
     along = [times_others(x, (s,), 2 if rows else 1) for s, x in enumerate(g)]
     lap = reduce(add, (times_others(x, (s,)) for s, x in enumerate(q)))
