@@ -247,8 +247,8 @@ def test_a_column_leaves_the_others_alone(matrices, wide_dtype, device):
 def test_a_zero_beside_a_huge_term_has_its_tiny_derivatives(rows, count, dtype, device):
     """psi = 2^p + x with a term x that is det(ones + x e_1 e_1^T) = x times determinants of 1.
 
-    So d psi / d x = 1, beside psi 2^-p; all numbers are powers of two. The determinants that are
-    not 0 have shares of the difference, which the zero makes up for alone.
+    So d psi / d x = 1, beside psi 2^-p; all numbers are powers of two. Both the determinant of 0
+    and the others take shares of the difference.
     """
     p = 1000 if dtype in (torch.float64, torch.complex128) else 120
     matrices = [torch.eye(2, dtype=dtype, device=device).repeat(2, 1, 1) for _ in range(count)]
@@ -260,6 +260,10 @@ def test_a_zero_beside_a_huge_term_has_its_tiny_derivatives(rows, count, dtype, 
     got = torchdet.slogsumdet_laplacian(matrices, Js, Ls, rows=rows)
     assert float(got.derivatives.flatten()[0]) == 2.0**-p
     assert not got.derivatives.flatten()[1:].any()
+    tangents = [torch.zeros_like(A) for A in matrices]
+    tangents[0][1, 0, 0] = 1
+    sums = lambda *X: torchdet.slogsumdet(*X).logabsdet  # noqa: E731
+    assert float(torch.func.jvp(sums, tuple(matrices), tuple(tangents))[1]) == 2.0**-p
     mapped = vmap(lambda *X: torchdet.slogsumdet_laplacian(X[:count], X[count:-count],
                                                           X[-count:], rows=rows))  # fmt: skip
     for x, y in zip(mapped(*(X[None] for X in (*matrices, *Js, *Ls))), got, strict=True):

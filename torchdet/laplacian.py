@@ -139,20 +139,17 @@ def slogsumdet_laplacian(
     if dtype in HALF:
         As, Js, Ls = ([X.to(torch.float32) for X in Xs] for Xs in (As, Js, Ls))
     w = None if weights is None else mantissas(weights, columns)
-    parts, terms, E, shared = relative_to_sum(As, w, columns)
+    parts, terms, E = relative_to_sum(As, w, columns)
     sign, logabsdet = Logsum.call(terms, E)
-    of_matrices = [
+    of_matrices = (
         _of_matrix(A, J, L, *part, rows) for A, J, L, part in zip(As, Js, Ls, parts, strict=True)
-    ]
-    m, g, q = [m for m, _ in parts], [g for g, _ in of_matrices], [q for _, q in of_matrices]
+    )
+    g, q = zip(*of_matrices, strict=True)
+    D, lap = _of_products([m for m, _ in parts], g, q, rows)
     if columns:
-        m, q = [x.unsqueeze(-2) for x in m], [x.unsqueeze(-2) for x in q]
-        g = [x.unsqueeze(-4 if rows else -3) for x in g]
+        D, lap = D.unsqueeze(-3), lap.unsqueeze(-2)
     c = LogsumRatios.call(terms, E)
     c = c if w is None else c * w[0]
-    first = _power_of_two(c) if shared else None
-    c = c if first is None else c / first
-    D, lap = _of_products(m, g, q, rows, first)
     d_log = (c.unsqueeze(-1) * D).sum(-2)
     lap_log = (c * lap).sum(-1) - (d_log * d_log).sum(-1)  # (3)
     derivatives, laplacian = d_log.real, lap_log.real
@@ -176,13 +173,9 @@ def _of_matrix(
 
 
 def _of_products(
-    mantissas: Sequence[Tensor],
-    g: Sequence[Tensor],
-    q: Sequence[Tensor],
-    rows: bool,
-    first: Tensor | None,
+    mantissas: Sequence[Tensor], g: Sequence[Tensor], q: Sequence[Tensor], rows: bool
 ) -> tuple[Tensor, Tensor]:
-    """What (2) has beside w, for d_i psi and lap psi, times `first` of shape (*, K).
+    """What (2) has beside w, for d_i psi and lap psi.
 
     (*, K, d) or, for rows, (*, K, (n_1 + n_2 + ..) d), and (*, K).
     """
@@ -190,9 +183,8 @@ def _of_products(
     def times_others(x: Tensor, left_out: tuple[int, ...], coordinates: int = 0) -> Tensor:
         # x has so many dimensions of coordinates after (*, K).
         last = (..., *(None,) * coordinates)
-        factors = [] if first is None else [first[last]]
-        factors += [m[last] for s, m in enumerate(mantissas) if s not in left_out]
-        return reduce(mul, factors) * x if factors else x
+        others = (m[last] for s, m in enumerate(mantissas) if s not in left_out)
+        return reduce(mul, others, x)
 
     along = [times_others(x, (s,), 2 if rows else 1) for s, x in enumerate(g)]
     lap = reduce(add, (times_others(x, (s,)) for s, x in enumerate(q)))
@@ -202,18 +194,6 @@ def _of_products(
         2 * times_others((g[s] * g[t]).sum(-1), (s, t)) for s, t in combinations(range(len(g)), 2)
     )
     return reduce(add, along), reduce(add, pairs, lap)
-
-
-def _power_of_two(c: Tensor) -> Tensor:
-    """The largest power of two in |c|, or 1 where |c| is less.
-
-    Where a determinant is 0, shares may add up to more than its term lacks, and c makes up for it.
-    Then this part of c has to meet the mantissas that have taken the shares first: their product
-    with g may be below the range. It changes no bit of what is in range.
-    """
-    size = c.detach().abs()
-    m, _ = mantissas(size, columns=False)
-    return torch.where((size >= 1) & size.isfinite(), size / (2 * m), 1)
 
 
 def _sequence(name: str, Xs: Sequence[Tensor]) -> Sequence[Tensor]:

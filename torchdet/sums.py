@@ -36,9 +36,7 @@ def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogde
     Gradient:
         With respect to matrices and weights wherever psi is not zero, also if some of the
         determinants are zero, or all but one, or if matrices have rank n-2 or less. Derivatives of
-        every order exist, in forward and reverse mode. In forward mode what a determinant of 0
-        adds to them may be lost where it is below about 2^-500 (float32: 2^-60), if another
-        determinant of its term is not 0.
+        every order exist, in forward and reverse mode.
 
     Accuracy:
         Of each determinant that of `det`; the errors of the sum are small beside the sum of the
@@ -84,7 +82,7 @@ def slogsumdet(*matrices: Tensor, weights: Tensor | None = None) -> LinalgSlogde
     if is_plain(*matrices, *(w or ())):
         terms, E = _weighted([DetFrexp.call(A) for A in matrices], w, columns)
     else:
-        _, terms, E, _ = relative_to_sum(matrices, w, columns)
+        _, terms, E = relative_to_sum(matrices, w, columns)
     sign, logabsdet = Logsum.call(terms, E)
     if half:
         sign, logabsdet = sign.to(dtype), logabsdet.to(dtype)
@@ -130,17 +128,16 @@ def _weighted(
 
 def relative_to_sum(
     matrices: Sequence[Tensor], w: tuple[Tensor, Tensor] | None, columns: bool
-) -> tuple[Sequence[tuple[Tensor, Tensor]], Tensor, Tensor, bool]:
+) -> tuple[Sequence[tuple[Tensor, Tensor]], Tensor, Tensor]:
     """Determinants as (m_s, e_s), each (*, K), and terms and exponents, both (*, K) or (*, m, K).
-
-    The last result says whether determinants may have taken shares, as follows.
 
     A term is 2^x times psi and has S determinants. Where x is far below 0 the term is tiny, but its
     derivatives may be as large as those of psi. They are products of the derivatives of the m_s,
     which are 2^-e_s times those of the determinants. So each determinant takes a share h of x: m_s
-    becomes m_s 2^h, and e_s becomes e_s - h. One that is not 0 takes x / S, if x < 0. One that is 0
-    may have any exponent: the Z zeros of a term take x / Z each, also where x > 0. Matrices of
-    zeros, from order 3 on, take all that the Z would: their first and second derivatives are 0.
+    becomes m_s 2^h, and e_s becomes e_s - h. One that is not 0 takes x / S, if x < 0, or half of it
+    beside one that is 0. That may have any exponent: the zeros of a term take the rest in equal
+    parts, also where x > 0. Matrices of zeros, from order 3 on, take all that zeros would: their
+    first and second derivatives are 0.
     Where x is far above 0, a share may take derivatives out of the range, and infinity times
     another 0 is NaN. So the ratio to psi keeps a part of x (`LogsumShares`). A matrix that serves
     several terms or sums has one e_s: there the largest share decides.
@@ -150,20 +147,20 @@ def relative_to_sum(
     parts = [DetFrexp.call(A if looks or has_one else A.detach()) for A in matrices]
     terms, E = _weighted(parts, w, columns)
     if has_one or E.numel() == 0:
-        return parts, terms, E, False
+        return parts, terms, E
     with torch.no_grad():
         freedom = [DetFreedom.call(A, m) for A, (m, _) in zip(matrices, parts, strict=True)]
         freedom = [x.unsqueeze(-2) if columns else x for x in freedom]
         freedom = [x if x.shape == terms.shape else x.expand(terms.shape) for x in freedom]
         share = LogsumShares.call(terms, E, torch.stack(freedom, -1))
         if looks and not share.any():  # nothing to share, as nearly always
-            return parts, terms, E, False
+            return parts, terms, E
         share = share.amax(-3) if columns else share
     parts = [
         DetRelative.call(A, m.detach(), e, _largest(x, e.shape))
         for A, (m, e), x in zip(matrices, parts, share.unbind(-1), strict=True)
     ]
-    return parts, *_weighted(parts, w, columns), True
+    return parts, *_weighted(parts, w, columns)
 
 
 def _largest(x: Tensor, shape: torch.Size) -> Tensor:
