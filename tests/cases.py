@@ -131,8 +131,7 @@ def _two_tiny(d: Draw) -> list[np.ndarray]:
 @family("falling_singular_values")
 def _falling(d: Draw) -> list[np.ndarray]:
     """From 1 evenly down, as those of a smooth kernel do, also with the last two far below."""
-    digits = np.array([-0.5, -1, -0.5]) * (6 if d.single else 14)
-    s = np.logspace(0, digits, d.n, axis=-1)
+    s = np.logspace(0, np.array([-3, -6, -3]) * (1 if d.single else 2), d.n, axis=-1)
     s[2, -2:] *= 1e-4
     return [d.with_singular_values(row) for row in s]
 

@@ -141,14 +141,14 @@ def test_strides_do_not_matter(wide_dtype, device):
 def test_shares(wide_dtype, device):
     """Of terms that are tiny or zero beside psi = 1/2 2^1, with three factors, some of them 0."""
     most = 126 if torch.finfo(wide_dtype).bits == 32 else 1022
-    least, half = -(most // 3), -(most // 6)
+    least = -(most // 3)
     cases = (  # x, freedom of the factors, their shares
         (0, (0, 0, 0), (0, 0, 0)),
         (-most, (0, 0, 0), (least, least, least)),
         (-10 * most, (0, 0, 0), (least, least, least)),
         (10 * most, (0, 0, 0), (0, 0, 0)),
-        (-most, (1, 0, 0), (-most - 2 * half, half, half)),
-        (-10 * most, (0, 1, 1), (half, *[math.floor((-10 * most - half) / 2)] * 2)),
+        (-most, (1, 0, 0), (-most - 2 * least, least, least)),
+        (-10 * most, (0, 1, 1), (least, *[math.floor((-10 * most - least) / 2)] * 2)),
         (7, (1, 1, 1), (0, 0, 0)),  # near enough
         (most // 2 - 5, (1, 0, 0), (most // 2 - 5, 0, 0)),
         (most, (1, 0, 0), (most // 2, 0, 0)),

@@ -115,12 +115,10 @@ def logsum_shares(terms: Tensor, exponent: Tensor, freedom: Tensor) -> Tensor:
     x = x.masked_fill(x.abs() <= quarter, 0).to(exponent.dtype).unsqueeze(-1)
     zeros, inert = ((freedom == i).sum(-1, keepdim=True).to(x.dtype) for i in (1, 2))
     S = freedom.shape[-1]
-    is_split = (zeros > 0) & (inert == 0)
-    parts = S * (1 + is_split.to(x.dtype))
-    of_others = torch.minimum(torch.maximum((x / parts).floor(), -(most / parts).floor()), 0 * x)
+    of_others = (x / S).floor().clamp(-(most // S), 0)
     with_limit = torch.maximum(torch.minimum(x, most * zeros / (zeros + 1)), x - 0.75 * most)
     left = torch.where(x > 0, with_limit, x - of_others * (S - zeros))
-    of_zero = (left / zeros).floor().masked_fill(~is_split, 0)
+    of_zero = (left / zeros).floor().masked_fill(inert > 0, 0)
     return torch.where(
         freedom == 2, (x / inert).floor(), torch.where(freedom == 1, of_zero, of_others)
     )

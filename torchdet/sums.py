@@ -134,10 +134,10 @@ def relative_to_sum(
     A term is 2^x times psi and has S determinants. Where x is far below 0 the term is tiny, but its
     derivatives may be as large as those of psi. They are products of the derivatives of the m_s,
     which are 2^-e_s times those of the determinants. So each determinant takes a share h of x: m_s
-    becomes m_s 2^h, and e_s becomes e_s - h. One that is not 0 takes x / S, if x < 0, or half of it
-    beside one that is 0. That may have any exponent: the zeros of a term take the rest in equal
-    parts, also where x > 0. Matrices of zeros, from order 3 on, take all that zeros would: their
-    first and second derivatives are 0.
+    becomes m_s 2^h, and e_s becomes e_s - h. One that is not 0 takes x / S, if x < 0. One that is 0
+    may have any exponent: the zeros of a term take the rest in equal parts, also where x > 0.
+    Matrices of zeros, from order 3 on, take all that zeros would: their first and second
+    derivatives are 0.
     Where x is far above 0, a share may take derivatives out of the range, and infinity times
     another 0 is NaN. So the ratio to psi keeps a part of x (`LogsumShares`). A matrix that serves
     several terms or sums has one e_s: there the largest share decides.

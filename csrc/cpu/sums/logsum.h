@@ -65,7 +65,7 @@ class Logsum {
   // What each of the S factors of a term takes of x = E_k less the exponent of psi, whole numbers.
   // `most` is the largest exponent of a ratio. freedom says how much a factor may take:
   //   0  The factor is not zero. It takes x / S, at most 0, and at least -most / S: then S such
-  //      powers of two are in range. Beside a factor of 1 it takes half of that.
+  //      powers of two are in range.
   //   1  The factor is zero, its derivatives are not. For x < 0 the Z such factors of a term take
   //      what those of 0 leave: the derivative of one is multiplied by those, and a part of x that
   //      both had taken could push the product below the range. For x > 0 they take x / Z each,
@@ -83,12 +83,10 @@ class Logsum {
       const R x = R(std::abs(whole_x) <= kBias / 4 ? 0 : whole_x);
       const R* const own = freedom + k * S;
       const R zeros = R(std::count(own, own + S, R(1))), inert = R(std::count(own, own + S, R(2)));
-      const bool is_split = zeros > 0 && inert == 0;
-      const R parts = R(is_split ? 2 * S : S);
-      const R of_others = std::clamp(std::floor(x / parts), -std::floor(kMost / parts), R(0));
+      const R of_others = std::clamp(std::floor(x / R(S)), R(-(kMostRatio / S)), R(0));
       const R with_limit = std::max(std::min(x, kMost * zeros / (zeros + 1)), x - kMost * R(0.75));
       const R left = x > 0 ? with_limit : x - of_others * (R(S) - zeros);
-      const R of_zero = is_split ? std::floor(left / zeros) : R(0);
+      const R of_zero = inert > 0 ? R(0) : std::floor(left / zeros);
       for (int64_t s = 0; s < S; ++s) {
         share[k * S + s] = own[s] == 2 ? std::floor(x / inert) : own[s] == 1 ? of_zero : of_others;
       }
