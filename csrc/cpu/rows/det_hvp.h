@@ -11,15 +11,15 @@
 //
 // What can go wrong is that X is large, near rank n - 2, or u and v, where the pivots are chosen
 // badly. In the terms of X, u and v an error of the sweep, eps |X| |B| relative to X, shows as
-//     D eps |B| |X| (|S| |X|^2 + |u| |v| |X|) |Z|;
-// beside the unit of a second derivative, which is n eps |Z| (p_(n-2) + |B| p_(n-3)) or more, p_k
-// being the product of the k largest singular values of B. No minor of order k is larger than p_k.
-// Numbers of D X are minors of order n - 2. The first n - 3 pivots make one as well, D / (d d')
-// with d and d' the last two pivots of E. So the error is, in units, at most of the order of
+//     D eps |B| |X| (|S| |X|^2 + |u| |v| |X|) |Z|.
+// The unit of a second derivative is n eps |Z| (p_(n-2) + |B| p_(n-3)) or more, p_k being the
+// product of the k largest singular values of B. No minor of order k is larger than p_k. Numbers of
+// D X are minors of order n - 2. The first n - 3 pivots make a minor as well, D / (d d') with d and
+// d' the last two pivots of E. So the error is, in units, at most of the order of
 //     |B| |X| (|S| |X| + |u| |v|) / (n max(1, |B| / (|X| |d d'|))). (2)
-// The first term under the stroke alone would refuse every matrix whose singular values fall evenly
-// from large to small ones, as those of smooth functions do; the second one asks only that the two
-// smallest ones of E are not far apart.
+// The 1 alone would refuse every matrix whose singular values fall evenly from large to small ones,
+// as those of smooth functions do. The other term asks only that the two smallest singular values
+// of E are not far apart.
 // Where that is too large, the rank-revealing LDU takes over.
 #pragma once
 

@@ -67,10 +67,10 @@ class Logsum {
   //   0  The factor is not zero. It takes x / S, at most 0, and at least -most / S: then S such
   //      powers of two are in range.
   //   1  The factor is zero, its derivatives are not. For x < 0 the Z such factors of a term take
-  //      what those of 0 leave: the derivative of one is multiplied by those, and a part of x that
-  //      both had taken could push the product below the range. For x > 0 they take x / Z each,
-  //      or most / (Z + 1) where that is less. The ratio 2^E_k / psi takes the rest, at most 3/4
-  //      of most. What is beyond goes to the factors again.
+  //      what those of 0 leave. For the derivative of a zero is multiplied by the other factors: a
+  //      share that both took would push the product below the range. For x > 0 they take x / Z
+  //      each, or most / (Z + 1) where that is less. The ratio 2^E_k / psi takes the rest, at most
+  //      3/4 of most. What is beyond goes to the factors again.
   //   2  The factor is zero, as its derivatives are. Such factors share x, and leave nothing to
   //      those of 1.
   // x counts as 0 up to a quarter of the range, and as -most where psi is 0 or not finite.
