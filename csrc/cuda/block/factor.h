@@ -1,14 +1,13 @@
 // LU with partial pivoting of a matrix in the shared memory of a block.
 //
 // P B = L U by panels of kPanel columns, right-looking (panel.h). No row moves: a list has the rows
-// in pivoted order, and the threads of a panel hold those of the list that are left, with the warps
-// that this takes. Each of its steps has a barrier of these warps.
+// in pivoted order, and the threads of a panel hold those of the list that are left.
 //
-// Pivots come one after the other, each some 200 clocks behind the last, and the passes over the
-// columns outside a panel need none of the next panel's pivots. So where enough warps are left for
-// the passes, those of the next panel bring its columns up to date themselves, and factor it
-// meanwhile: one barrier of the block for a panel. Otherwise all warps share the passes, with one
-// barrier more.
+// Pivots come one after the other, each some 250 clocks behind the last, and the passes over the
+// columns outside a panel need none of the next panel's pivots. So the warps of a panel bring its
+// columns up to date themselves, and factor it while the others do the passes for the panel before:
+// one barrier of the block for a panel. A panel has few warps, with some rows in a thread: what a
+// step does beside its multiply-adds is done by each warp.
 //
 // Where a block has no room for the whole matrix, its last kLate columns come late: when as many
 // pivots have been found. These pivots' rows are finished then, and their multipliers are of no use
@@ -21,10 +20,10 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-template <typename V, int kThreads, int kPanelWarps, int kLate = 0>
-class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, false> {
+template <typename V, int kThreads, int kPanelWarps, int kLaneRows, int kLate = 0>
+class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, false> {
  public:
-  using Base = BlockPanels<V, kThreads, kPanelWarps, false>;
+  using Base = BlockPanels<V, kThreads, kPanelWarps, kLaneRows, false>;
   using Base::P, Base::kCount;
   using typename Base::Exchange;
 
@@ -47,9 +46,9 @@ class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, false> {
     TORCHDET_ROLL
     for (int k = 0; k < n_; k += P) {
       // The warps of panel k, and whether they go ahead of the passes for the panel before.
-      const int warps = (n_ - k + kWarpSize - 1) / kWarpSize, others = Base::kWarps - warps;
+      const int warps = minimum((n_ - k + kWarpSize - 1) / kWarpSize, kPanelWarps);
       const bool takes_late = kLate > 0 && k == kLate && columns_ < n_;
-      const bool is_ahead = k > 0 && !takes_late && 3 * others >= 2 * warps;
+      const bool is_ahead = k > 0 && !takes_late;
       const bool has_rows = warp_ < warps;
       this->propose_nothing(warps);
       if (k > 0 && !(is_ahead && has_rows)) {
@@ -69,7 +68,7 @@ class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, false> {
         }
       }
       if (has_rows) {
-        factor_panel(k, warps * kWarpSize, is_ahead);
+        factor_panel<kLaneRows>(k, warps * kWarpSize, is_ahead);
       }
       sync_block();
       int* const rows = rows_;
@@ -153,67 +152,106 @@ class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, false> {
     sync_block();
   }
 
-  // The panel of columns k, k + 1, .., by `threads` threads: thread t holds row k + t of the list.
-  // The next list has first the pivot rows, then the others as they were.
+  // The panel of columns k, k + 1, .., by `threads` threads, each of which holds at most kRows
+  // rows: thread t holds rows k + t, k + t + threads, .. of the list. The next list has first the
+  // pivot rows, then the others as they were.
+  template <int kRows>
   TORCHDET_DEVICE void factor_panel(int k, int threads, bool is_ahead) {
-    const int own = thread_index(), left = n_ - k;
-    const bool is_present = own < left;
-    const int offset = rows_[is_present ? k + own : k];
-    V* const row = a_ + offset;
-    V m[P];
-    this->load_row(row, k, m);
-    if (is_ahead) {
-      advance(k - P, row, threads, m);
+    const int left = n_ - k;
+    if constexpr (kRows > 1) {
+      if (left <= (kRows - 1) * threads) {
+        factor_panel<kRows - 1>(k, threads, is_ahead);
+        return;
+      }
     }
     constexpr int kWaiting = -1;
-    int place = is_present ? kWaiting : 0;  // the step whose pivot the row has
-    int passed = 0;  // how many rows from behind it have been chosen while it waited
-    for_steps<0, P, true>([&](auto step) {
-      constexpr int t = decltype(step)::value;
-      if (t < left) {
-        const int32_t key =
-            place == kWaiting ? pivot_key<kMask>(pivot_size(m[t]), own) : this->key_of_none();
-        V u[P];
-        PivotDivisor<V> divisor;
-        const int q = this->template choose<t>(key, m, t, threads, u, divisor);
-        place = own == q ? t : place;
-        const bool is_waiting = place == kWaiting;
-        passed += is_waiting && own < q ? 1 : 0;
-        const V l = divisor.quotient(m[t]);
-        m[t] = select(is_waiting, l, m[t]);
-        const V factor = select(is_waiting, l, zero<V>());
-        TORCHDET_UNROLL
-        for (int c = t + 1; c < P; ++c) {
-          m[c] = fnma(factor, u[c], m[c]);
-        }
+    int own[kRows], offset[kRows];
+    int place[kRows];   // the step whose pivot the row has
+    int passed[kRows];  // how many rows from behind it have been chosen while it waited
+    V m[kRows][P];
+    TORCHDET_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      own[r] = thread_index() + r * threads;
+      offset[r] = rows_[own[r] < left ? k + own[r] : k];
+      this->load_row(a_ + offset[r], k, m[r]);
+      place[r] = own[r] < left ? kWaiting : 0;
+      passed[r] = 0;
+    }
+    if (is_ahead) {
+      advance(k - P, offset, threads, m);
+    }
+    // Steps beyond the end of the matrix, within its last word, have no row left to choose: key_of_
+    // none() names a row that is not there, and the columns that change are nobody's.
+    for_steps<0, P / kCount, true>([&](auto word) {
+      constexpr int first = decltype(word)::value * kCount;
+      if (first < left) {
+        for_steps<first, first + kCount, true>([&](auto step) {
+          constexpr int t = decltype(step)::value;
+          int32_t keys[kRows];
+          TORCHDET_UNROLL
+          for (int r = 0; r < kRows; ++r) {
+            keys[r] = place[r] == kWaiting ? pivot_key<kMask>(pivot_size(m[r][t]), own[r])
+                                           : this->key_of_none();
+          }
+          V u[P];
+          PivotDivisor<V> divisor;
+          const int q = this->template choose<t>(keys, m, t, threads, u, divisor);
+          TORCHDET_UNROLL
+          for (int r = 0; r < kRows; ++r) {
+            place[r] = own[r] == q ? t : place[r];
+            const bool is_waiting = place[r] == kWaiting;
+            passed[r] += is_waiting && own[r] < q ? 1 : 0;
+            const V l = divisor.quotient(m[r][t]);
+            m[r][t] = select(is_waiting, l, m[r][t]);
+            const V factor = select(is_waiting, l, zero<V>());
+            TORCHDET_UNROLL
+            for (int c = t + 1; c < P; ++c) {
+              m[r][c] = fnma(factor, u[c], m[r][c]);
+            }
+          }
+        });
       }
     });
-    this->is_odd_ = this->is_odd_ != (passed % 2 != 0);
-    if (is_present) {
-      next_rows_[k + (place == kWaiting ? own + passed : place)] = offset;
+    TORCHDET_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const bool is_present = own[r] < left;
+      this->is_odd_ = this->is_odd_ != (passed[r] % 2 != 0);
+      if (is_present) {
+        next_rows_[k + (place[r] == kWaiting ? own[r] + passed[r] : place[r])] = offset[r];
+      }
+      this->store_row(a_ + offset[r], k, is_present, m[r]);
     }
-    this->store_row(row, k, is_present, m);
   }
 
-  // What panel k takes from the columns m of the next one, in the thread's row.
-  TORCHDET_DEVICE void advance(int k, const V* row, int threads, V (&m)[P]) {
-    int pivot_row[P];
-    this->find_pivot_rows(k, pivot_row);
+  // What panel k takes from the columns m of the next one, in the thread's rows.
+  template <int kRows>
+  TORCHDET_DEVICE void advance(int k, const int (&offset)[kRows], int threads, V (&m)[kRows][P]) {
     const int j = k + P + thread_index(), end = words_of<V>(columns_) * kCount;
     if (thread_index() < P && j < end) {
+      int pivot_row[P];
+      this->find_pivot_rows(k, pivot_row);
       V x[P];
       this->solve(k, pivot_row, pivot_row, j, x);
     }
-    V l[P];
-    this->load_row(row, k, l);
-    sync_threads(Base::kPanelBarrier, threads);
+    this->sync_panel(threads);
     TORCHDET_UNROLL
-    for (int t = 0; t < P; ++t) {
-      V x[P];
-      this->load_row(a_ + pivot_row[t], k + P, x);
+    for (int w = 0; w < Base::kPanelWords; ++w) {
+      Chunk<V> l[kRows];
       TORCHDET_UNROLL
-      for (int c = 0; c < P; ++c) {
-        m[c] = fnma(l[t], x[c], m[c]);
+      for (int r = 0; r < kRows; ++r) {
+        l[r] = load_shared<Chunk<V>>(a_ + offset[r] + k + w * kCount);
+      }
+      TORCHDET_UNROLL
+      for (int e = 0; e < kCount; ++e) {
+        V x[P];
+        this->load_row(a_ + rows_[k + w * kCount + e], k + P, x);
+        TORCHDET_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          TORCHDET_UNROLL
+          for (int c = 0; c < P; ++c) {
+            m[r][c] = fnma(l[r].x[e], x[c], m[r][c]);
+          }
+        }
       }
     }
   }

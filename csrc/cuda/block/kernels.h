@@ -15,23 +15,25 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// Orders up to 32 rows, the warps of a block, and the blocks of an SM that registers have to leave
-// room for.
+// Orders up to 32 rows, the warps of a block, the blocks of an SM that registers have to leave room
+// for, and the warps of a panel of a determinant; panels of cofactors take all warps.
 struct BlockShape {
-  int rows, warps, blocks;
+  int rows, warps, blocks, panel_warps = 0;
 };
-// The first are the smallest orders. Where shared memory has room for one or two blocks, nothing
-// else hides a block's pivots: there are warps for the passes beside those of a panel.
+// The first are the smallest orders. Where an SM has three blocks or more, one warp of each finds
+// pivots. It is an odd number of warps that keeps these on different schedulers. Where shared
+// memory has room for one or two blocks, nothing else hides a block's pivots: more warps share
+// them, and there are more for the passes.
 template <typename V>
 inline constexpr auto kDeterminantShapes = [] {
   if constexpr (sizeof(V) == 4) {
-    return std::array{BlockShape{2, 2, 8}, BlockShape{4, 4, 4}, BlockShape{5, 8, 2},
-                      BlockShape{8, 12, 1}};
+    return std::array{BlockShape{2, 2, 8, 1}, BlockShape{3, 3, 5, 1}, BlockShape{4, 3, 3, 1},
+                      BlockShape{5, 5, 2, 2}, BlockShape{8, 12, 1, 4}};
   } else if constexpr (sizeof(V) == 8) {
-    return std::array{BlockShape{2, 2, 8}, BlockShape{3, 4, 4}, BlockShape{4, 6, 2},
-                      BlockShape{8, 12, 1}};
+    return std::array{BlockShape{2, 2, 8, 1}, BlockShape{3, 3, 4, 1}, BlockShape{4, 6, 2, 2},
+                      BlockShape{8, 12, 1, 4}};
   } else {
-    return std::array{BlockShape{2, 2, 2}, BlockShape{3, 4, 1}, BlockShape{4, 8, 1}};
+    return std::array{BlockShape{2, 2, 2, 1}, BlockShape{3, 4, 1, 1}, BlockShape{4, 8, 1, 1}};
   }
 }();
 template <typename V>
@@ -66,7 +68,7 @@ struct BlockKernel {
   static constexpr int kNextRows = kRows < kMostRows ? kShapes[kShape + 1].rows : kRows;
   static constexpr int kThreads = kShapes[kShape].warps * kWarpSize;
   static constexpr int kBlocksPerSm = kShapes[kShape].blocks;
-  static constexpr int kPanelWarps = std::bit_ceil(static_cast<unsigned>(kRows));
+  static constexpr int kPanelWarps = kShapes[kShape].panel_warps;
   using Space = BlockSpace<V, kThreads, kLate>;
 };
 
@@ -75,7 +77,8 @@ template <typename V, int kRows, int kLate = 0>
 struct BlockDeterminants : BlockKernel<V, kRows, kDeterminantShapes<V>, kLate> {
   using Base = BlockKernel<V, kRows, kDeterminantShapes<V>, kLate>;
   using Base::kThreads;
-  using Factors = BlockFactors<V, kThreads, Base::kPanelWarps, kLate>;
+  static constexpr int kLaneRows = (kRows + Base::kPanelWarps - 1) / Base::kPanelWarps;
+  using Factors = BlockFactors<V, kThreads, Base::kPanelWarps, kLaneRows, kLate>;
   using Exchange = typename Factors::Exchange;
 
   // Once the whole matrix has been read, nobody needs the exponents: those of columns leave their

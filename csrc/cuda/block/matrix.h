@@ -136,9 +136,10 @@ class BlockMatrix {
     const V* from = static_cast<const V*>(view.data) + view.offset(b);
     const bool wide = has_words(view, from);
     if (wide || kLate > 0 || view.column_stride == 1) {
-      is_scaled_ = !is_balanced<true>([&](int i, int j) {
-        return wide ? load_word(view, from, i, j) : load_numbers(view, from, i, j);
-      });
+      // Two copies of the loop: the choice is not made anew for every word.
+      is_scaled_ =
+          !(wide ? is_balanced<true>([&](int i, int j) { return load_word(view, from, i, j); })
+                 : is_balanced<true>([&](int i, int j) { return load_numbers(view, from, i, j); }));
     } else if constexpr (kLate == 0) {
       // The way of any strides. The rest of the last word of a row takes part in the arithmetic, to
       // no effect.
@@ -226,7 +227,8 @@ class BlockMatrix {
   template <bool kCopy, typename Load>
   TORCHDET_DEVICE bool is_balanced(Load load) {
     // Warps take rows, lanes take words of them, and keep the sizes of their columns.
-    constexpr int kWords = (kRows * kWarpSize / kCount + kWarpSize - 1) / kWarpSize, kAhead = 4;
+    constexpr int kWords = (kRows * kWarpSize / kCount + kWarpSize - 1) / kWarpSize;
+    constexpr int kAhead = kWords == 1 ? 8 : 4;
     const int warp = thread_index() / kWarpSize, lane = thread_index() % kWarpSize;
     const int words = words_of<V>(n_), kept_words = words_of<V>(n_ - kLate);
     int32_t column[kWords][kCount];
@@ -241,14 +243,13 @@ class BlockMatrix {
     TORCHDET_ROLL
     for (int first = warp; first < n_; first += kWarps * kAhead) {
       Chunk<V> chunk[kAhead][kWords];
+      // Rows and words that are not there are copies of the last ones.
       TORCHDET_UNROLL
       for (int t = 0; t < kAhead; ++t) {
-        const int i = first + t * kWarps;
         TORCHDET_UNROLL
         for (int w = 0; w < kWords; ++w) {
-          if (i < n_ && lane + w * kWarpSize < words) {
-            chunk[t][w] = load(i, (lane + w * kWarpSize) * kCount);
-          }
+          chunk[t][w] = load(minimum(first + t * kWarps, n_ - 1),
+                             minimum(lane + w * kWarpSize, words - 1) * kCount);
         }
       }
       TORCHDET_UNROLL
@@ -257,21 +258,19 @@ class BlockMatrix {
         int32_t size = 0;
         TORCHDET_UNROLL
         for (int w = 0; w < kWords; ++w) {
-          if (i < n_ && lane + w * kWarpSize < words) {
-            if (kCopy && lane + w * kWarpSize < kept_words) {
-              chunk[t][w].store(a_ + i * stride_ + (lane + w * kWarpSize) * kCount);
-            }
-            TORCHDET_UNROLL
-            for (int e = 0; e < kCount; ++e) {
-              const int32_t bits = leading_bits(chunk[t][w].x[e]);
-              column[w][e] = maximum(column[w][e], bits);
-              size = maximum(size, bits);
-            }
+          if (kCopy && i < n_ && lane + w * kWarpSize < kept_words) {
+            chunk[t][w].store(a_ + i * stride_ + (lane + w * kWarpSize) * kCount);
+          }
+          TORCHDET_UNROLL
+          for (int e = 0; e < kCount; ++e) {
+            const int32_t bits = leading_bits(chunk[t][w].x[e]);
+            column[w][e] = maximum(column[w][e], bits);
+            size = maximum(size, bits);
           }
         }
         size = reduce_maximum_in_warp(size);
         largest = maximum(largest, size);
-        least = i < n_ ? minimum(least, size) : least;
+        least = minimum(least, size);
       }
     }
     int32_t* sizes = reinterpret_cast<int32_t*>(s_.vectors.slots);

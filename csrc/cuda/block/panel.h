@@ -1,15 +1,18 @@
 // What eliminations in the shared memory of a block share (factor.h, sweep.h): the search for a
-// pivot by all warps, and the passes over the columns outside a panel.
+// pivot by the warps of a panel, and the passes over the columns outside it.
 //
-// In a panel of kPanel columns a thread holds a row, in registers. In each step a warp shows its
-// best row, with its key and what a quotient by its pivot takes, before it is known which warp has
-// the best of all: one barrier a step, and behind it neither a division nor a second search.
+// In a panel of kPanel columns a thread holds a row, or some, in registers. In each step a warp
+// shows its best row, with its key and what a quotient by its pivot takes, before it is known which
+// warp has the best of all: one barrier a step, and behind it neither a division nor a second
+// search. Where one warp has all rows, the barrier is the warp's, and no keys are compared.
 //
 // Outside the panel a warp owns columns. For the pivot rows Q and columns K of the panel, P A_QK =
 // L11 U11, it computes x = L11^-1 A_(Q, j) for its columns j, keeps x in registers, and subtracts
 // l_i x from the rows i, which hold their multipliers l_i in the columns K. What a warp reads of x
 // it has written itself: no barrier of the block lies between.
 #pragma once
+
+#include <bit>
 
 #include "../pivot.h"
 #include "matrix.h"
@@ -54,8 +57,9 @@ struct SweepExchange : PanelExchange<V, P, kPanelWarps> {
   alignas(sizeof(Wide)) V factors[P][P];
 };
 
-// kPanelWarps: those that have rows of a panel, at the most. kSweep: the sweep, else the LU.
-template <typename V, int kThreads, int kPanelWarps, bool kSweep>
+// kPanelWarps: those that have rows of a panel, at the most; kLaneRows: the most rows of a thread.
+// kSweep: the sweep, else the LU.
+template <typename V, int kThreads, int kPanelWarps, int kLaneRows, bool kSweep>
 class BlockPanels {
  public:
   using R = RealOf<V>;
@@ -78,7 +82,8 @@ class BlockPanels {
   TORCHDET_DEVICE bool is_odd() const { return is_odd_; }
 
  protected:
-  static constexpr uint32_t kMask = kPanelWarps * kWarpSize - 1;
+  static constexpr uint32_t kMask =
+      std::bit_ceil(static_cast<unsigned>(kPanelWarps * kLaneRows * kWarpSize)) - 1;
   static_assert((kPanelWarps & (kPanelWarps - 1)) == 0);
 
   // Word w of a panel's part of a row.
@@ -117,45 +122,76 @@ class BlockPanels {
 
   static constexpr int kPanelBarrier = 1;  // of the warps that factor a panel
 
-  // A key below those of all rows that may be chosen.
-  TORCHDET_DEVICE static int32_t key_of_none() { return ~thread_index(); }
+  // A key below those of all rows that may be chosen, of each thread another. Its row is kMask, the
+  // last that there can be.
+  TORCHDET_DEVICE static int32_t key_of_none() {
+    static_assert(kMask < 1 << 8);
+    return std::numeric_limits<int32_t>::min() + (thread_index() << 8);
+  }
 
-  // The thread with the largest key, and of its row m the words from column kFirst on, and what
-  // divides by the pivot: of the first `threads` threads, which all call this, each with its m[t]
-  // as the candidate. No two keys are the same.
-  template <int kFirst>
-  TORCHDET_DEVICE int choose(int32_t key, const V (&m)[P], int t, int threads, V (&u)[P],
-                             PivotDivisor<V>& divisor) const {
+  // Of the warps of a panel.
+  TORCHDET_DEVICE void sync_panel(int threads) const {
+    if constexpr (kPanelWarps == 1) {
+      sync_warp();
+    } else {
+      sync_threads(kPanelBarrier, threads);
+    }
+  }
+
+  // The row with the largest key, of it the words from column kFirst on, and what divides by the
+  // pivot: of the first `threads` threads, which all call this, each with the candidates in column
+  // t of its rows m. No two keys of rows that may be chosen are the same.
+  template <int kFirst, int kRows>
+  TORCHDET_DEVICE int choose(const int32_t (&keys)[kRows], const V (&m)[kRows][P], int t,
+                             int threads, V (&u)[P], PivotDivisor<V>& divisor) const {
     auto& proposals = exchange_.proposals[t % 2];
-    Pivot<V, true> candidate(m[t]);
-    const bool is_best = key == reduce_maximum_in_warp(key);
-    candidate.refine();
-    if (is_best) {
-      proposals.keys[warp_] = key;
-      proposals.divisors[warp_] = candidate;
-      TORCHDET_UNROLL
-      for (int w = kFirst / kCount; w < kPanelWords; ++w) {
-        store_word(proposals.rows[warp_] + w * kCount, w, m);
-      }
-    }
-    sync_threads(kPanelBarrier, threads);
-    constexpr int kKeys = kPanelWarps < 4 ? kPanelWarps : 4;
-    key = std::numeric_limits<int32_t>::min();
+    int32_t key = keys[0];
+    V entry = m[0][t];
     TORCHDET_UNROLL
-    for (int first = 0; first < kPanelWarps; first += kKeys) {
-      const auto keys = load_shared<Word<4 * kKeys>>(proposals.keys + first);
-      TORCHDET_UNROLL
-      for (int w = 0; w < kKeys; ++w) {
-        key = maximum(key, static_cast<int32_t>(keys.parts[w]));
+    for (int r = 1; r < kRows; ++r) {
+      entry = select(keys[r] > key, m[r][t], entry);
+      key = maximum(key, keys[r]);
+    }
+    const int32_t best = reduce_maximum_in_warp(key);
+    Pivot<V, true> candidate(entry);  // the reciprocal is on its way while the rows are stored
+    TORCHDET_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      if (keys[r] == best) {
+        TORCHDET_UNROLL
+        for (int w = kFirst / kCount; w < kPanelWords; ++w) {
+          store_word(proposals.rows[warp_] + w * kCount, w, m[r]);
+        }
       }
     }
-    const int q = row_of_key<kMask>(key);
-    divisor = proposals.divisors[q / kWarpSize];
+    candidate.refine();
+    if (key == best) {
+      if constexpr (kPanelWarps > 1) {
+        proposals.keys[warp_] = best;
+      }
+      proposals.divisors[warp_] = candidate;
+    }
+    sync_panel(threads);
+    key = best;
+    int warp = 0;
+    if constexpr (kPanelWarps > 1) {
+      constexpr int kKeys = kPanelWarps < 4 ? kPanelWarps : 4;
+      key = std::numeric_limits<int32_t>::min();
+      TORCHDET_UNROLL
+      for (int first = 0; first < kPanelWarps; first += kKeys) {
+        const auto keys = load_shared<Word<4 * kKeys>>(proposals.keys + first);
+        TORCHDET_UNROLL
+        for (int w = 0; w < kKeys; ++w) {
+          key = maximum(key, static_cast<int32_t>(keys.parts[w]));
+        }
+      }
+      warp = row_of_key<kMask>(key) / kWarpSize % kPanelWarps;
+    }
+    divisor = proposals.divisors[warp];
     TORCHDET_UNROLL
     for (int w = kFirst / kCount; w < kPanelWords; ++w) {
-      load_word(proposals.rows[q / kWarpSize] + w * kCount, w, u);
+      load_word(proposals.rows[warp] + w * kCount, w, u);
     }
-    return q;
+    return row_of_key<kMask>(key);
   }
   // For the warps that do not call choose(), which are those from `warps` on. A barrier between
   // those that do has to follow.

@@ -25,9 +25,9 @@ namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
 template <typename V, int kThreads>
-class BlockSweep : public BlockPanels<V, kThreads, kThreads / kWarpSize, true> {
+class BlockSweep : public BlockPanels<V, kThreads, kThreads / kWarpSize, 1, true> {
  public:
-  using Base = BlockPanels<V, kThreads, kThreads / kWarpSize, true>;
+  using Base = BlockPanels<V, kThreads, kThreads / kWarpSize, 1, true>;
   using Base::Base, Base::P;
   using typename Base::Exchange;
 
@@ -39,7 +39,7 @@ class BlockSweep : public BlockPanels<V, kThreads, kThreads / kWarpSize, true> {
       sync_block();
       this->update(k, k + P, 0);
       sync_block();
-      this->store_row(row(), k, is_present(), panel_);
+      this->store_row(row(), k, is_present(), panel_[0]);
     }
     sync_block();
   }
@@ -63,7 +63,7 @@ class BlockSweep : public BlockPanels<V, kThreads, kThreads / kWarpSize, true> {
   // the passes read; A_(i, K) of (2), which takes their place afterwards, waits in panel_.
   TORCHDET_DEVICE void factor_panel(int k) {
     const int own = thread_index(), left = n_ - k;
-    V(&m)[P] = panel_;
+    V(&m)[P] = panel_[0];
     V l[P];
     this->load_row(a_ + minimum(own, n_ - 1) * stride_, k, m);
     TORCHDET_UNROLL
@@ -75,11 +75,11 @@ class BlockSweep : public BlockPanels<V, kThreads, kThreads / kWarpSize, true> {
       l[t] = zero<V>();
       if (t < left) {
         const bool is_waiting = place_ == kWaiting && is_present();
-        const int32_t key =
-            is_waiting ? pivot_key<kMask>(pivot_size(m[t]), own) : this->key_of_none();
+        const int32_t key[] = {is_waiting ? pivot_key<kMask>(pivot_size(m[t]), own)
+                                          : this->key_of_none()};
         V u[P];
         PivotDivisor<V> divisor;
-        const int q = this->template choose<0>(key, m, t, kThreads, u, divisor);
+        const int q = this->template choose<0>(key, panel_, t, kThreads, u, divisor);
         const bool is_row = own == q;
         is_regular_ = is_regular_ && component_size(u[t]) != R(0);
         this->is_odd_ = this->is_odd_ != (is_waiting && own < q);
@@ -126,7 +126,7 @@ class BlockSweep : public BlockPanels<V, kThreads, kThreads / kWarpSize, true> {
   int place_ = kWaiting;  // the step whose pivot row is the thread's
   bool is_regular_ = true;
   V pivot_ = one<V>();
-  V panel_[P];
+  V panel_[1][P];
 };
 
 }  // namespace TORCHDET_CAPABILITY

@@ -8,9 +8,12 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// The smallest matrices are those that the class "warp" leaves.
+// The smallest matrices are those that the class "warp" leaves: above n = 64, determinants have a
+// kernel of their own to n = 96.
 template <Op kOp, Dtype kDtype>
-constexpr int kLeastRows = largest_warp(kOp, kDtype) < 2 * kWarpSize ? 2 : 4;
+constexpr int kLeastRows = largest_warp(kOp, kDtype) < 2 * kWarpSize ? 2
+                           : kOp == Op::kDet                         ? 3
+                                                                     : 4;
 
 // One with registers for matrices of order n.
 template <template <typename, int> typename Kernel, Op kOp, Dtype kDtype,
