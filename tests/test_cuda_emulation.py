@@ -140,7 +140,7 @@ def test_every_order_is_right(n, dtype):
 # Orders of the class "block" where something ends: words between rows, the threads of a block,
 # shared memory. A matrix takes up to a second here.
 EDGES = (
-    *((n, "float32") for n in (64, 65, 96, 128, 129, 160, 161, 200, 237, 238)),
+    *((n, "float32") for n in (64, 65, 96, 97, 128, 129, 160, 161, 200, 237, 238)),
     *((n, dtype) for n in (65, 96, 97, 128, 129, 168) for dtype in ("float64", "complex64")),
     *((n, "complex128") for n in (65, 96, 97, 119)),
 )
@@ -181,11 +181,12 @@ def test_cofactors_of_a_singular_matrix_to_the_end_of_the_class_block(n, dtype):
     assert (again == 0).all()
 
 
-# With and without warps that go ahead with the next panel (block/factor.h).
+# Panels of one, two and four warps, with one to four rows in a thread (block/factor.h).
 @pytest.mark.parametrize(
     ("n", "dtype"),
-    ((70, "float32"), (130, "float32"), (165, "float32"), (100, "float64"), (130, "float64")),
-)
+    ((70, "float32"), (110, "float32"), (130, "float32"), (165, "float32"), (100, "float64"),
+     (130, "float64")),
+)  # fmt: skip
 def test_equal_rows_of_a_block_cancel_exactly(n, dtype):
     # To the last bit, whichever warps eliminate them, in the same panel or far apart.
     A, _, _ = checks.well_conditioned(n, dtype)

@@ -17,9 +17,9 @@ ORDERS = {
     "address,undefined": (1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 27, 32, 33, 40, 64, 67),
     "thread": (1, 3, 4, 5, 8, 12, 16, 27, 32, 33),
 }
-# float32 in the class "block": with warps that go ahead of others and without, and determinants
-# whose last columns come late.
-BLOCK_ORDERS = {"det": (65, 130, 239), "cofactor": (65, 130)}
+# float32 in the class "block": panels of one, two and four warps, with up to four rows in a thread,
+# and determinants whose last columns come late.
+BLOCK_ORDERS = {"det": (65, 100, 130, 239), "cofactor": (65, 130)}
 LARGE_ORDERS = (1, 2, 3, 4, 5, 33, 40)  # also by the kernels of the class "large"
 BATCH = 9
 # The LU of the class "large": three panels, and the first one with the rows of two blocks.

@@ -155,12 +155,16 @@ class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, fal
   // The panel of columns k, k + 1, .., by `threads` threads, each of which holds at most kRows
   // rows: thread t holds rows k + t, k + t + threads, .. of the list. The next list has first the
   // pivot rows, then the others as they were.
+  //
+  // There are two copies of the code, one for half the rows: one for each number would be more than
+  // the instruction cache has room for.
   template <int kRows>
   TORCHDET_DEVICE void factor_panel(int k, int threads, bool is_ahead) {
     const int left = n_ - k;
-    if constexpr (kRows > 1) {
-      if (left <= (kRows - 1) * threads) {
-        factor_panel<kRows - 1>(k, threads, is_ahead);
+    constexpr int kHalf = (kRows + 1) / 2;
+    if constexpr (kRows == kLaneRows && kHalf < kRows) {
+      if (left <= kHalf * threads) {
+        factor_panel<kHalf>(k, threads, is_ahead);
         return;
       }
     }
@@ -190,7 +194,7 @@ class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, fal
           int32_t keys[kRows];
           TORCHDET_UNROLL
           for (int r = 0; r < kRows; ++r) {
-            keys[r] = place[r] == kWaiting ? pivot_key<kMask>(pivot_size(m[r][t]), own[r])
+            keys[r] = place[r] == kWaiting ? place_key<kMask>(pivot_size(m[r][t]), own[r])
                                            : this->key_of_none();
           }
           V u[P];

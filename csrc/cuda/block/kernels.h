@@ -27,8 +27,8 @@ struct BlockShape {
 template <typename V>
 inline constexpr auto kDeterminantShapes = [] {
   if constexpr (sizeof(V) == 4) {
-    return std::array{BlockShape{2, 2, 8, 1}, BlockShape{3, 3, 5, 1}, BlockShape{4, 3, 3, 1},
-                      BlockShape{5, 5, 2, 2}, BlockShape{8, 12, 1, 4}};
+    return std::array{BlockShape{2, 2, 8, 1}, BlockShape{3, 3, 5, 1}, BlockShape{4, 5, 3, 1},
+                      BlockShape{5, 8, 2, 2}, BlockShape{8, 12, 1, 4}};
   } else if constexpr (sizeof(V) == 8) {
     return std::array{BlockShape{2, 2, 8, 1}, BlockShape{3, 3, 4, 1}, BlockShape{4, 6, 2, 2},
                       BlockShape{8, 12, 1, 4}};

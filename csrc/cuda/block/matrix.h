@@ -15,11 +15,13 @@ inline namespace TORCHDET_CAPABILITY {
 // Columns of a panel. What a lane keeps of the rows of U in the passes is in 64 registers: with
 // panels of 16 columns, for one word of each. Then a number of A is loaded and stored half as often
 // as with 8 columns and two words; in float32, whose words have four numbers, that outweighs the
-// multipliers, which are loaded twice as often.
-template <typename V, bool kSweep>
-constexpr int kPanel = sizeof(V) == 16             ? 4
-                       : sizeof(V) == 4 && !kSweep ? 16
-                                                   : 8;
+// multipliers, which are loaded twice as often. But the code of a panel is three times as long, and
+// a warp runs through it once for each panel. So 16 are for the largest determinants, whose passes
+// take most of the time.
+template <typename V, bool kIsLarge>
+constexpr int kPanel = sizeof(V) == 16              ? 4
+                       : sizeof(V) == 4 && kIsLarge ? 16
+                                                    : 8;
 
 // Words of a row, and what rows are apart.
 template <typename V>

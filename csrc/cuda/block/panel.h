@@ -15,29 +15,11 @@
 #include <bit>
 
 #include "../pivot.h"
+#include "../place_key.h"
 #include "matrix.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
-
-// What a pivot search compares: the leading bits of the size of an entry, rounded up, with the row
-// in the bits of kMask. Rounding up keeps every number but 0 above 0; multipliers are at most
-// 1 + 2^-15 (float), 1 + 2^-12 (double) with eight bits.
-template <uint32_t kMask, typename R>
-TORCHDET_DEVICE int32_t pivot_key(R size, int row) {
-  uint32_t bits;
-  if constexpr (sizeof(R) == 4) {
-    bits = static_cast<uint32_t>(bits_of(size));
-  } else {
-    bits = static_cast<uint32_t>((static_cast<uint64_t>(bits_of(size)) + 0xffffffff) >> 32);
-  }
-  bits = minimum(bits, 0x7fffffffu - kMask);  // a NaN of a GPU is 0x7fffffff
-  return static_cast<int32_t>(((bits + kMask) & ~kMask) | (kMask - row));
-}
-template <uint32_t kMask>
-TORCHDET_DEVICE int row_of_key(int32_t key) {
-  return static_cast<int>(kMask - (key & kMask));
-}
 
 // What the threads of a panel show each other.
 template <typename V, int P, int kPanelWarps>
@@ -63,7 +45,8 @@ template <typename V, int kThreads, int kPanelWarps, int kLaneRows, bool kSweep>
 class BlockPanels {
  public:
   using R = RealOf<V>;
-  static constexpr int P = kPanel<V, kSweep>;
+  static constexpr bool kIsLarge = !kSweep && kPanelWarps * kLaneRows > 6;
+  static constexpr int P = kPanel<V, kIsLarge>;
   static constexpr int kCount = Chunk<V>::kCount, kPanelWords = P / kCount;
   using Exchange = std::conditional_t<kSweep, SweepExchange<V, P, kPanelWarps>,
                                       PanelExchange<V, P, kPanelWarps>>;
@@ -184,14 +167,14 @@ class BlockPanels {
           key = maximum(key, static_cast<int32_t>(keys.parts[w]));
         }
       }
-      warp = row_of_key<kMask>(key) / kWarpSize % kPanelWarps;
+      warp = place_of_key<kMask>(key) / kWarpSize % kPanelWarps;
     }
     divisor = proposals.divisors[warp];
     TORCHDET_UNROLL
     for (int w = kFirst / kCount; w < kPanelWords; ++w) {
       load_word(proposals.rows[warp] + w * kCount, w, u);
     }
-    return row_of_key<kMask>(key);
+    return place_of_key<kMask>(key);
   }
   // For the warps that do not call choose(), which are those from `warps` on. A barrier between
   // those that do has to follow.
@@ -287,8 +270,8 @@ class BlockPanels {
   // form groups, which take turns at the rows. In a row a group reads and writes its part of the
   // row, and reads kPanel multipliers, which its lanes share. For 64 multiply-adds a lane, 16
   // clocks of an SM, float32 takes
-  //     4 + 4 + 4 x 2 wavefronts of shared memory a warp in the LU, 2 x 4 + 2 x 4 + 2 x 2 in the
-  //     sweep,
+  //     4 + 4 + 4 x 2 wavefronts of shared memory a warp with panels of 16 columns,
+  //     2 x 4 + 2 x 4 + 2 x 2 with panels of 8,
   // if two neighbours with one address take half the wavefronts.
   static constexpr int kTileWords = sizeof(V) == 16 ? 4 : P == 16 ? 1 : 2;
   static constexpr int kTileColumns = kTileWords * kCount;

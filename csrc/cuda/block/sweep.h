@@ -75,7 +75,7 @@ class BlockSweep : public BlockPanels<V, kThreads, kThreads / kWarpSize, 1, true
       l[t] = zero<V>();
       if (t < left) {
         const bool is_waiting = place_ == kWaiting && is_present();
-        const int32_t key[] = {is_waiting ? pivot_key<kMask>(pivot_size(m[t]), own)
+        const int32_t key[] = {is_waiting ? place_key<kMask>(pivot_size(m[t]), own)
                                           : this->key_of_none()};
         V u[P];
         PivotDivisor<V> divisor;
