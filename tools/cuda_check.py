@@ -23,8 +23,9 @@ from tools.cuda_objects import (
     units,
 )
 
-# What the CPU kernels, which are 6 MB compressed, leave of a wheel of 20 MB.
-LARGEST_MB = 14
+# Objects of 14.7 MB are 12 MB of a wheel, which compresses them; the CPU kernels of all instruction
+# sets are 10 MB beside them.
+LARGEST_MB = 15
 
 
 def report(kernels: Sequence[Kernel], architectures: Sequence[str], console: Console) -> int:
