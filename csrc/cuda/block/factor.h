@@ -156,8 +156,8 @@ class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, fal
   // rows: thread t holds rows k + t, k + t + threads, .. of the list. The next list has first the
   // pivot rows, then the others as they were.
   //
-  // There are two copies of the code, one for half the rows: one for each number would be more than
-  // the instruction cache has room for.
+  // There are two copies of the code, one of them for half the rows. One for each number of rows
+  // would be two to three times as much code, which every warp of a panel has to fetch.
   template <int kRows>
   TORCHDET_DEVICE void factor_panel(int k, int threads, bool is_ahead) {
     const int left = n_ - k;
@@ -184,8 +184,8 @@ class BlockFactors : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, fal
     if (is_ahead) {
       advance(k - P, offset, threads, m);
     }
-    // Steps beyond the end of the matrix, within its last word, have no row left to choose: key_of_
-    // none() names a row that is not there, and the columns that change are nobody's.
+    // Steps beyond the end of the matrix, within its last word, find no row to choose. The key of
+    // none names a row that is not there, and only columns behind the last one change.
     for_steps<0, P / kCount, true>([&](auto word) {
       constexpr int first = decltype(word)::value * kCount;
       if (first < left) {

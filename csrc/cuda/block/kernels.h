@@ -21,9 +21,9 @@ struct BlockShape {
   int rows, warps, blocks, panel_warps = 0;
 };
 // The first are the smallest orders. Where an SM has three blocks or more, one warp of each finds
-// pivots. It is an odd number of warps that keeps these on different schedulers. Where shared
-// memory has room for one or two blocks, nothing else hides a block's pivots: more warps share
-// them, and there are more for the passes.
+// pivots. Blocks of three or five warps have these warps on different schedulers. Where shared
+// memory has room for one or two blocks, nothing else hides a block's pivots: there are more warps
+// for the passes, and, but for complex128, more than one shares a panel.
 template <typename V>
 inline constexpr auto kDeterminantShapes = [] {
   if constexpr (sizeof(V) == 4) {
