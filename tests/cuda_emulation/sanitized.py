@@ -17,9 +17,12 @@ ORDERS = {
     "address,undefined": (1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 27, 32, 33, 40, 64, 67),
     "thread": (1, 3, 4, 5, 8, 12, 16, 27, 32, 33),
 }
-# float32 in the class "block": panels of one, two and four warps, with up to four rows in a thread,
-# and determinants whose last columns come late.
-BLOCK_ORDERS = {"det": (65, 100, 130, 239), "cofactor": (65, 130)}
+# The class "block": each shape of its panels, and determinants whose last columns come late.
+BLOCK_ORDERS = {
+    ("det", "float32"): (65, 100, 130, 239),
+    ("cofactor", "float32"): (65, 130, 170),
+    ("cofactor", "float64"): (70, 100, 134),
+}
 LARGE_ORDERS = (1, 2, 3, 4, 5, 33, 40)  # also by the kernels of the class "large"
 BATCH = 9
 # The LU of the class "large": three panels, and the first one with the rows of two blocks.
@@ -65,9 +68,9 @@ def main() -> int:
         for n in orders:
             (A,) = arguments("det", n, dtype, 2)
             emulated.factor(A, 2)
-    for operator, orders in BLOCK_ORDERS.items():
+    for (operator, dtype), orders in BLOCK_ORDERS.items():
         for n in orders:
-            emulated.run(operator, *arguments(operator, n, "float32", 1))
+            emulated.run(operator, *arguments(operator, n, dtype, 1))
     print("all kernels ran")
     return 0
 

@@ -16,9 +16,9 @@ namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
 // Orders up to 32 rows, the warps of a block, the blocks of an SM that registers have to leave room
-// for, and the warps of a panel of a determinant; panels of cofactors take all warps.
+// for, and the warps of a panel.
 struct BlockShape {
-  int rows, warps, blocks, panel_warps = 0;
+  int rows, warps, blocks, panel_warps;
 };
 // The first are the smallest orders. Where an SM has three blocks or more, one warp of each finds
 // pivots. Blocks of three or five warps have these warps on different schedulers. Where shared
@@ -27,8 +27,8 @@ struct BlockShape {
 template <typename V>
 inline constexpr auto kDeterminantShapes = [] {
   if constexpr (sizeof(V) == 4) {
-    return std::array{BlockShape{2, 2, 8, 1}, BlockShape{3, 3, 5, 1}, BlockShape{4, 5, 3, 1},
-                      BlockShape{5, 8, 2, 2}, BlockShape{8, 12, 1, 4}};
+    return std::array{BlockShape{3, 3, 5, 1}, BlockShape{4, 5, 3, 1}, BlockShape{5, 8, 2, 2},
+                      BlockShape{8, 12, 1, 4}};
   } else if constexpr (sizeof(V) == 8) {
     return std::array{BlockShape{2, 2, 8, 1}, BlockShape{3, 3, 4, 1}, BlockShape{4, 6, 2, 2},
                       BlockShape{8, 12, 1, 4}};
@@ -36,14 +36,18 @@ inline constexpr auto kDeterminantShapes = [] {
     return std::array{BlockShape{2, 2, 2, 1}, BlockShape{3, 4, 1, 1}, BlockShape{4, 8, 1, 1}};
   }
 }();
+// Panels of cofactors have twice as many numbers in registers, and so at most two rows in a thread
+// (float32), else one. Where a block is small, all warps do its panels and then its passes: few
+// warps in one kind and the other would not have equal shares.
 template <typename V>
 inline constexpr auto kCofactorShapes = [] {
   if constexpr (sizeof(V) == 4) {
-    return std::array{BlockShape{2, 2, 6}, BlockShape{4, 4, 3}, BlockShape{8, 8, 1}};
+    return std::array{BlockShape{4, 5, 3, 2}, BlockShape{5, 8, 2, 4}, BlockShape{8, 16, 1, 4}};
   } else if constexpr (sizeof(V) == 8) {
-    return std::array{BlockShape{2, 2, 3}, BlockShape{4, 4, 1}, BlockShape{8, 8, 1}};
+    return std::array{BlockShape{2, 2, 6, 2}, BlockShape{3, 6, 2, 3}, BlockShape{4, 12, 1, 4},
+                      BlockShape{6, 12, 1, 6}};
   } else {
-    return std::array{BlockShape{2, 2, 1}, BlockShape{4, 4, 1}};
+    return std::array{BlockShape{2, 2, 3, 2}, BlockShape{4, 8, 1, 4}};
   }
 }();
 
@@ -143,7 +147,8 @@ template <typename V, int kRows>
 struct BlockCofactors : BlockKernel<V, kRows, kCofactorShapes<V>> {
   using Base = BlockKernel<V, kRows, kCofactorShapes<V>>;
   using Base::kThreads;
-  using Sweep = BlockSweep<V, kThreads>;
+  static constexpr int kLaneRows = (kRows + Base::kPanelWarps - 1) / Base::kPanelWarps;
+  using Sweep = BlockSweep<V, kThreads, Base::kPanelWarps, kLaneRows>;
   using Exchange = typename Sweep::Exchange;
   using Space = typename Base::Space;
   using R = RealOf<V>;
@@ -186,9 +191,9 @@ struct BlockCofactors : BlockKernel<V, kRows, kCofactorShapes<V>> {
     if (team.reduce(is_safe, both) == 0) {
       return false;
     }
-    const V pivot = sweep.is_odd() ? -sweep.pivot() : sweep.pivot();
-    const Scaled<V> d = team.reduce(normalise(pivot, I(0)),
-                                    [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });
+    Scaled<V> d = sweep.pivots();
+    d.mantissa = sweep.is_odd() ? -d.mantissa : d.mantissa;
+    d = team.reduce(d, [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });
     // C(B) = d B^-T; slogdet divides by d again, so there it is left out.
     Scaled<V> factor = gradient_factor(p, b, scaled_one<V>(), eq.total);
     factor = p.op == Op::kSlogdetBackward ? factor : factor * d;
@@ -199,32 +204,47 @@ struct BlockCofactors : BlockKernel<V, kRows, kCofactorShapes<V>> {
   // Row q_k of A, as block/sweep.h leaves it, times the factor is column k of the result. Whether A
   // is finite, as far as this thread sees.
   TORCHDET_DEVICE static bool write(const Problem& p, int64_t b, const Space& space,
-                                    Scaled<V> factor, R poison, bool is_scaled) {
+                                    const Scaled<V>& factor, R poison, bool is_scaled) {
+    const TeamVectors<V>& vectors = space.vectors;
+    const bool is_conjugate = p.op != Op::kCofactor;
+    // Where nothing is scaled, and the factor is far from both ends of the range, a product of two
+    // numbers is all: it is rounded once, as the other is.
+    constexpr int kFar = Format<ScalarOf<V>>::kMaxExponent - 4;
+    if (!is_scaled && factor.exponent >= -kFar && factor.exponent <= kFar) {
+      const V plain = scale_pow2(is_conjugate ? conj(factor.mantissa) : factor.mantissa,
+                                 IntegerOf<V>(factor.exponent));
+      return write(p, b, space,
+                   [&](V x, int, int) { return (is_conjugate ? conj(x) : x) * plain; });
+    }
+    return write(p, b, space, [&](V x, int c, int k) {
+      const I exponent = is_scaled ? vectors.row[c] + vectors.column[k] : I(0);
+      const V scaled = scale_pow2(x * factor.mantissa, factor.exponent + exponent);
+      return add_poison(is_conjugate ? conj(scaled) : scaled, poison);
+    });
+  }
+  // result(x, c, k): the number of the result at (c, k), x being that of A.
+  template <typename Result>
+  TORCHDET_DEVICE static bool write(const Problem& p, int64_t b, const Space& space,
+                                    Result result) {
     constexpr int kCount = Chunk<V>::kCount, kWarps = kThreads / kWarpSize;
     const int n = static_cast<int>(p.n), words = words_of<V>(n);
     V* const out = static_cast<V*>(p.out) + b * n * n;
-    const TeamVectors<V>& vectors = space.vectors;
+    const int* const rows = space.vectors.row_index;
     // A lane has a column; where warps are left over, some share the words of a row.
     const int across = (n + kWarpSize - 1) / kWarpSize, parts = kWarps / across;
     const int warp = thread_index() / kWarpSize;
     const int k = warp % across * kWarpSize + thread_index() % kWarpSize;
     R check = 0;
     if (k < n && warp / across < parts) {
-      const V* const row = space.A.data + vectors.row_index[k] * space.A.stride;
-      const I exponent = factor.exponent + (is_scaled ? vectors.column[k] : I(0));
+      const V* const row = space.A.data + rows[k] * space.A.stride;
       for (int w = warp / across; w < words; w += parts) {
         const auto chunk = load_shared<Chunk<V>>(row + w * kCount);
         TORCHDET_UNROLL
         for (int e = 0; e < kCount; ++e) {
           const int j = w * kCount + e;
           if (j < n) {
-            const V x = chunk.x[e];
-            const int c = vectors.row_index[j];
-            check = add_nothing(x, check);
-            const V scaled =
-                scale_pow2(x * factor.mantissa, exponent + (is_scaled ? vectors.row[c] : I(0)));
-            out[int64_t(c) * n + k] =
-                add_poison(p.op == Op::kCofactor ? scaled : conj(scaled), poison);
+            check = add_nothing(chunk.x[e], check);
+            out[rows[j] * n + k] = result(chunk.x[e], rows[j], k);
           }
         }
       }

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <bit>
+#include <numeric>
 
 #include "../pivot.h"
 #include "../place_key.h"
@@ -35,8 +36,8 @@ struct PanelExchange {
 };
 template <typename V, int P, int kPanelWarps>
 struct SweepExchange : PanelExchange<V, P, kPanelWarps> {
-  // L11 below the diagonal, on it the reciprocals of the pivots.
-  alignas(sizeof(Wide)) V factors[P][P];
+  // Of two panels in turn: L11 below the diagonal, on it the reciprocals of the pivots.
+  alignas(sizeof(Wide)) V factors[2][P][P];
 };
 
 // kPanelWarps: those that have rows of a panel, at the most; kLaneRows: the most rows of a thread.
@@ -67,7 +68,6 @@ class BlockPanels {
  protected:
   static constexpr uint32_t kMask =
       std::bit_ceil(static_cast<unsigned>(kPanelWarps * kLaneRows * kWarpSize)) - 1;
-  static_assert((kPanelWarps & (kPanelWarps - 1)) == 0);
 
   // Word w of a panel's part of a row.
   TORCHDET_DEVICE static void load_word(const V* from, int w, V (&x)[P]) {
@@ -157,7 +157,7 @@ class BlockPanels {
     key = best;
     int warp = 0;
     if constexpr (kPanelWarps > 1) {
-      constexpr int kKeys = kPanelWarps < 4 ? kPanelWarps : 4;
+      constexpr int kKeys = std::gcd(kPanelWarps, 4);
       key = std::numeric_limits<int32_t>::min();
       TORCHDET_UNROLL
       for (int first = 0; first < kPanelWarps; first += kKeys) {
@@ -206,13 +206,19 @@ class BlockPanels {
       for (int s = 0; s < t; ++s) {
         x[t] = fnma(l[t][s], x[s], x[t]);
       }
-      x[t] = t < left ? x[t] : zero<V>();
     }
     TORCHDET_UNROLL
     for (int t = 0; t < P; ++t) {
       if (t < left) {
         store_shared(a_ + x_row[t] + j, x[t]);
       }
+    }
+  }
+  // x_j is of U where column j has had no pivot.
+  TORCHDET_DEVICE void note_size(int j, const V (&x)[P], int left, bool is_upper) {
+    TORCHDET_UNROLL
+    for (int t = 0; t < P; ++t) {
+      largest_ = is_upper && j < n_ && t < left ? maximum(largest_, leading_bits(x[t])) : largest_;
     }
   }
   // Where the rows Q begin in A. For those that are not there another stands.
@@ -285,7 +291,7 @@ class BlockPanels {
   // Row t of L11, at least below the diagonal: in the LU where it was made, in the pivot's row.
   TORCHDET_DEVICE const V* lower_factor(int k, const int (&pivot_row)[P], int t) const {
     if constexpr (kSweep) {
-      return exchange_.factors[t];
+      return exchange_.factors[k / P % 2][t];
     } else {
       return a_ + pivot_row[t] + k;
     }
@@ -304,51 +310,47 @@ class BlockPanels {
     // x for one column of the lane's words.
     const int v = own + group / kCount * across, j = column_at(v) + group % kCount;
     const bool is_solver = group < kTileColumns && v < end;
+    V solution[P];
     if (is_solver) {
-      V solution[P];
       solve(k, pivot_row, pivot_row, j, solution);
       if constexpr (kSweep) {
-        TORCHDET_UNROLL
-        for (int t = 0; t < P; ++t) {  // of a row that is not there, x = 0
-          largest_ = j > k && j < n_ ? maximum(largest_, leading_bits(solution[t])) : largest_;
-        }
+        note_size(j, solution, left, j > k);
       }
     }
     sync_warp();
     Chunk<V> x[P][kTileWords];
-    int column[kTileWords];
+    V* to[kTileWords];
     TORCHDET_UNROLL
     for (int w = 0; w < kTileWords; ++w) {
       // Where it has no further word, its own once more: no other lane writes what it reads.
-      column[w] = column_at(own + w * across < end ? own + w * across : own < end ? own : first);
+      to[w] = a_ + column_at(own + w * across < end ? own + w * across : own < end ? own : first);
       TORCHDET_UNROLL
       for (int t = 0; t < P; ++t) {
-        x[t][w] = load_shared<Chunk<V>>(a_ + pivot_row[t] + column[w]);
-        TORCHDET_UNROLL
-        for (int e = 0; e < kCount; ++e) {
-          x[t][w].x[e] = !kSweep || t < left ? x[t][w].x[e] : zero<V>();
-        }
+        x[t][w] = load_shared<Chunk<V>>(to[w] + pivot_row[t]);
       }
     }
     if constexpr (kSweep) {
+      if (left < P) {
+        TORCHDET_UNROLL
+        for (int t = 0; t < P; ++t) {
+          TORCHDET_UNROLL
+          for (int w = 0; w < kTileWords; ++w) {
+            x[t][w] = t < left ? x[t][w] : Chunk<V>{};
+          }
+        }
+      }
       sync_warp();
       if (is_solver) {
         TORCHDET_UNROLL
         for (int t = 0; t < P; ++t) {
           if (t < left) {
-            V* const place = a_ + pivot_row[t] + j;
-            store_shared(place, load_shared<V>(place) * exchange_.factors[t][t]);
+            store_shared(a_ + pivot_row[t] + j, solution[t] * exchange_.factors[k / P % 2][t][t]);
           }
         }
       }
       sync_warp();
     }
-    V* to[kTileWords];
     const V* from[kPanelWords];
-    TORCHDET_UNROLL
-    for (int w = 0; w < kTileWords; ++w) {
-      to[w] = a_ + column[w];
-    }
     // Words of multipliers that are not there meet x = 0: another word stands for them.
     TORCHDET_UNROLL
     for (int w = 0; w < kPanelWords; ++w) {
