@@ -44,7 +44,7 @@ inline constexpr auto kCofactorShapes = [] {
   if constexpr (sizeof(V) == 4) {
     return std::array{BlockShape{4, 5, 3, 2}, BlockShape{5, 8, 2, 4}, BlockShape{8, 16, 1, 4}};
   } else if constexpr (sizeof(V) == 8) {
-    return std::array{BlockShape{2, 2, 6, 2}, BlockShape{3, 6, 2, 3}, BlockShape{4, 12, 1, 4},
+    return std::array{BlockShape{2, 2, 5, 2}, BlockShape{3, 6, 2, 3}, BlockShape{4, 12, 1, 4},
                       BlockShape{6, 12, 1, 6}};
   } else {
     return std::array{BlockShape{2, 2, 3, 2}, BlockShape{4, 8, 1, 4}};
@@ -158,36 +158,54 @@ struct BlockCofactors : BlockKernel<V, kRows, kCofactorShapes<V>> {
   TORCHDET_ANYWHERE static int slot_bytes(int n) {
     return static_cast<int>(maximum(sizeof(Exchange), n * sizeof(I)));
   }
+  // What reading a matrix finds. Not in registers, of which the sweep leaves none.
+  struct Found {
+    Equilibration<V> eq;
+    int32_t largest;
+  };
+  struct Layout {
+    Found* found;
+    Space space;
+
+    template <bool kCounts>
+    TORCHDET_ANYWHERE Layout(Pieces<kCounts>& pieces, int n)
+        : found(pieces.template take<Found>(1)), space(pieces, n, slot_bytes(n)) {}
+  };
   static size_t block_bytes(int64_t n) {
     Pieces<true> counter(nullptr);
-    Space(counter, static_cast<int>(n), slot_bytes(static_cast<int>(n)));
+    Layout(counter, static_cast<int>(n));
     return counter.bytes;
   }
 
   TORCHDET_DEVICE static void run(const Problem& p) {
-    const int n = static_cast<int>(p.n);
     const int64_t b = block_index();
     Pieces<false> pieces(shared_memory<unsigned char>());
-    const Space space(pieces, n, slot_bytes(n));
-    Team<kThreads> team(space.vectors.slots);
-    if (!write_fast(p, b, space, team)) {
-      write_slow(p, b, space, team);
+    const Layout layout(pieces, static_cast<int>(p.n));
+    Team<kThreads> team(layout.space.vectors.slots);
+    if (!write_fast(p, b, layout, team)) {
+      write_slow(p, b, layout.space, team);
     }
   }
 
  private:
   // Whether the result is right: the same in all threads.
-  TORCHDET_DEVICE static bool write_fast(const Problem& p, int64_t b, const Space& space,
+  TORCHDET_DEVICE static bool write_fast(const Problem& p, int64_t b, const Layout& layout,
                                          Team<kThreads>& team) {
+    const Space& space = layout.space;
     const TeamSpace<V> team_space(space.A, {nullptr, 0, 0}, space.vectors);
     TeamAlgorithms<V, kThreads> algorithms(team, team_space);
     BlockMatrix<V, kRows, kThreads> matrix(space);
-    const Equilibration<V> eq = matrix.read(p.A, b, algorithms);
+    Equilibration<V> eq = matrix.read(p.A, b, algorithms);
+    eq.is_identity = !matrix.is_scaled();
+    if (thread_index() == 0) {
+      *layout.found = {eq, matrix.largest()};  // barriers of the sweep follow
+    }
     Sweep sweep(space.A, space.vectors.row_index,
                 *reinterpret_cast<Exchange*>(space.vectors.slots));
     sweep.run();
     const auto both = [](int x, int y) { return x & y; };
-    const int is_safe = sweep.is_regular() && !matrix.has_grown(sweep.largest()) ? 1 : 0;
+    const int is_safe =
+        sweep.is_regular() && !matrix.has_grown(sweep.largest(), layout.found->largest) ? 1 : 0;
     if (team.reduce(is_safe, both) == 0) {
       return false;
     }
@@ -195,20 +213,21 @@ struct BlockCofactors : BlockKernel<V, kRows, kCofactorShapes<V>> {
     d.mantissa = sweep.is_odd() ? -d.mantissa : d.mantissa;
     d = team.reduce(d, [](const Scaled<V>& x, const Scaled<V>& y) { return x * y; });
     // C(B) = d B^-T; slogdet divides by d again, so there it is left out.
-    Scaled<V> factor = gradient_factor(p, b, scaled_one<V>(), eq.total);
+    Scaled<V> factor = gradient_factor(p, b, scaled_one<V>(), layout.found->eq.total);
     factor = p.op == Op::kSlogdetBackward ? factor : factor * d;
-    const int finite = write(p, b, space, factor, eq.poison, matrix.is_scaled()) ? 1 : 0;
+    const int finite = write(p, b, space, factor, layout.found->eq) ? 1 : 0;
     return team.reduce(finite, both) != 0;
   }
 
   // Row q_k of A, as block/sweep.h leaves it, times the factor is column k of the result. Whether A
   // is finite, as far as this thread sees.
   TORCHDET_DEVICE static bool write(const Problem& p, int64_t b, const Space& space,
-                                    const Scaled<V>& factor, R poison, bool is_scaled) {
+                                    const Scaled<V>& factor, const Equilibration<V>& eq) {
     const TeamVectors<V>& vectors = space.vectors;
-    const bool is_conjugate = p.op != Op::kCofactor;
-    // Where nothing is scaled, and the factor is far from both ends of the range, a product of two
-    // numbers is all: it is rounded once, as the other is.
+    const bool is_conjugate = p.op != Op::kCofactor, is_scaled = !eq.is_identity;
+    const R poison = eq.poison;
+    // Where nothing is scaled, and the factor is a normal number (its mantissa is 0 or within 2^-1
+    // and 2^3), the products with that number are all.
     constexpr int kFar = Format<ScalarOf<V>>::kMaxExponent - 4;
     if (!is_scaled && factor.exponent >= -kFar && factor.exponent <= kFar) {
       const V plain = scale_pow2(is_conjugate ? conj(factor.mantissa) : factor.mantissa,
@@ -237,6 +256,7 @@ struct BlockCofactors : BlockKernel<V, kRows, kCofactorShapes<V>> {
     R check = 0;
     if (k < n && warp / across < parts) {
       const V* const row = space.A.data + rows[k] * space.A.stride;
+      TORCHDET_ROLL
       for (int w = warp / across; w < words; w += parts) {
         const auto chunk = load_shared<Chunk<V>>(row + w * kCount);
         TORCHDET_UNROLL

@@ -195,13 +195,15 @@ class BlockMatrix {
     }
   }
   TORCHDET_DEVICE bool is_scaled() const { return is_scaled_; }
+  // Leading bits of the largest entry of B, about.
+  TORCHDET_DEVICE int32_t largest() const { return largest_; }
 
-  // Whether a number of U of those leading bits is 2^kGrowth times the largest of B, or more. Where
-  // pivots grow, partial pivoting loses what cofactors need. The growth is about n^(2/3) for usual
-  // matrices, 2^(n - 1) at the worst.
-  TORCHDET_DEVICE bool has_grown(int32_t bits) const {
+  // Whether a number of U, of those leading bits, is 2^kGrowth times the largest of B, or more.
+  // Where pivots grow, partial pivoting loses what cofactors need. The growth is about n^(2/3) for
+  // usual matrices, 2^(n - 1) at the worst.
+  TORCHDET_DEVICE static bool has_grown(int32_t bits, int32_t largest) {
     constexpr int kGrowth = 7;
-    return bits - largest_ >= kGrowth << kLeadingFraction<R>;
+    return bits - largest >= kGrowth << kLeadingFraction<R>;
   }
 
  private:
@@ -315,7 +317,7 @@ class BlockMatrix {
   V* const a_;
   const int stride_, n_;
   bool is_scaled_ = false;
-  int32_t largest_ = 0;  // leading bits of the largest entry of B, about
+  int32_t largest_ = 0;
 };
 
 }  // namespace TORCHDET_CAPABILITY
