@@ -23,9 +23,9 @@ from tools.cuda_objects import (
     units,
 )
 
-# Objects of 14.7 MB are 12 MB of a wheel, which compresses them; the CPU kernels of all instruction
+# Objects of 15.0 MB are 12 MB of a wheel, which compresses them; the CPU kernels of all instruction
 # sets are 10 MB beside them.
-LARGEST_MB = 15
+LARGEST_MB = 15.1
 
 
 def report(kernels: Sequence[Kernel], architectures: Sequence[str], console: Console) -> int:

@@ -44,8 +44,8 @@ inline constexpr auto kCofactorShapes = [] {
   if constexpr (sizeof(V) == 4) {
     return std::array{BlockShape{4, 5, 3, 2}, BlockShape{5, 8, 2, 4}, BlockShape{8, 16, 1, 4}};
   } else if constexpr (sizeof(V) == 8) {
-    return std::array{BlockShape{2, 2, 5, 2}, BlockShape{3, 6, 2, 3}, BlockShape{4, 12, 1, 4},
-                      BlockShape{6, 12, 1, 6}};
+    return std::array{BlockShape{2, 2, kIsComplex<V> ? 5 : 4, 2}, BlockShape{3, 6, 2, 3},
+                      BlockShape{4, 12, 1, 4}, BlockShape{6, 12, 1, 6}};
   } else {
     return std::array{BlockShape{2, 2, 3, 2}, BlockShape{4, 8, 1, 4}};
   }
