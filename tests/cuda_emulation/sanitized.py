@@ -17,7 +17,7 @@ ORDERS = {
     "address,undefined": (1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 16, 27, 32, 33, 40, 64, 67),
     "thread": (1, 3, 4, 5, 8, 12, 16, 27, 32, 33),
 }
-# The class "block": each shape of its panels, and determinants whose last columns come late.
+# The class "block": panels of each number of warps, and determinants whose last columns come late.
 BLOCK_ORDERS = {
     ("det", "float32"): (65, 100, 130, 239),
     ("cofactor", "float32"): (65, 130, 170),

@@ -37,8 +37,8 @@ inline constexpr auto kDeterminantShapes = [] {
   }
 }();
 // Panels of cofactors have twice as many numbers in registers, and so at most two rows in a thread
-// (float32), else one. Where a block is small, all warps do its panels and then its passes: few
-// warps in one kind and the other would not have equal shares.
+// (float32), else one. A block of two warps has both do a panel, and then its passes: with one warp
+// for panels and one for passes, one of them would wait.
 template <typename V>
 inline constexpr auto kCofactorShapes = [] {
   if constexpr (sizeof(V) == 4) {
@@ -225,20 +225,20 @@ struct BlockCofactors : BlockKernel<V, kRows, kCofactorShapes<V>> {
                                     const Scaled<V>& factor, const Equilibration<V>& eq) {
     const TeamVectors<V>& vectors = space.vectors;
     const bool is_conjugate = p.op != Op::kCofactor, is_scaled = !eq.is_identity;
-    const R poison = eq.poison;
-    // Where nothing is scaled, and the factor is a normal number (its mantissa is 0 or within 2^-1
-    // and 2^3), the products with that number are all.
-    constexpr int kFar = Format<ScalarOf<V>>::kMaxExponent - 4;
-    if (!is_scaled && factor.exponent >= -kFar && factor.exponent <= kFar) {
-      const V plain = scale_pow2(is_conjugate ? conj(factor.mantissa) : factor.mantissa,
-                                 IntegerOf<V>(factor.exponent));
-      return write(p, b, space,
-                   [&](V x, int, int) { return (is_conjugate ? conj(x) : x) * plain; });
+    // Where nothing is scaled, there is no poison, and where the power of two is a number of the
+    // format, scale_pow2 multiplies by it alone: the same bits in fewer instructions.
+    constexpr int kMost = Format<ScalarOf<V>>::kMaxExponent - 1;
+    if (!is_scaled && factor.exponent >= -kMost && factor.exponent <= kMost) {
+      const R power = exact_pow2<R>(IntegerOf<R>(factor.exponent));
+      return write(p, b, space, [&](V x, int, int) {
+        const V scaled = x * factor.mantissa * power;
+        return is_conjugate ? conj(scaled) : scaled;
+      });
     }
     return write(p, b, space, [&](V x, int c, int k) {
       const I exponent = is_scaled ? vectors.row[c] + vectors.column[k] : I(0);
       const V scaled = scale_pow2(x * factor.mantissa, factor.exponent + exponent);
-      return add_poison(is_conjugate ? conj(scaled) : scaled, poison);
+      return add_poison(is_conjugate ? conj(scaled) : scaled, eq.poison);
     });
   }
   // result(x, c, k): the number of the result at (c, k), x being that of A.

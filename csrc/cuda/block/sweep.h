@@ -84,7 +84,7 @@ class BlockSweep : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, true>
   // Of all threads, which the two kinds of warps reach at different places.
   TORCHDET_DEVICE static void sync_kinds() { sync_threads(kBothKinds, kThreads); }
 
-  // All warps do the panels, and then the passes.
+  // The way of small blocks: all warps do a panel, and then its passes.
   TORCHDET_DEVICE void take_turns() {
     TORCHDET_ROLL
     for (int k = 0; k < n_; k += P) {
