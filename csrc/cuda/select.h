@@ -55,7 +55,7 @@ constexpr int largest_warp(Op op, Dtype dtype) {
 constexpr int largest_block(Op op, Dtype dtype) {
   constexpr int kDeterminants[kDtypes] = {256, 168, 168, 119};
   constexpr int kCofactors[kDtypes] = {238, 168, 168, 119};
-  constexpr int kHvp[kDtypes] = {167, 118, 118, 83}, kSlogdetHvp[kDtypes] = {160, 110, 110, 73};
+  constexpr int kHvp[kDtypes] = {156, 110, 110, 76}, kSlogdetHvp[kDtypes] = {160, 110, 110, 73};
   const int d = static_cast<int>(dtype);
   switch (op) {
     case Op::kDet:

@@ -37,6 +37,34 @@ TORCHDET_ANYWHERE int block_stride(int n) {
   return (collides ? words + 1 : words) * Chunk<V>::kCount;
 }
 
+// Word w of a row in memory of our own.
+template <typename V>
+TORCHDET_DEVICE void store_word(V* row, int w, const Chunk<V>& x, int n, bool is_whole) {
+  if (is_whole) {
+    x.store_elsewhere(row + w * Chunk<V>::kCount);
+    return;
+  }
+  TORCHDET_UNROLL
+  for (int e = 0; e < Chunk<V>::kCount; ++e) {
+    if (w * Chunk<V>::kCount + e < n) {
+      row[w * Chunk<V>::kCount + e] = x.x[e];
+    }
+  }
+}
+template <typename V>
+TORCHDET_DEVICE Chunk<V> load_word(const V* row, int w, int n, bool is_whole) {
+  if (is_whole) {
+    return Chunk<V>::load_elsewhere(row + w * Chunk<V>::kCount);
+  }
+  Chunk<V> x;
+  TORCHDET_UNROLL
+  for (int e = 0; e < Chunk<V>::kCount; ++e) {
+    const int j = w * Chunk<V>::kCount + e;
+    x.x[e] = j < n ? row[j] : zero<V>();
+  }
+  return x;
+}
+
 // Shared memory cut into pieces, or their bytes alone. The address is not compared with anything:
 // the compiler has to see that it is one of shared memory.
 template <bool kCounts>
@@ -68,10 +96,11 @@ struct BlockSpace {
   TeamMatrix<V> A;
   TeamVectors<V> vectors = {};
 
+  // rows: those that there is room for.
   template <bool kCounts>
-  TORCHDET_ANYWHERE BlockSpace(Pieces<kCounts>& pieces, int n, int least_slots) {
+  TORCHDET_ANYWHERE BlockSpace(Pieces<kCounts>& pieces, int n, int least_slots, int rows) {
     const int stride = block_stride<V>(n - kLate), count = vector_size(n);
-    A = {pieces.template take<V>(int64_t(n) * stride), n, stride};
+    A = {pieces.template take<V>(int64_t(rows) * stride), n, stride};
     vectors.row = pieces.template take<I>(count);
     vectors.row_index = pieces.template take<int>(count);
     vectors.column = pieces.template take<I>(count);
@@ -104,6 +133,17 @@ TORCHDET_DEVICE int32_t leading_bits(Complex<R> x) {
 }
 template <typename R>
 constexpr int kLeadingFraction = sizeof(R) == 4 ? 23 : 20;
+// Of numbers that are not subnormal.
+template <typename R>
+TORCHDET_DEVICE IntegerOf<R> exponent_of_leading_bits(int32_t bits) {
+  return (bits >> kLeadingFraction<R>)-Format<R>::kMaxExponent;
+}
+// The number of which leading_bits() are given, rounded towards 0.
+template <typename R>
+TORCHDET_DEVICE R from_leading_bits(int32_t bits) {
+  return from_bits(static_cast<IntegerOf<R>>(bits) << (8 * (sizeof(R) - sizeof(bits))));
+}
+
 template <typename R>
 TORCHDET_DEVICE constexpr int32_t leading_bits_of_pow2(int e) {
   return (e + Format<R>::kMaxExponent) << kLeadingFraction<R>;

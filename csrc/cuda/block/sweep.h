@@ -22,20 +22,31 @@
 // multiply-adds.
 #pragma once
 
+#include "../inverse_hvp.h"
 #include "panel.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-template <typename V, int kThreads, int kPanelWarps, int kLaneRows>
+// What a sweep that replaces the last pivot S (inverse_hvp.h) leaves of it.
+template <typename V>
+struct LastPivot {
+  V value;                 // S
+  RealOf<V> last_of_E[2];  // the sizes of the two pivots before
+};
+
+// kReplacesLast: the inverse is that of B', whose last pivot is s in place of S.
+template <typename V, int kThreads, int kPanelWarps, int kLaneRows, bool kReplacesLast>
 class BlockSweep : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, true> {
  public:
   using Base = BlockPanels<V, kThreads, kPanelWarps, kLaneRows, true>;
   using Base::P, Base::kWarps;
   using typename Base::Exchange;
 
-  TORCHDET_DEVICE BlockSweep(TeamMatrix<V> A, int* rows, Exchange& exchange)
-      : Base(A, rows, exchange) {
+  // largest: leading bits of the largest entry of B, in shared memory.
+  TORCHDET_DEVICE BlockSweep(TeamMatrix<V> A, int* rows, Exchange& exchange, const int32_t* largest,
+                             LastPivot<V>* last)
+      : Base(A, rows, exchange), largest_entry_(largest), last_(last) {
     TORCHDET_UNROLL
     for (int r = 0; r < kLaneRows; ++r) {
       place_[r] = row(r) < n_ ? kWaiting : kAbsent;
@@ -52,6 +63,15 @@ class BlockSweep : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, true>
       factor_panels();
     } else {
       apply_panels();
+    }
+    if constexpr (kReplacesLast) {
+      TORCHDET_UNROLL
+      for (int r = 0; r < kLaneRows; ++r) {
+        const int before = n_ - 2 - place_[r];
+        if (before == 0 || before == 1) {
+          last_->last_of_E[before] = component_size(pivot_[r]);
+        }
+      }
     }
   }
 
@@ -148,6 +168,16 @@ class BlockSweep : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, true>
     }
   }
 
+  TORCHDET_DEVICE void replace_last(V& u, PivotDivisor<V>& divisor) const {
+    if (thread_index() == 0) {
+      last_->value = u;
+    }
+    u = one<V>() * exact_pow2<R>(exponent_of_leading_bits<R>(*largest_entry_) + kAboveEntries);
+    Pivot<V, true> pivot(u);
+    pivot.refine();
+    divisor = pivot;
+  }
+
   // The steps of a panel in its own columns. The multipliers go to the columns of the panel, which
   // the passes read; m: A_(i, K) of (2), which takes their place afterwards.
   TORCHDET_DEVICE void factor_panel(int k, V (&m)[kLaneRows][P]) {
@@ -183,6 +213,11 @@ class BlockSweep : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, true>
           V u[P];
           PivotDivisor<V> divisor;
           const int q = this->template choose<0>(keys, m, t, kPanelThreads, u, divisor);
+          if constexpr (kReplacesLast) {
+            if (k + t == n_ - 1) {
+              replace_last(u[t], divisor);
+            }
+          }
           is_regular_ = is_regular_ && (t >= left || component_size(u[t]) != R(0));
           TORCHDET_UNROLL
           for (int r = 0; r < kLaneRows; ++r) {
@@ -280,6 +315,8 @@ class BlockSweep : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, true>
     }
   }
 
+  const int32_t* const largest_entry_;
+  LastPivot<V>* const last_;
   int place_[kLaneRows];
   bool is_regular_ = true;
   V pivot_[kLaneRows];

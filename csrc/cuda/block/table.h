@@ -3,6 +3,7 @@
 
 #include "../make_kernel.h"
 #include "../slogdet_hvp.h"
+#include "hvp.h"
 #include "kernels.h"
 
 namespace torchdet {
@@ -49,12 +50,10 @@ CudaKernel make_block_kernel() {
 
 template <Dtype kDtype>
 void add_block_kernels(CudaKernelTable& table) {
-  using V = NumberOf<kDtype>;
-  constexpr int kTeam = 256;
   table.block[static_cast<int>(kDtype)] = {
       {make_block_kernel<BlockDeterminants, Op::kDet, kDtype>(),
        make_block_kernel<BlockCofactors, Op::kCofactor, kDtype>(),
-       make_kernel<TeamHvp<V, kTeam, 1>>()},
+       make_block_kernel<BlockHvp, Op::kDetHvp, kDtype>()},
       make_block_kernel<BlockSlogdetHvp, Op::kSlogdetHvp, kDtype>()};
 }
 

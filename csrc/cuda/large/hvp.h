@@ -1,21 +1,4 @@
-// Hessian-vector products of the class "large", from X of (1) in space.h and two products by torch.
-//
-// With W = X Z^T X and t = tr(X^T Z), H(B')[Z] = det B' (t X - W). B differs from B' by (q - 1) s
-// in the entry (l, p) alone, of which det, and so each of its derivatives, is a linear function:
-// H(B)[Z] = H(B')[Z] + (q - 1) s dH, where d is the derivative along that entry. With c = X[:, p],
-// r^T = X[l, :], W_c = W[:, p], W_r = W[l, :] and X_lp = 1 / s
-//     d det = det X_lp,   dX = -c r^T,   dt = -W_lp,   dW = -c W_r - W_c r^T,
-// which makes
-//     H(B)[Z] = det B' (q (t X - W) + (1 - q) s (W_lp X + (t c - W_c) r^T - c W_r)). (3)
-// Nothing is divided by S, so S may be 0.
-//
-// What can go wrong is what can go wrong there, and (2) of it is the measure, with x = max |X_E|.
-// One thing more: X_E is found in X beside u v^T / s, and what this is larger counts. An error of
-// the solve is bounded, number by number, by eps |X| |L| |U| |X|: relative to a row or a column of
-// X, c and r among them, it is eps |B| max |X|, and max |X| is at most twice the larger one y of x
-// and |u| |v| / s. So the error of H is of the order of
-//     D eps |B| y (|S| y + |u| |v|) y |Z|  beside the unit  n eps D (x + |B| / |d d'|) |Z|, (4)
-// at most that measure for y, times y / x.
+// Hessian-vector products of the class "large", by (3) in inverse_hvp.h: two products by torch.
 #pragma once
 
 #include "kernels.h"
@@ -51,8 +34,7 @@ struct LargeDirection : StripKernel<V> {
     }
     bits = reduce_maximum_in_warp(bits);
     // Of subnormal numbers 2^kMinExponent is near enough.
-    const I e = (bits >> kLeadingFraction<R>)-Format<ScalarOf<V>>::kMaxExponent;
-    return maximum(e, I(Format<ScalarOf<V>>::kMinExponent));
+    return maximum(exponent_of_leading_bits<R>(bits), I(Format<ScalarOf<V>>::kMinExponent));
   }
 
   TORCHDET_DEVICE static void run(const Problem& p) {
@@ -117,7 +99,7 @@ struct LargeHvp : StripKernel<V> {
   TORCHDET_DEVICE static void run(const Problem& p) {
     const LargeMatrix<V> m(p, LargeHvp::matrix_index(p));
     const int strip = LargeHvp::strip_index(p), begin = strip * kStripRows, n = m.n;
-    const LargeFacts<V> facts = *m.facts;
+    const InverseFacts<V> facts = *m.facts;
     const R poison = facts.equilibration.poison;
     const bool is_whole = m.has_whole_words();
     const I exponent =
@@ -128,9 +110,8 @@ struct LargeHvp : StripKernel<V> {
     }
     const auto x_at = [&](int i, int j) { return conj(m.inverse[int64_t(i) * n + j]); };
     const auto w_at = [&](int i, int j) { return conj(m.factors[int64_t(i) * n + j]); };
-    const int l = n - 1, k = facts.column;
-    const V of_terms = facts.of_terms();
-    const V of_x = fma(facts.ratio, trace, of_terms * w_at(l, k));
+    const int l = facts.row, k = facts.column;
+    const HvpTerms<V> terms(facts, trace, w_at(l, k));
     R check = 0;
     for (int w = thread_index(); w < words_of<V>(n); w += kStripThreads) {
       const Chunk<V> x_row = load_word(m.inverse + int64_t(l) * n, w, n, is_whole);
@@ -148,14 +129,12 @@ struct LargeHvp : StripKernel<V> {
         for (int r = 0; r < kRowsAhead / 2; ++r) {
           const int i = begin + r0 + r;
           if (i < n) {
-            const V of_w_row = -(of_terms * x_at(i, k));                       // - c W_r
-            const V of_row = fma(-of_w_row, trace, -(of_terms * w_at(i, k)));  // (t c - W_c) r^T
+            const auto row = terms.row(x_at(i, k), w_at(i, k));
             TORCHDET_UNROLL
             for (int e = 0; e < kCount; ++e) {
               const int j = w * kCount + e;
-              V h = fnma(facts.ratio, conj(y[r].x[e]), of_x * conj(x[r].x[e]));
-              h = fma(of_row, conj(x_row.x[e]), h);
-              h = fma(of_w_row, conj(w_row.x[e]), h);
+              V h = terms.entry(conj(x[r].x[e]), conj(y[r].x[e]), conj(x_row.x[e]),
+                                conj(w_row.x[e]), row);
               check = add_nothing(h, check);
               h = scale_pow2(h * facts.determinant.mantissa,
                              exponent + (j < n ? m.shift(i, j) : I(0)));
@@ -184,7 +163,11 @@ struct LargeHvpByLdu : LargeLdu<V> {
         [](const auto& m, auto& team) {
           return is_insensitive(m, team) && LargeHvpByLdu::is_regular(m, team);
         },
-        [&](auto& algorithms, int64_t b) { write_hvp(algorithms, p, b); });
+        [&](auto& algorithms, int64_t b) {
+          algorithms.read(p.A, b);
+          const Equilibration<V> eq = algorithms.equilibrate();
+          write_hvp(algorithms, p, b, eq);
+        });
   }
 
  private:
@@ -200,13 +183,9 @@ struct LargeHvpByLdu : LargeLdu<V> {
     const R x = from_leading_bits<R>(team.reduce(inverse, largest));
     const R c = from_leading_bits<R>(team.reduce(column, largest));
     const R r = from_leading_bits<R>(team.reduce(row, largest));
-    const LargeFacts<V>& facts = *m.facts;
-    const R size = facts.equilibration.is_identity ? from_leading_bits<R>(m.largest()) : R(2);
-    const R s = exact_pow2<R>(facts.exponent);
-    const R beside = s * c * r, y = maximum(x, beside);
-    const R last = component_size(facts.ratio) * s;
-    return inverse_serves_hvp(m.n, size, y, last, s * beside, facts.last_of_E[0],
-                              facts.last_of_E[1], y / x);
+    const bool is_identity = m.facts->equilibration.is_identity;
+    const R size = is_identity ? from_leading_bits<R>(m.largest()) : R(2);
+    return inverse_serves_hvp(m.n, *m.facts, size, x, c, r);
   }
 };
 

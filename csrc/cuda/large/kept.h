@@ -1,6 +1,6 @@
 // What a forward pass of the class "large" keeps for its backward pass, so that both take one LU:
 // the factors of B^T, as the LU has left them, and integers. In a determinant's factors s
-// stands in the place of the last pivot S (space.h), so that the backward pass has nothing to
+// stands in the place of the last pivot S (inverse_hvp.h), so that the backward pass has nothing to
 // change in them: what is kept is never written to again.
 //
 // The integers are state and S, the exchanges of rows, as torch counts them, and for each k the

@@ -1,5 +1,5 @@
 // Kernels of the class "large" that come after the LU: determinants, and the cofactors of
-// (2) in space.h.
+// (2) in inverse_hvp.h.
 //
 // Cofactors fail only where a pivot of E is exactly zero or X leaves the range of the format: such
 // a matrix is done again by the rank-revealing LDU of a block, in the memory that X and the result
@@ -88,7 +88,7 @@ struct LargePivots : DiagonalKernel<V> {
     const int last = m.n - 1;
     const bool keeps_last = p.op == Op::kSlogdetBackward || p.op == Op::kSlogdet;
     const bool resumes = p.kept != nullptr;
-    LargeFacts<V> facts;
+    InverseFacts<V> facts;
     int is_regular = 1;
     V of_last;
     if (resumes) {
@@ -123,6 +123,7 @@ struct LargePivots : DiagonalKernel<V> {
     if (thread_index() < kWarpSize) {
       facts.column = row_at_last_place(p, m);
     }
+    facts.row = last;
     if (team.is_first()) {
       facts.ratio = one<V>();
       if (!keeps_last) {
@@ -203,7 +204,7 @@ struct LargeCofactors : StripKernel<V> {
   TORCHDET_DEVICE static void run(const Problem& p) {
     const LargeMatrix<V> m(p, LargeCofactors::matrix_index(p));
     const int strip = LargeCofactors::strip_index(p), begin = strip * kStripRows, n = m.n;
-    const LargeFacts<V> facts = *m.facts;
+    const InverseFacts<V> facts = *m.facts;
     const R poison = facts.equilibration.poison;
     const bool is_whole = m.has_whole_words();
     // slogdet divides by the determinant again, so there it is left out.

@@ -14,19 +14,11 @@
 //                                   two products; read Y and Y Z'^H Y
 // A matrix that has to be scaled takes 3 more, and 1 of Z.
 //
-// B^-1 is not what is computed, but X = B'^-T, B' having another last pivot than B: s in place of
-// S. In the order of the pivots B is ((E, e), (g^T, b)), S = b - g^T E^-1 e, and
-//     B'^-1 = X_E + u v^T / s,   u = (-E^-1 e, 1),  v^T = (-g^T E^-1, 1),                       (1)
-// with X_E the inverse of E, bordered by zeros (cpu/rows/det_hvp.h). B' differs from B in one
-// entry, in its last row and the column whose place is last, and has s, of the size of the largest
-// pivot, where B has S, which may be 0. X is a transpose: its row at that entry is r^T = u^T / s,
-// its column c = v / s. With q = S / s, and as det B = q det B',
-//     C(B) = det B' (q X + (1 - q) s c r^T),                                                    (2)
-// which is linear in the entry. So a matrix of rank n - 1 is like any other as long as E is
-// regular. It is not where a row of B depends on the rows before it, as one of zeros does.
+// B^-1 is not what is computed, but X = B'^-T, B' having another last pivot than B ((1) and (2) of
+// inverse_hvp.h). Its entry (l, p) lies in the last row.
 #pragma once
 
-#include "../block/matrix.h"
+#include "../inverse_hvp.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
@@ -49,23 +41,6 @@ template <typename V>
 struct StripTerms {
   V trace;
   int32_t is_finite, inverse, column, row;
-};
-
-// q, s = 2^exponent and the determinant of B' of the text above.
-template <typename V>
-struct LargeFacts {
-  Equilibration<V> equilibration;
-  Scaled<V> determinant;
-  V ratio;
-  IntegerOf<V> exponent;
-  int column;              // of the entry in which B' differs from B
-  int is_regular;          // E has no pivot that is zero
-  RealOf<V> last_of_E[2];  // the sizes of its last two pivots
-
-  // (1 - q) s.
-  TORCHDET_DEVICE V of_terms() const {
-    return scale_pow2(fnma(one<V>(), ratio, one<V>()), exponent);
-  }
 };
 
 // One matrix of the batch.
@@ -131,7 +106,7 @@ class LargeMatrix {
   const int n;
   V *factors = nullptr, *inverse = nullptr, *out = nullptr;
   TeamVectors<V> vectors;
-  LargeFacts<V>* facts;
+  InverseFacts<V>* facts;
   StripSizes* sizes;
   StripTerms<V>* terms;  // kStripWarps to a strip
   I* direction;          // exponents of Z, scaled as A is, in strips of columns
@@ -146,7 +121,7 @@ class LargeMatrix {
 
   TORCHDET_ANYWHERE void take(Arena& arena) {
     vectors = TeamVectors<V>(arena, n, 0);
-    facts = arena.take<LargeFacts<V>>(1);
+    facts = arena.take<InverseFacts<V>>(1);
     sizes = arena.take<StripSizes>(count_strips(n));
     terms = arena.take<StripTerms<V>>(count_strips(n) * kStripWarps);
     direction = arena.take<I>(count_column_strips(n));
@@ -224,40 +199,6 @@ class LargeReader {
   const int n_;
   bool by_rows_, by_columns_;
 };
-
-// Word w of a row in memory of our own.
-template <typename V>
-TORCHDET_DEVICE void store_word(V* row, int w, const Chunk<V>& x, int n, bool is_whole) {
-  if (is_whole) {
-    x.store_elsewhere(row + w * Chunk<V>::kCount);
-    return;
-  }
-  TORCHDET_UNROLL
-  for (int e = 0; e < Chunk<V>::kCount; ++e) {
-    if (w * Chunk<V>::kCount + e < n) {
-      row[w * Chunk<V>::kCount + e] = x.x[e];
-    }
-  }
-}
-template <typename V>
-TORCHDET_DEVICE Chunk<V> load_word(const V* row, int w, int n, bool is_whole) {
-  if (is_whole) {
-    return Chunk<V>::load_elsewhere(row + w * Chunk<V>::kCount);
-  }
-  Chunk<V> x;
-  TORCHDET_UNROLL
-  for (int e = 0; e < Chunk<V>::kCount; ++e) {
-    const int j = w * Chunk<V>::kCount + e;
-    x.x[e] = j < n ? row[j] : zero<V>();
-  }
-  return x;
-}
-
-// The number of which leading_bits() are given, rounded towards 0.
-template <typename R>
-TORCHDET_DEVICE R from_leading_bits(int32_t bits) {
-  return from_bits(static_cast<IntegerOf<R>>(bits) << (8 * (sizeof(R) - sizeof(bits))));
-}
 
 // Kernels of the class "large". Blocks are as many as count_blocks() says, in any number: they find
 // their matrices by block_index().

@@ -1,5 +1,4 @@
-// What a team does alone: Hessian-vector products of every class but "thread", and the results of
-// matrices that the other classes' own algorithms leave.
+// What a team does: the results of matrices that the other classes' own algorithms leave.
 //
 // Both come from the rank-revealing LDU, C(B) = s G^T diag(a) F^T with a_i = prod_{k != i} d_k and
 // H[Z] = s G^T K F^T (math/hvp.h), exact at every rank.
@@ -9,38 +8,6 @@
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
-
-// A team of kSize threads per matrix, kTeams of them to a block.
-template <typename V, int kSize, int kTeams>
-struct TeamKernel {
-  static constexpr Memory kMemory = Memory::kShared;
-  static constexpr int kThreads = kSize * kTeams, kBlocksPerSm = 512 / kThreads;
-  static constexpr int64_t kMatricesPerBlock = kTeams;
-  static constexpr int kSlotBytes = Team<kSize>::kAllSlotBytes;
-
-  static size_t block_bytes(int64_t n) {
-    Arena counter(nullptr);
-    TeamSpace<V>(counter, static_cast<int>(n), kSlotBytes);
-    return kTeams * counter.bytes;
-  }
-
-  // body(algorithms, b) for every matrix b of the team.
-  template <typename Body>
-  TORCHDET_DEVICE static void for_matrices(const Problem& p, Body body) {
-    const int n = static_cast<int>(p.n);
-    const int team_index = thread_index() / kSize;
-    Arena counter(nullptr);
-    TeamSpace<V>(counter, n, kSlotBytes);
-    Arena arena(shared_memory<unsigned char>() + team_index * counter.bytes);
-    const TeamSpace<V> space(arena, n, kSlotBytes);
-    Team<kSize> team(space.vectors.slots);
-    TeamAlgorithms<V, kSize> algorithms(team, space);
-    for (int64_t b = block_index() * kTeams + team_index; b < p.batch;
-         b += block_count() * kTeams) {
-      body(algorithms, b);
-    }
-  }
-};
 
 // C(B) = s X 2^e for the equilibrated matrix B, in the order of the factors; det(B) = s d. Returns
 // what makes the operator's result of X, but for the scaling of rows and columns.
@@ -130,11 +97,10 @@ TORCHDET_DEVICE void write_cofactors_by_ldu(const Problem& p, int64_t b, unsigne
               [&](auto& matrix, const Equilibration<V>& eq) { write_cofactors(matrix, p, b, eq); });
 }
 
-// kDetHvp of matrix b, from A on.
+// kDetHvp of matrix b, which is equilibrated in A.
 template <typename V, int kSize>
-TORCHDET_DEVICE void write_hvp(TeamAlgorithms<V, kSize>& matrix, const Problem& p, int64_t b) {
-  matrix.read(p.A, b);
-  const Equilibration<V> eq = matrix.equilibrate();
+TORCHDET_DEVICE void write_hvp(TeamAlgorithms<V, kSize>& matrix, const Problem& p, int64_t b,
+                               const Equilibration<V>& eq) {
   const RealOf<V> sign = matrix.factor();
   matrix.invert_permutations();
   const IntegerOf<V> z = matrix.read_direction(p.other, b);
@@ -143,13 +109,15 @@ TORCHDET_DEVICE void write_hvp(TeamAlgorithms<V, kSize>& matrix, const Problem& 
   matrix.template carry_back<false>();
   matrix.write(p, b, {one<V>() * sign, e + z + eq.total}, eq.poison);
 }
-
-template <typename V, int kSize, int kTeams>
-struct TeamHvp : TeamKernel<V, kSize, kTeams> {
-  TORCHDET_DEVICE static void run(const Problem& p) {
-    TeamHvp::for_matrices(p, [&](auto& matrix, int64_t b) { write_hvp(matrix, p, b); });
-  }
-};
+// The same by a warp, from the beginning. The factors lie in the memory of the result.
+template <typename V>
+TORCHDET_DEVICE void write_hvp_by_ldu(const Problem& p, int64_t b, unsigned char* memory) {
+  const int n = static_cast<int>(p.n);
+  Arena arena(memory);
+  const WarpSpace<V> space(arena, n);
+  space.start(p, b, {static_cast<V*>(p.out) + b * n * n, n, n},
+              [&](auto& matrix, const Equilibration<V>& eq) { write_hvp(matrix, p, b, eq); });
+}
 
 }  // namespace TORCHDET_CAPABILITY
 }  // namespace torchdet

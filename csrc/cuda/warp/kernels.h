@@ -139,15 +139,19 @@ struct WarpCofactors : WarpKernel<V, N, cofactor_shape<V>(N)> {
     WarpSweep<Matrix> sweep(matrix, space);
     eliminate_in_range(
         matrix, p.A, [&] { return Base::matrix(p); }, space.row_exponent, space.column_exponent,
-        [&] { return sweep.run(); });
+        [&] { return sweep.run([](V last) { return last; }); });
     const Equilibration<V> eq = matrix.equilibration();
     const bool is_scaled = any_in_warp(matrix.is_scaled());
     const int64_t own = Base::own_matrix(), b = Base::matrix(p);
-    const Scaled<V> factor = gradient_factor(p, b, sweep.determinant(), IntegerOf<V>(eq.total));
-    const bool is_finite = sweep.store(factor, multiplies_grad(p.op), is_scaled);
+    Scaled<V> factor = gradient_factor(p, b, sweep.determinant(), IntegerOf<V>(eq.total));
+    factor.mantissa = factor.mantissa * sweep.before_last().mantissa;
+    factor.exponent = factor.exponent + sweep.before_last().exponent;
+    const int stride = matrix.n | 1;
+    const bool is_finite =
+        sweep.store(factor, multiplies_grad(p.op), is_scaled, space.result, stride);
     sync_warp();
     if (own < p.batch) {
-      sweep.write(static_cast<V*>(p.out) + b * p.n * p.n);
+      sweep.write(space.result, stride, static_cast<V*>(p.out) + b * p.n * p.n);
     }
     // NaN and infinity reach every entry by the other way.
     const bool is_done = is_finite && sweep.is_regular() && eq.poison == RealOf<V>(0);

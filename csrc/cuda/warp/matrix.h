@@ -186,6 +186,19 @@ struct WarpMatrix {
     }
   }
 
+  // The size of its largest entry.
+  TORCHDET_DEVICE R largest() const {
+    R size = 0;
+    TORCHDET_UNROLL
+    for (int j = 0; j < N; ++j) {
+      TORCHDET_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        size = maximum(size, component_size(m[r][j]));
+      }
+    }
+    return reduce_maximum(size);
+  }
+
   // Condition (1) of the text above.
   TORCHDET_DEVICE bool is_balanced() const {
     R sum[kRows] = {}, most = 0, least = std::numeric_limits<T>::max();

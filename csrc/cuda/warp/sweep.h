@@ -22,11 +22,15 @@ inline namespace TORCHDET_CAPABILITY {
 
 // Of one matrix, in shared memory.
 template <typename V, int N>
-struct SweepSpace {
+struct SweepLists {
   V pivot[N];                               // u_k
   int row[N];                               // p_k
   int step[N];                              // its inverse
   int row_exponent[N], column_exponent[N];  // -r and -c of a matrix that is equilibrated
+};
+// The same, and the result.
+template <typename V, int N>
+struct SweepSpace : SweepLists<V, N> {
   // Rows of C(A), at an odd stride, to be written in whole lines. One number more makes the spaces
   // of neighbouring matrices an odd stride apart: else they would all lie in the same banks.
   V result[N * (N | 1) + 1];
@@ -39,14 +43,15 @@ class WarpSweep {
   using R = RealOf<V>;
   using I = IntegerOf<V>;
   static constexpr int N = Matrix::kOrder, kRows = Matrix::kRows;
-  using Space = SweepSpace<V, N>;
+  using Lists = SweepLists<V, N>;
   using Pivoting = WarpPivoting<Matrix, true>;
 
-  TORCHDET_DEVICE WarpSweep(Matrix& matrix, Space& space) : matrix_(matrix), space_(space) {}
+  TORCHDET_DEVICE WarpSweep(Matrix& matrix, Lists& lists) : matrix_(matrix), lists_(lists) {}
 
   // All n steps; whether all pivots were moderate. Afterwards registers N - n + j hold the columns
-  // p_j of (2), without P / u_k.
-  TORCHDET_DEVICE bool run() {
+  // p_j of (2), without P / u_k, and with replace(S) for S.
+  template <typename Replace>
+  TORCHDET_DEVICE bool run(Replace replace) {
     V(&m)[kRows][N] = matrix_.m;
     Pivoting pivoting(matrix_);
     V multiplier[kRows];
@@ -71,7 +76,8 @@ class WarpSweep {
     before_last_ = pivoting.product();
     is_regular_ = !pivoting.is_singular();
     pivoting.template publish<N>(matrix_.n - 1);
-    const V s = pivoting.entry();
+    last_ = pivoting.entry();
+    const V s = replace(last_);
     V last[kRows], factor[kRows];
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
@@ -83,36 +89,37 @@ class WarpSweep {
     // The pivot row is multiplied by 1: its entries are those of e_p.
     pivoting.template update<N>(multiplier, [&](int r, V x) { return x * factor[r]; });
     append(last);
-    pivoting.look_at(s);
+    pivoting.look_at(last_);
     note(pivoting, matrix_.n - 1, s);
     before_last_.mantissa = before_last_.mantissa * pivoting.sign();
-    last_ = s;
     sync_warp();
     return pivoting.is_moderate();
   }
 
   // Whether no pivot but the last was zero.
   TORCHDET_DEVICE bool is_regular() const { return is_regular_; }
+  // S, and P with the sign of the permutation.
+  TORCHDET_DEVICE V last_pivot() const { return last_; }
+  TORCHDET_DEVICE Scaled<V> before_last() const { return before_last_; }
   TORCHDET_DEVICE Scaled<V> determinant() const { return before_last_ * last_; }
 
-  // C(A) times the factor, row by row to the result in shared memory; whether all of it is finite,
-  // before the exponents go in.
-  TORCHDET_DEVICE bool store(Scaled<V> factor, bool conjugates, bool is_scaled) {
-    const int n = matrix_.n, stride = n | 1;
+  // What (2) has without P, times the factor, row by row to shared memory; whether all of it is
+  // finite, before the exponents go in.
+  TORCHDET_DEVICE bool store(Scaled<V> factor, bool conjugates, bool is_scaled, V* result,
+                             int stride) {
+    const int n = matrix_.n;
     const int empty = N - n;  // registers without a column
-    factor.mantissa = factor.mantissa * before_last_.mantissa;
-    factor.exponent = factor.exponent + before_last_.exponent;
     V scale[kRows];
     I exponent[kRows], rest[kRows];
     int step[kRows];
     I most = 0;
     TORCHDET_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      step[r] = matrix_.row_of(r) < n ? space_.step[matrix_.row_of(r)] : 0;
-      const Pivot<V> pivot(step[r] == n - 1 ? one<V>() : space_.pivot[step[r]]);
+      step[r] = matrix_.row_of(r) < n ? lists_.step[matrix_.row_of(r)] : 0;
+      const Pivot<V> pivot(step[r] == n - 1 ? one<V>() : lists_.pivot[step[r]]);
       scale[r] = factor.mantissa * reciprocal(pivot.mantissa());
       const I e =
-          factor.exponent - pivot.exponent() + (is_scaled ? space_.row_exponent[step[r]] : 0);
+          factor.exponent - pivot.exponent() + (is_scaled ? lists_.row_exponent[step[r]] : 0);
       using F = Format<ScalarOf<V>>;
       exponent[r] = maximum(minimum(e, I(F::kMaxExponent)), I(F::kMinExponent));
       rest[r] = e - exponent[r];
@@ -122,7 +129,7 @@ class WarpSweep {
     TORCHDET_UNROLL
     for (int c = 0; c < N; ++c) {
       if (c >= empty) {
-        const int column = space_.row[c - empty];
+        const int column = lists_.row[c - empty];
         TORCHDET_UNROLL
         for (int r = 0; r < kRows; ++r) {
           V x = matrix_.m[r][c] * scale[r];
@@ -133,7 +140,7 @@ class WarpSweep {
         TORCHDET_UNROLL
         for (int r = 0; r < kRows; ++r) {
           if (matrix_.row_of(r) < n) {
-            space_.result[step[r] * stride + column] = matrix_.m[r][c];
+            result[step[r] * stride + column] = matrix_.m[r][c];
           }
         }
       }
@@ -143,11 +150,11 @@ class WarpSweep {
     if (any_in_warp(most != 0 || is_scaled)) {
       TORCHDET_ROLL
       for (int column = 0; column < n; ++column) {
-        const int moved = is_scaled ? space_.column_exponent[column] : 0;
+        const int moved = is_scaled ? lists_.column_exponent[column] : 0;
         TORCHDET_UNROLL
         for (int r = 0; r < kRows; ++r) {
           if (matrix_.row_of(r) < n) {
-            V& x = space_.result[step[r] * stride + column];
+            V& x = result[step[r] * stride + column];
             x = scale_pow2(x, rest[r] + moved);
           }
         }
@@ -157,13 +164,13 @@ class WarpSweep {
   }
 
   // The result from shared memory, in rows.
-  TORCHDET_DEVICE void write(V* out) const {
-    const int n = matrix_.n, stride = n | 1;
+  TORCHDET_DEVICE void write(const V* result, int stride, V* out) const {
+    const int n = matrix_.n;
     const bool wide = n % kRows == 0;
     if (matrix_.row_of(0) < n) {
       TORCHDET_ROLL
       for (int i = 0; i < n; ++i) {
-        const V* from = space_.result + i * stride + matrix_.row_of(0);
+        const V* from = result + i * stride + matrix_.row_of(0);
         V* to = out + i * n + matrix_.row_of(0);
         if (wide) {
           V number[kRows];
@@ -199,16 +206,16 @@ class WarpSweep {
     pivoting.count_inversions();
     pivoting.finish_row();
     if (matrix_.is_first()) {
-      space_.pivot[k] = u;
-      space_.row[k] = pivoting.row();
-      space_.step[pivoting.row()] = k;
+      lists_.pivot[k] = u;
+      lists_.row[k] = pivoting.row();
+      lists_.step[pivoting.row()] = k;
     }
   }
 
   Matrix& matrix_;
-  Space& space_;
-  Scaled<V> before_last_ = scaled_one<V>();  // P, with the sign of the permutation
-  V last_ = zero<V>();                       // S
+  Lists& lists_;
+  Scaled<V> before_last_ = scaled_one<V>();
+  V last_ = zero<V>();
   bool is_regular_ = true;
 };
 

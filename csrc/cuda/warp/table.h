@@ -3,7 +3,7 @@
 
 #include "../make_kernel.h"
 #include "../slogdet_hvp.h"
-#include "kernels.h"
+#include "hvp.h"
 
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
@@ -42,12 +42,10 @@ void add_warp_kernels(CudaKernelTable& table) {
   });
   for_orders_of_warps<Op::kSlogdetHvp, kDtype, 8>(table, [](CudaKernels& kernels, auto order) {
     constexpr int N = decltype(order)::value;
-    kernels.slogdet_hvp = make_kernel<WarpSlogdetHvp<V, N == 24 ? 32 : N>>();
+    kernels.slogdet_hvp = make_kernel<WarpSlogdetHvp<V, N>>();
   });
-  // Fewer warps to a block where matrices are large, so that older devices have room for one.
-  constexpr int kWarps = sizeof(V) == 16 ? 2 : 4;
-  for_orders_of_warps<Op::kDetHvp, kDtype, 32>(table, [](CudaKernels& kernels, auto) {
-    kernels.hvp = make_kernel<TeamHvp<V, kWarpSize, kWarps>>();
+  for_orders_of_warps<Op::kDetHvp, kDtype, 8>(table, [](CudaKernels& kernels, auto order) {
+    kernels.hvp = make_kernel<WarpHvp<V, decltype(order)::value>>();
   });
 }
 
