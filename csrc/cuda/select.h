@@ -41,8 +41,8 @@ constexpr int largest_thread(Op op, Dtype dtype) {
 constexpr int largest_warp(Op op, Dtype dtype) {
   const bool is_hvp = op == Op::kDetHvp || op == Op::kDetBackwardJvp || op == Op::kSlogdetHvp;
   const bool is_determinant = op == Op::kDet || op == Op::kSlogdet || op == Op::kDetFrexp;
-  if (is_hvp) {
-    return 32;
+  if (is_hvp) {  // of det and complex128, a product has no room for its tile above
+    return op != Op::kSlogdetHvp && dtype == Dtype::kComplexDouble ? 16 : 32;
   }
   if (dtype == Dtype::kComplexDouble) {
     return is_determinant ? 32 : 24;

@@ -25,7 +25,7 @@ from .warp import Step, Warp
 
 # Where the parameters of a kernel begin in constant bank 0, by architecture.
 PARAMETERS = {"sm_90": 0x210}
-MATRICES, GRADIENTS, RESULTS = 0x10_0000_0000, 0x20_0000_0000, 0x30_0000_0000
+MATRICES, OTHERS, RESULTS = 0x10_0000_0000, 0x20_0000_0000, 0x30_0000_0000
 EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52, "complex64": 2.0**-23, "complex128": 2.0**-52}
 
 
@@ -43,8 +43,8 @@ class Case(NamedTuple):
 
     def launch(self) -> Launch:
         """Of the kernel that serves it."""
-        gradients = GRADIENTS if self.op == "det_backward" else 0
-        return launch(self.op, self.dtype, self.n, MATRICES, gradients, RESULTS)
+        others = OTHERS if self.op != "det" else 0
+        return launch(self.op, self.dtype, self.n, MATRICES, others, RESULTS)
 
 
 def usual_matrices(case: Case, count: int) -> np.ndarray:
@@ -75,11 +75,19 @@ def constant_banks(cubin: Path, code: Code, parameters: bytes, offset: int,
     return banks
 
 
-def check(case: Case, matrices: np.ndarray, gradients: np.ndarray, found: np.ndarray) -> None:
+def other_arguments(case: Case, count: int) -> np.ndarray:
+    """Gradients, or directions as the matrices are."""
+    if case.op.endswith("hvp"):
+        return np.roll(usual_matrices(case, count), 1, axis=-1)
+    return np.linspace(1, 2, count).astype(case.dtype)
+
+
+def check(case: Case, matrices: np.ndarray, others: np.ndarray, found: np.ndarray) -> None:
     """Against LAPACK in double precision.
 
     A norm of the inverse is below 4 here and that of a matrix below 1.5, so no kernel can err by
-    more than some n^2 units in the last place; what the model rounds twice is less.
+    more than some n^2 units in the last place; what the model rounds twice is less. A trace of n
+    terms makes n^3 of that for second derivatives.
 
     Raises:
         SassError: The instructions do not compute what they should: the model errs.
@@ -88,10 +96,17 @@ def check(case: Case, matrices: np.ndarray, gradients: np.ndarray, found: np.nda
     expected = np.linalg.det(exact)
     if case.op == "det_backward":
         conjugate = np.linalg.inv(exact).conj().swapaxes(-1, -2) * expected.conj()[:, None, None]
-        expected = gradients[:, None, None] * conjugate
+        expected = others[:, None, None] * conjugate
+    elif case.op == "slogdet_hvp":  # whose first argument is conj(A^-T)
+        expected = -(exact.conj() @ others.swapaxes(-1, -2) @ exact.conj())
+    elif case.op == "det_hvp":
+        X, Z = np.linalg.inv(exact).swapaxes(-1, -2), others.astype(exact.dtype)
+        trace = (X * Z).sum((-1, -2), keepdims=True)
+        expected = expected[:, None, None] * (trace * X - X @ Z.swapaxes(-1, -2) @ X)
     scale = abs(expected).max(axis=tuple(range(1, expected.ndim)), keepdims=True)
-    error = (abs(found - expected) / scale).max()
-    if not error <= 64 * case.n**2 * EPSILON[case.dtype]:
+    error = (abs(found - expected) / np.maximum(scale, EPSILON[case.dtype])).max()  # of n = 1, 0
+    power = 3 if case.op == "det_hvp" else 2
+    if not error <= 64 * case.n**power * EPSILON[case.dtype]:
         raise SassError(f"{case.name}: run by the model, the kernel's results err by {error:.1e}")
 
 
@@ -110,17 +125,18 @@ def execute(case: Case, how: Launch, cubin: Path, code: Code, static_shared: int
     else:
         raise SassError("warps share some of the matrices")
     matrices = usual_matrices(case, count)
-    gradients = np.linspace(1, 2, len(matrices)).astype(case.dtype)
-    results = np.full_like(gradients if case.op == "det" else matrices, np.nan)
+    others = other_arguments(case, count)
+    shape = (count,) if case.op == "det" else matrices.shape
+    results = np.full(shape, np.nan, case.dtype)
     memory = Memory(static_shared + how.shared_bytes)
     memory.add("the matrices", MATRICES, matrices)
-    memory.add("the gradients", GRADIENTS, gradients)
+    memory.add("the other arguments", OTHERS, others)
     written = memory.add("the results", RESULTS, results)
     constants = constant_banks(cubin, code, how.parameter, PARAMETERS[architecture], how)
     block = [Warp(code, memory, constants, special_registers(w)) for w in range(warps)]
     with np.errstate(all="ignore"):
         run_block(block, bind)
-    check(case, matrices, gradients, written.words.view(case.dtype).reshape(results.shape))
+    check(case, matrices, others, written.words.view(case.dtype).reshape(results.shape))
     return [warp.steps for warp in block]
 
 

@@ -22,7 +22,7 @@ from .disassembly import SassError
 FOLDER = Path(__file__).parent
 BUILD = ROOT / "build/sass_model"
 # As csrc/problem.h counts them.
-OPERATORS = {"det": 0, "det_backward": 3}
+OPERATORS = {"det": 0, "det_backward": 3, "det_hvp": 5, "slogdet_hvp": 9}
 DTYPES = ("float32", "float64", "complex64", "complex128")
 # Far more than one wave of blocks.
 BATCH = 1 << 20
@@ -92,7 +92,7 @@ def readable_type(name: str) -> str:
     return text.stdout.strip().replace("torchdet::emulated::", "").replace("torchdet::", "")
 
 
-def launch(op: str, dtype: str, n: int, matrices: int = 0, gradients: int = 0,
+def launch(op: str, dtype: str, n: int, matrices: int = 0, others: int = 0,
            results: int = 0) -> Launch:  # fmt: skip
     """Of a batch at these addresses.
 
@@ -100,7 +100,7 @@ def launch(op: str, dtype: str, n: int, matrices: int = 0, gradients: int = 0,
         SassError: There is no such kernel.
     """
     library, noted = _library(), _NotedLaunch()
-    integers = [ctypes.c_int64(x) for x in (n, BATCH, matrices, gradients, results)]
+    integers = [ctypes.c_int64(x) for x in (n, BATCH, matrices, others, results)]
     wrong = library.note_launch(OPERATORS[op], DTYPES.index(dtype), *integers, ctypes.byref(noted))
     if wrong:
         raise SassError(f"{op} {dtype} n={n}: {wrong.decode()}")

@@ -18,12 +18,12 @@ ARCHITECTURE = "sm_90"
 CLASSES = ("thread", "warp", "block")
 # What is predicted beside the largest order of every kernel.
 ORDERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 28, 32, 33, 40, 48, 56, 64, 65, 96, 192)
-FEW_ORDERS = (3, 8, 16, 32, 48)  # of complex matrices
+FEW_ORDERS = (3, 8, 16, 32, 48)  # of complex matrices, and of second derivatives
 # What an H200 has, and reaches in a copy.
 MULTIPROCESSORS, CLOCK, COPY = 132, 1.98e9, 4.244e12
 # Measured time over the model's, on an H200: means over kernels of the class warp of commit 0d26ca4
 # (9, 3, 8 and 3 orders), from whose own machine code the model predicted. Complex kernels take the
-# factor of their parts. The class block has one factor: the mean over 30 times of that commit, of
+# factor of their parts, second derivatives that of gradients. The class block has one factor: the mean over 30 times of that commit, of
 # both operators and all dtypes.
 CALIBRATION = {
     ("det", "float32"): 1.10,
@@ -57,14 +57,16 @@ class Prediction(NamedTuple):
         """Of the whole GPU, after calibration."""
         part = PARTS.get(self.case.dtype, self.case.dtype)
         is_block = self.kernel.startswith("Block")
-        factor = BLOCK_CALIBRATION if is_block else CALIBRATION[self.case.op, part]
+        op = "det" if self.case.op == "det" else "det_backward"
+        factor = BLOCK_CALIBRATION if is_block else CALIBRATION[op, part]
         return self.clocks * factor / MULTIPROCESSORS / CLOCK * 1e12
 
     @property
     def share_of_copy(self) -> float:
         """The time in which a copy would read and write as many bytes, relative to the kernel's."""
         entries = self.case.n**2
-        numbers = entries + 1 if self.case.op == "det" else 2 * entries + 1
+        kinds = {"det": entries + 1, "det_backward": 2 * entries + 1}
+        numbers = kinds.get(self.case.op, 3 * entries)
         return numbers * NUMBER_BYTES[self.case.dtype] / COPY / (self.picoseconds * 1e-12)
 
     @property
@@ -79,13 +81,14 @@ class Prediction(NamedTuple):
 
 
 def cases() -> list[Case]:
-    """Orders of each kernel that serves determinants or their gradients."""
+    """Orders of each kernel that serves determinants, their gradients or second derivatives."""
     found = []
     for op in OPERATORS:
         for dtype in DTYPES:
             largest = largest_order(op, dtype)
             last = {Case(op, dtype, n).launch().kernel: n for n in range(1, largest + 1)}
-            chosen = FEW_ORDERS if dtype.startswith("complex") else ORDERS
+            is_rare = dtype.startswith("complex") or op.endswith("hvp")
+            chosen = FEW_ORDERS if is_rare else ORDERS
             if dtype.startswith("complex"):
                 last = {kernel: n for kernel, n in last.items() if "Thread" not in kernel}
             orders = {*last.values(), *(n for n in chosen if n <= largest)}

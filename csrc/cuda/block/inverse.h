@@ -50,7 +50,7 @@ template <typename V>
 inline constexpr auto kHvpShapes = [] {
   if constexpr (sizeof(V) == 4) {
     return std::array{BlockShape{2, 2, 5, 2}, BlockShape{3, 6, 2, 3}, BlockShape{4, 12, 1, 4},
-                      BlockShape{5, 16, 1, 4}};
+                      BlockShape{5, 12, 1, 5}};
   } else if constexpr (sizeof(V) == 8) {
     return std::array{BlockShape{2, 4, 2, 2}, BlockShape{3, 12, 1, 3}, BlockShape{4, 12, 1, 4}};
   } else {

@@ -12,8 +12,8 @@ inline namespace TORCHDET_CAPABILITY {
 // Blocks of two warps, since shared memory is scarce.
 template <typename V>
 constexpr WarpShape hvp_shape(int n) {
-  const WarpShape shape = cofactor_shape<V>(n);
-  return {shape.rows, 64, shape.blocks * shape.threads / 64};
+  const int rows = cofactor_shape<V>(n).rows;
+  return {rows, 64, sizeof(V) == 4 ? (n <= 8 ? 8 : 6) : sizeof(V) == 8 && n <= 8 ? 6 : 4};
 }
 
 template <typename V, int N>

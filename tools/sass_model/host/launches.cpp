@@ -18,9 +18,9 @@ int64_t largest_order(int op, int dtype) {
 }
 
 // What a batch of contiguous matrices starts; null, or what went wrong. The addresses are those of
-// an imagined memory. gradients: 0 for none.
+// an imagined memory. others: gradients or directions, 0 for none.
 const char* note_launch(int op, int dtype, int64_t n, int64_t batch, uintptr_t matrices,
-                        uintptr_t gradients, uintptr_t results, NotedLaunch* launch) {
+                        uintptr_t others, uintptr_t results, NotedLaunch* launch) {
   Problem p;
   p.op = static_cast<Op>(op);
   p.n = n;
@@ -29,9 +29,12 @@ const char* note_launch(int op, int dtype, int64_t n, int64_t batch, uintptr_t m
   p.A.row_stride = n;
   p.A.column_stride = 1;
   p.A.append(batch, n * n);
-  if (gradients != 0) {
-    p.other.data = reinterpret_cast<const void*>(gradients);
-    p.other.append(batch, 1);
+  if (others != 0) {
+    const bool is_hvp = p.op == Op::kDetHvp || p.op == Op::kSlogdetHvp;
+    p.other.data = reinterpret_cast<const void*>(others);
+    p.other.row_stride = n;
+    p.other.column_stride = 1;
+    p.other.append(batch, is_hvp ? n * n : 1);
   }
   p.out = p.determinant = reinterpret_cast<void*>(results);
   const CudaKernel& kernel = cuda_kernels().select_native(p.op, static_cast<Dtype>(dtype), n);
