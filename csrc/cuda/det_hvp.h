@@ -83,6 +83,7 @@ TORCHDET_DEVICE bool write_hvp_by_inverse(const Problem& p, int64_t b, bool writ
       inverse_serves_hvp(n, facts, size, from_leading_bits<R>(of_inverse),
                          from_leading_bits<R>(of_column), from_leading_bits<R>(of_row));
   if (!any_in_warp(serves)) {
+    Group::sync();  // the group may be given another Z
     return false;
   }
 

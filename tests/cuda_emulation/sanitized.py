@@ -22,6 +22,8 @@ BLOCK_ORDERS = {
     ("det", "float32"): (65, 100, 130, 239),
     ("cofactor", "float32"): (65, 130, 170),
     ("cofactor", "float64"): (70, 100, 134),
+    ("det_hvp", "float32"): (65,),
+    ("det_hvp", "float64"): (70,),
 }
 LARGE_ORDERS = (1, 2, 3, 4, 5, 33, 40)  # also by the kernels of the class "large"
 BATCH = 9

@@ -23,8 +23,8 @@ FEW_ORDERS = (3, 8, 16, 32, 48)  # of complex matrices, and of second derivative
 MULTIPROCESSORS, CLOCK, COPY = 132, 1.98e9, 4.244e12
 # Measured time over the model's, on an H200: means over kernels of the class warp of commit 0d26ca4
 # (9, 3, 8 and 3 orders), from whose own machine code the model predicted. Complex kernels take the
-# factor of their parts, second derivatives that of gradients. The class block has one factor: the mean over 30 times of that commit, of
-# both operators and all dtypes.
+# factor of their parts, second derivatives that of gradients. The class block has one factor: the
+# mean over 30 times of that commit, of both operators and all dtypes.
 CALIBRATION = {
     ("det", "float32"): 1.10,
     ("det", "float64"): 1.21,
