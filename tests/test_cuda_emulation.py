@@ -146,19 +146,35 @@ EDGES = (
 )
 
 
+def assert_right_in_a_block(operator: str, n: int, dtype: str, case: checks.Expected) -> None:
+    assert emulated.fits(operator, dtype, n)
+    emulated.schedule()
+    got = emulated.run(operator, *case.arguments)
+    for g, right, error in zip(got, case.results, case.errors, strict=True):
+        assert (np.abs(g - right) <= error).all(), operator
+    emulated.schedule("random", 1, emulated.GPU_NAN)
+    one = tuple(x[:1] for x in case.arguments)
+    assert_same_bits(emulated.run(operator, *one), tuple(x[:1] for x in got), operator)
+
+
 @pytest.mark.parametrize(("n", "dtype"), EDGES)
 def test_orders_to_the_end_of_the_class_block_are_right(n, dtype):
     expected = checks.expected(n, dtype)
     for operator in ("slogdet", "cofactor", "slogdet_backward"):
-        assert emulated.fits(operator, dtype, n)
-        case = expected[operator]
-        emulated.schedule()
-        got = emulated.run(operator, *case.arguments)
-        for g, right, error in zip(got, case.results, case.errors, strict=True):
-            assert (np.abs(g - right) <= error).all(), operator
-        emulated.schedule("random", 1, emulated.GPU_NAN)
-        one = tuple(x[:1] for x in case.arguments)
-        assert_same_bits(emulated.run(operator, *one), tuple(x[:1] for x in got), operator)
+        assert_right_in_a_block(operator, n, dtype, expected[operator])
+
+
+# The same of second derivatives, which keep two matrices: panels of two to five warps.
+@pytest.mark.parametrize(
+    ("n", "dtype"),
+    (
+        *((n, "float32") for n in (96, 97, 128, 129, 155, 156)),
+        *((n, dtype) for n in (96, 97, 109, 110) for dtype in ("float64", "complex64")),
+        *((n, "complex128") for n in (75, 76)),
+    ),
+)
+def test_second_derivatives_to_the_end_of_the_class_block_are_right(n, dtype):
+    assert_right_in_a_block("det_hvp", n, dtype, checks.expected(n, dtype)["det_hvp"])
 
 
 @pytest.mark.parametrize(("n", "dtype"), EDGES)

@@ -10,8 +10,8 @@ inline namespace TORCHDET_CAPABILITY {
 
 // One matrix, by the lanes of a group. group.x has X. `size` is that of the largest number of B;
 // row and column have -r and -c where B is scaled; w_column has room for n numbers; reduce(x,
-// combine) is over the lanes, and ends with what they have written there for all. Whether the
-// result is right, in all lanes the same.
+// combine) is over the lanes, and need not order memory. Whether the result is right, in all lanes
+// the same. Behind it nobody reads Z or the strip.
 template <typename V, typename Group, typename Exponent, typename Reduce>
 TORCHDET_DEVICE bool write_hvp_by_inverse(const Problem& p, int64_t b, bool writes,
                                           const Group& group, const InverseFacts<V>& facts,

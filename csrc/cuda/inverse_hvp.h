@@ -5,9 +5,10 @@
 // S. In the order of the pivots B is ((E, e), (g^T, b)), S = b - g^T E^-1 e, and
 //     B'^-1 = X_E + u v^T / s,   u = (-E^-1 e, 1),  v^T = (-g^T E^-1, 1),                       (1)
 // with X_E the inverse of E, bordered by zeros (cpu/rows/det_hvp.h). B' differs from B in one entry
-// (l, p), in the row and the column that come last, and has s, a power of two above the largest
-// pivot or entry, where B has S, which may be 0. X is a transpose: its row l is r^T = u^T / s, its
-// column p c = v / s. With q = S / s, and as det B = q det B',
+// (l, p), in the row and the column that come last, and has s, a power of two of the size of the
+// largest pivot ("large") or above the largest entry, where B has S, which may be 0. X is a
+// transpose: its row l is r^T = u^T / s, its column p c = v / s. With q = S / s, and as det B = q
+// det B',
 //     C(B) = det B' (q X + (1 - q) s c r^T),                                                    (2)
 // which is linear in the entry. So a matrix of rank n - 1 is like any other as long as E is
 // regular. It is not where a row of B depends on the rows before it, as one of zeros does.
@@ -35,8 +36,9 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// s is that power of two times the largest entry of B in "warp" and "block". The larger s is, the
-// less is u v^T / s beside X_E, and what (4) refuses; from 2^3 on it refuses no fewer matrices.
+// In "warp" and "block" s is 2^kAboveEntries times the largest entry of B, rounded down to a power
+// of two. The larger s is, the less is u v^T / s beside X_E, and what (4) refuses. With more than 3
+// it refuses no fewer matrices.
 constexpr int kAboveEntries = 4;
 
 // q, s = 2^exponent and the determinant of B' of the text above.

@@ -127,17 +127,16 @@ constexpr Choice select_cuda(Op op, Dtype dtype, int64_t n) {
   while (n > largest[i]) {
     ++i;
   }
-  const char* const kFiles[] = {n <= kLargestClosedThread
-                                    ? "csrc/cuda/thread/kernels.h"
-                                    : "csrc/cuda/thread/elimination_kernels.h",
-                                "csrc/cuda/warp/kernels.h", "csrc/cuda/block/kernels.h",
-                                "csrc/cuda/cluster/kernels.h", "csrc/cuda/large/kernels.h"};
   const bool is_hvp = op == Op::kDetHvp || op == Op::kDetBackwardJvp;
+  const char* const kFiles[] = {
+      n <= kLargestClosedThread ? "csrc/cuda/thread/kernels.h"
+                                : "csrc/cuda/thread/elimination_kernels.h",
+      is_hvp ? "csrc/cuda/warp/hvp.h" : "csrc/cuda/warp/kernels.h",
+      is_hvp ? "csrc/cuda/block/hvp.h" : "csrc/cuda/block/kernels.h", "csrc/cuda/cluster/kernels.h",
+      is_hvp ? "csrc/cuda/large/hvp.h" : "csrc/cuda/large/kernels.h"};
   const char* const file = op == Op::kSlogdetHvp
                                ? i < 3 ? "csrc/cuda/slogdet_hvp.h" : "csrc/cuda/ops_cuda.cpp"
                            : op == Op::kDetFrexp || op == Op::kDetJet ? "torchdet/_frexp.py"
-                           : is_hvp && i == 3                         ? "csrc/cuda/large/hvp.h"
-                           : is_hvp && i > 0                          ? "csrc/cuda/team/kernels.h"
                                                                       : kFiles[i];
   return {&kCudaSizeClasses[i], largest[i], file};
 }

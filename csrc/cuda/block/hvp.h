@@ -22,7 +22,6 @@ struct BlockHvp : BlockInverse<V, kRows, kHvpShapes<V>, true> {
 
   struct Layout {
     Found* found;
-    LastPivot<V>* last;
     InverseFacts<V>* facts;
     V* w_column;
     V *x, *strip;
@@ -31,7 +30,6 @@ struct BlockHvp : BlockInverse<V, kRows, kHvpShapes<V>, true> {
     template <bool kCounts>
     TORCHDET_ANYWHERE Layout(Pieces<kCounts>& pieces, int n)
         : found(pieces.template take<Found>(1)),
-          last(pieces.template take<LastPivot<V>>(1)),
           facts(pieces.template take<InverseFacts<V>>(1)),
           w_column(pieces.template take<V>(n)),
           x(pieces.template take<V>(Group::numbers_of_matrix(n))),
@@ -54,14 +52,14 @@ struct BlockHvp : BlockInverse<V, kRows, kHvpShapes<V>, true> {
     const Layout layout(pieces, static_cast<int>(p.n));
     Team<kThreads> team(layout.space.vectors.slots);
     const auto write_fast = [&](const Scaled<V>& d) { return write(p, b, d, layout, team); };
-    if (!Base::invert(p, b, *layout.found, layout.last, layout.space, team, write_fast)) {
+    if (!Base::invert(p, b, *layout.found, layout.facts, layout.space, team, write_fast)) {
       sync_block();
       write_slow(p, b, memory);
     }
   }
 
  private:
-  // d: the determinant of B'.
+  // d: the determinant of B'. The sweep has written the other facts.
   TORCHDET_DEVICE static bool write(const Problem& p, int64_t b, const Scaled<V>& d,
                                     const Layout& layout, Team<kThreads>& team) {
     const TeamVectors<V>& vectors = layout.space.vectors;
@@ -71,13 +69,9 @@ struct BlockHvp : BlockInverse<V, kRows, kHvpShapes<V>, true> {
       InverseFacts<V>& facts = *layout.facts;
       facts.equilibration = layout.found->eq;
       facts.determinant = d;
-      facts.exponent = exponent_of_leading_bits<R>(largest) + kAboveEntries;
-      facts.ratio = scale_pow2(layout.last->value, -facts.exponent);
       facts.row = vectors.row_index[n - 1];
       facts.column = n - 1;
       facts.is_regular = 1;
-      facts.last_of_E[0] = layout.last->last_of_E[0];
-      facts.last_of_E[1] = layout.last->last_of_E[1];
     }
     Base::for_inverse(layout.space, [&](int i, int k, V x) { layout.x[i * stride + k] = x; });
     sync_block();

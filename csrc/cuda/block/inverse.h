@@ -103,8 +103,9 @@ struct BlockInverse : BlockKernel<V, kRows, kShapes> {
   // use(det B) with the inverse in A, as for_inverse() takes it; what it returns, in all threads
   // the same, or false where the sweep does not serve.
   template <typename Use>
-  TORCHDET_DEVICE static bool invert(const Problem& p, int64_t b, Found& found, LastPivot<V>* last,
-                                     const Space& space, Team<kThreads>& team, Use use) {
+  TORCHDET_DEVICE static bool invert(const Problem& p, int64_t b, Found& found,
+                                     InverseFacts<V>* facts, const Space& space,
+                                     Team<kThreads>& team, Use use) {
     const TeamSpace<V> team_space(space.A, {nullptr, 0, 0}, space.vectors);
     TeamAlgorithms<V, kThreads> algorithms(team, team_space);
     BlockMatrix<V, kRows, kThreads> matrix(space);
@@ -114,7 +115,7 @@ struct BlockInverse : BlockKernel<V, kRows, kShapes> {
       found = {eq, matrix.largest()};  // barriers of the sweep follow
     }
     Sweep sweep(space.A, space.vectors.row_index, *reinterpret_cast<Exchange*>(space.vectors.slots),
-                &found.largest, last);
+                &found.largest, facts);
     sweep.run();
     const int is_safe =
         sweep.is_regular() && !matrix.has_grown(sweep.largest(), found.largest) ? 1 : 0;

@@ -28,14 +28,8 @@
 namespace torchdet {
 inline namespace TORCHDET_CAPABILITY {
 
-// What a sweep that replaces the last pivot S (inverse_hvp.h) leaves of it.
-template <typename V>
-struct LastPivot {
-  V value;                 // S
-  RealOf<V> last_of_E[2];  // the sizes of the two pivots before
-};
-
-// kReplacesLast: the inverse is that of B', whose last pivot is s in place of S.
+// kReplacesLast: the inverse is that of B', whose last pivot is s in place of S (inverse_hvp.h).
+// Then the sweep writes s, S / s and the last pivots of E to the facts.
 template <typename V, int kThreads, int kPanelWarps, int kLaneRows, bool kReplacesLast>
 class BlockSweep : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, true> {
  public:
@@ -45,8 +39,8 @@ class BlockSweep : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, true>
 
   // largest: leading bits of the largest entry of B, in shared memory.
   TORCHDET_DEVICE BlockSweep(TeamMatrix<V> A, int* rows, Exchange& exchange, const int32_t* largest,
-                             LastPivot<V>* last)
-      : Base(A, rows, exchange), largest_entry_(largest), last_(last) {
+                             InverseFacts<V>* facts)
+      : Base(A, rows, exchange), largest_entry_(largest), facts_(facts) {
     TORCHDET_UNROLL
     for (int r = 0; r < kLaneRows; ++r) {
       place_[r] = row(r) < n_ ? kWaiting : kAbsent;
@@ -69,7 +63,7 @@ class BlockSweep : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, true>
       for (int r = 0; r < kLaneRows; ++r) {
         const int before = n_ - 2 - place_[r];
         if (before == 0 || before == 1) {
-          last_->last_of_E[before] = component_size(pivot_[r]);
+          facts_->last_of_E[before] = component_size(pivot_[r]);
         }
       }
     }
@@ -169,10 +163,12 @@ class BlockSweep : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, true>
   }
 
   TORCHDET_DEVICE void replace_last(V& u, PivotDivisor<V>& divisor) const {
+    const IntegerOf<V> e = exponent_of_leading_bits<R>(*largest_entry_) + kAboveEntries;
     if (thread_index() == 0) {
-      last_->value = u;
+      facts_->exponent = e;
+      facts_->ratio = scale_pow2(u, -e);
     }
-    u = one<V>() * exact_pow2<R>(exponent_of_leading_bits<R>(*largest_entry_) + kAboveEntries);
+    u = one<V>() * exact_pow2<R>(e);
     Pivot<V, true> pivot(u);
     pivot.refine();
     divisor = pivot;
@@ -316,7 +312,7 @@ class BlockSweep : public BlockPanels<V, kThreads, kPanelWarps, kLaneRows, true>
   }
 
   const int32_t* const largest_entry_;
-  LastPivot<V>* const last_;
+  InverseFacts<V>* const facts_;
   int place_[kLaneRows];
   bool is_regular_ = true;
   V pivot_[kLaneRows];

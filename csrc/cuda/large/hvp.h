@@ -163,9 +163,7 @@ struct LargeHvpByLdu : LargeLdu<V> {
         [](const auto& m, auto& team) {
           return is_insensitive(m, team) && LargeHvpByLdu::is_regular(m, team);
         },
-        [&](auto& algorithms, int64_t b) {
-          algorithms.read(p.A, b);
-          const Equilibration<V> eq = algorithms.equilibrate();
+        [&](auto& algorithms, int64_t b, const Equilibration<V>& eq) {
           write_hvp(algorithms, p, b, eq);
         });
   }

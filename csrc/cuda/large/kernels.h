@@ -260,8 +260,8 @@ struct LargeLdu : LargeKernel<V> {
   static constexpr size_t kSharedBytes = Own::kAllSlotBytes;
   static int64_t count_blocks(const Problem& p) { return std::min(p.batch, p.large.ldu_blocks); }
 
-  // body(algorithms, b) for the matrices b that is_done(matrix, team) denies. Not finite ones are
-  // done: all of their result is NaN.
+  // body(algorithms, b, equilibration) for the matrices b that is_done(matrix, team) denies,
+  // equilibrated in A. Not finite ones are done: all of their result is NaN.
   template <typename Done, typename Body>
   TORCHDET_DEVICE static void for_matrices(const Problem& p, Done is_done, Body body) {
     Own team(shared_memory<unsigned char>());
@@ -273,7 +273,9 @@ struct LargeLdu : LargeKernel<V> {
       // The matrix that is factored has no use any more where the other one is written to `out`.
       const TeamSpace<V> space({m.out, m.n, m.n}, {m.inverse, m.n, m.n}, m.vectors);
       TeamAlgorithms<V, kThreads> algorithms(team, space);
-      body(algorithms, b);
+      algorithms.read(p.A, b);
+      const Equilibration<V> eq = algorithms.equilibrate();
+      body(algorithms, b, eq);
     }
   }
   // Whether no pivot was zero, and all of the result is finite.
@@ -290,9 +292,7 @@ struct LargeCofactorsByLdu : LargeLdu<V> {
   TORCHDET_DEVICE static void run(const Problem& p) {
     LargeCofactorsByLdu::for_matrices(
         p, [](const auto& m, auto& team) { return LargeCofactorsByLdu::is_regular(m, team); },
-        [&](auto& algorithms, int64_t b) {
-          algorithms.read(p.A, b);
-          const Equilibration<V> eq = algorithms.equilibrate();
+        [&](auto& algorithms, int64_t b, const Equilibration<V>& eq) {
           write_cofactors(algorithms, p, b, eq);
         });
   }

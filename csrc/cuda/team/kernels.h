@@ -1,7 +1,7 @@
 // What a team does: the results of matrices that the other classes' own algorithms leave.
 //
-// Both come from the rank-revealing LDU, C(B) = s G^T diag(a) F^T with a_i = prod_{k != i} d_k and
-// H[Z] = s G^T K F^T (math/hvp.h), exact at every rank.
+// All come from the rank-revealing LDU, which has the determinant, C(B) = s G^T diag(a) F^T with
+// a_i = prod_{k != i} d_k and H[Z] = s G^T K F^T (math/hvp.h), exact at every rank.
 #pragma once
 
 #include "factor.h"
@@ -87,14 +87,21 @@ TORCHDET_DEVICE void write_determinant_by_ldu(const Problem& p, int64_t b, unsig
     sync_warp();
   });
 }
-// Cofactors. The factors lie in the memory of the result.
-template <typename V>
-TORCHDET_DEVICE void write_cofactors_by_ldu(const Problem& p, int64_t b, unsigned char* memory) {
+// finish(algorithms, equilibration), which writes matrix b of the result. Till then the factors lie
+// in its memory.
+template <typename V, typename Finish>
+TORCHDET_DEVICE void write_matrix_by_ldu(const Problem& p, int64_t b, unsigned char* memory,
+                                         Finish finish) {
   const int n = static_cast<int>(p.n);
   Arena arena(memory);
   const WarpSpace<V> space(arena, n);
-  space.start(p, b, {static_cast<V*>(p.out) + b * n * n, n, n},
-              [&](auto& matrix, const Equilibration<V>& eq) { write_cofactors(matrix, p, b, eq); });
+  space.start(p, b, {static_cast<V*>(p.out) + b * n * n, n, n}, finish);
+}
+template <typename V>
+TORCHDET_DEVICE void write_cofactors_by_ldu(const Problem& p, int64_t b, unsigned char* memory) {
+  write_matrix_by_ldu<V>(p, b, memory, [&](auto& matrix, const Equilibration<V>& eq) {
+    write_cofactors(matrix, p, b, eq);
+  });
 }
 
 // kDetHvp of matrix b, which is equilibrated in A.
@@ -109,14 +116,11 @@ TORCHDET_DEVICE void write_hvp(TeamAlgorithms<V, kSize>& matrix, const Problem& 
   matrix.template carry_back<false>();
   matrix.write(p, b, {one<V>() * sign, e + z + eq.total}, eq.poison);
 }
-// The same by a warp, from the beginning. The factors lie in the memory of the result.
+// The same by a warp, from the beginning.
 template <typename V>
 TORCHDET_DEVICE void write_hvp_by_ldu(const Problem& p, int64_t b, unsigned char* memory) {
-  const int n = static_cast<int>(p.n);
-  Arena arena(memory);
-  const WarpSpace<V> space(arena, n);
-  space.start(p, b, {static_cast<V*>(p.out) + b * n * n, n, n},
-              [&](auto& matrix, const Equilibration<V>& eq) { write_hvp(matrix, p, b, eq); });
+  write_matrix_by_ldu<V>(
+      p, b, memory, [&](auto& matrix, const Equilibration<V>& eq) { write_hvp(matrix, p, b, eq); });
 }
 
 }  // namespace TORCHDET_CAPABILITY
