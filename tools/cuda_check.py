@@ -23,9 +23,10 @@ from tools.cuda_objects import (
     units,
 )
 
-# Objects of 15.0 MB are 12 MB of a wheel, which compresses them; the CPU kernels of all instruction
-# sets are 10 MB beside them.
-LARGEST_MB = 15.1
+# Objects of 17.5 MB are 15 MB of a wheel, which compresses them; the CPU kernels of all instruction
+# sets are 10 MB beside them. A quarter is PTX, for devices newer than all architectures. A library
+# for one architecture has less than 5 MB of objects.
+LARGEST_MB = 17.6
 
 
 def report(kernels: Sequence[Kernel], architectures: Sequence[str], console: Console) -> int:

@@ -29,36 +29,47 @@ TORCHDET_DEVICE bool write_hvp_by_inverse(const Problem& p, int64_t b, bool writ
   const auto shift = [&](int i, int j) { return is_scaled ? I(row[i]) + I(column[j]) : I(0); };
   const auto larger = [](auto a, auto b) { return maximum(a, b); };
 
-  // Z' = 2^-z 2^-r Z 2^-c, z such that no product leaves the range. Where nothing is scaled, and z
-  // is small, Z serves as it is.
+  // Z as it is, which serves where nothing is scaled and no product leaves the range.
   constexpr int kSmall = 16;
-  I z = 0;
-  TORCHDET_ROLL
-  for (int turn = 0; turn < 2; ++turn) {
-    const bool is_first = turn == 0;
-    I e = kZeroExponent;
-    group.read(p.other, b, [&](int i, int j, V number) {
-      const I s = shift(i, j);
-      e = maximum(e, entry_exponent(number) + s);
-      group.z[j * stride + i] = is_first ? number : scale_pow2(number, s - z);
-    });
-    if (is_first) {
-      e = reduce(e, larger);
-      z = e < kZeroExponentBound ? I(0) : e;
-      const bool serves = !is_scaled && z <= kSmall && z >= -kSmall;
-      z = serves ? I(0) : z;
-      if (!any_in_warp(!serves)) {
-        break;
+  int32_t of_z = 0;
+  group.read(p.other, b, [&](int i, int j, V number) {
+    of_z = maximum(of_z, leading_bits(number));
+    group.z[j * stride + i] = number;
+  });
+  Group::sync();
+  I z = exponent_of(from_leading_bits<R>(reduce(of_z, larger)));
+  const bool is_small = !is_scaled && z <= kSmall && z >= -kSmall;
+  if (any_in_warp(!is_small)) {
+    // Else Z' = 2^-z 2^-r Z 2^-c, whose largest number has the exponent 0.
+    z = kZeroExponent;
+    TORCHDET_ROLL
+    for (int turn = 0; turn < 2; ++turn) {
+      TORCHDET_ROLL
+      for (int t = group.rank; t < n * n; t += Group::kLanes) {
+        const int i = t / n, j = t % n;
+        V& number = group.z[j * stride + i];
+        const I s = shift(i, j);
+        if (turn == 0) {
+          z = maximum(z, entry_exponent(number) + s);
+        } else {
+          number = scale_pow2(number, s - z);
+        }
+      }
+      if (turn == 0) {
+        z = reduce(z, larger);
+        z = is_small || z < kZeroExponentBound ? I(0) : z;
       }
     }
+    Group::sync();
+  } else {
+    z = 0;
   }
-  Group::sync();
 
   // t = tr(X^T Z'), and the sizes that tell whether the inverse serves.
   const R s = exact_pow2<R>(facts.exponent);
   V trace = zero<V>();
   int32_t of_inverse = 0, of_column = 0, of_row = 0;
-  group.for_places(
+  group.template for_places<2>(
       words, n, [&](int w, int i) { return Words::load(x + i * stride + w * kCount); },
       [&](int w, int i, const Words& word) {
         const Words r = Words::load(x_row + w * kCount);
@@ -116,7 +127,7 @@ TORCHDET_DEVICE bool write_hvp_by_inverse(const Problem& p, int64_t b, bool writ
       Group::sync();
     }
     const HvpTerms<V> terms(facts, trace, w_column[l]);
-    group.for_places(
+    group.template for_places<2>(
         n, minimum(words - begin, Group::kStripWords),
         [&](int i, int w) {
           return Words::load(group.strip + i * group.strip_stride + w * kCount);

@@ -64,10 +64,9 @@ class ProductGroup {
   }
 
   // load(i, j), then store(i, j, what it returned), for the rows x width places, dealt out row by
-  // row; a few loads are on their way before the first is waited for.
-  template <typename Load, typename Store>
+  // row; kAhead loads are on their way before the first is waited for.
+  template <int kAhead = 4, typename Load, typename Store>
   TORCHDET_DEVICE void for_places(int rows, int width, Load load, Store store) const {
-    constexpr int kAhead = 4;
     const int down = kLanes / width, right = kLanes % width;
     int i = rank / width, j = rank % width;
     while (i < rows) {

@@ -51,7 +51,7 @@ struct BlockHvp : BlockInverse<V, kRows, kHvpShapes<V>, true> {
     Pieces<false> pieces(memory);
     const Layout layout(pieces, static_cast<int>(p.n));
     Team<kThreads> team(layout.space.vectors.slots);
-    const auto write_fast = [&](const Scaled<V>& d) { return write(p, b, d, layout, team); };
+    const auto write_fast = [&](const Scaled<V>& d) { return write(p, b, d, memory, team); };
     if (!Base::invert(p, b, *layout.found, layout.facts, layout.space, team, write_fast)) {
       sync_block();
       write_slow(p, b, memory);
@@ -60,10 +60,14 @@ struct BlockHvp : BlockInverse<V, kRows, kHvpShapes<V>, true> {
 
  private:
   // d: the determinant of B'. The sweep has written the other facts.
+  // The memory is cut again, since the sweep leaves no registers for the pointers.
   TORCHDET_DEVICE static bool write(const Problem& p, int64_t b, const Scaled<V>& d,
-                                    const Layout& layout, Team<kThreads>& team) {
+                                    unsigned char* memory, Team<kThreads>& team) {
+    const int n = static_cast<int>(p.n);
+    Pieces<false> pieces(memory);
+    const Layout layout(pieces, n);
     const TeamVectors<V>& vectors = layout.space.vectors;
-    const int n = static_cast<int>(p.n), stride = layout.space.A.stride;
+    const int stride = layout.space.A.stride;
     const int32_t largest = layout.found->largest;
     if (team.is_first()) {
       InverseFacts<V>& facts = *layout.facts;

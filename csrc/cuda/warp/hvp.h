@@ -13,7 +13,7 @@ inline namespace TORCHDET_CAPABILITY {
 template <typename V>
 constexpr WarpShape hvp_shape(int n) {
   const int rows = cofactor_shape<V>(n).rows;
-  return {rows, 64, sizeof(V) == 4 ? (n <= 8 ? 8 : 6) : sizeof(V) == 8 && n <= 8 ? 6 : 4};
+  return {rows, 64, sizeof(V) == 4 ? (n == 24 ? 4 : 6) : sizeof(V) == 8 && n <= 8 ? 6 : 4};
 }
 
 template <typename V, int N>
