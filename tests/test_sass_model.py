@@ -12,7 +12,7 @@ from tools.sass_model.execution import (
     Case,
     bind,
     check,
-    run_block,
+    run_blocks,
     special_registers,
     usual_matrices,
 )
@@ -87,7 +87,7 @@ def run(*lines: str, memory: Memory | None = None, **registers) -> Warp:
     for name, values in registers.items():
         warp.registers[int(name[1:])] = values
     with np.errstate(all="ignore"):
-        run_block([warp], bind)
+        run_blocks([[warp]], bind)
     return warp
 
 
@@ -260,7 +260,7 @@ def run_warps(count: int, *lines: str) -> list[Warp]:
     for warp in warps:
         warp.registers[0] = warp.special["SR_TID.X"]
         warp.registers[1] = SHARED_BASE + 4 * warp.registers[0]
-    run_block(warps, bind)
+    run_blocks([warps], bind)
     return warps
 
 

@@ -2,9 +2,9 @@
 
 Its matrices are permutations plus noise: pivots differ from matrix to matrix, and nothing is near
 what a kernel treats in a slow way. So the path of a warp is the usual one. Where a warp owns
-matrices, the first warp stands for all of a block. Where a block owns one, all its warps run, each
-to its next barrier in turn: what they read of each other does not depend on who is first, unless
-the kernel has a race.
+matrices, the first warp stands for all of a block. Where a block or a cluster owns one, all its
+warps run, each to its next barrier in turn: what they read of each other does not depend on who is
+first, unless the kernel has a race.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from .disassembly import Code, SassError
 from .launches import Launch, launch
 from .memory import LANES, SHARED_WINDOW, Memory
 from .operations import Bind, bind
-from .warp import Step, Warp
+from .warp import Arrival, Step, Warp
 
 # Where the parameters of a kernel begin in constant bank 0, by architecture.
 PARAMETERS = {"sm_90": 0x210}
+# And where a kernel finds 1 if its blocks form clusters.
+HAS_CLUSTERS = {"sm_90": 0x140}
 MATRICES, OTHERS, RESULTS = 0x10_0000_0000, 0x20_0000_0000, 0x30_0000_0000
 EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52, "complex64": 2.0**-23, "complex128": 2.0**-52}
 
@@ -58,11 +60,13 @@ def usual_matrices(case: Case, count: int) -> np.ndarray:
     return matrices.astype(case.dtype)
 
 
-def constant_banks(cubin: Path, code: Code, parameters: bytes, offset: int,
-                   how: Launch) -> dict[int, bytes]:  # fmt: skip
+def constant_banks(cubin: Path, code: Code, how: Launch,
+                   architecture: str) -> dict[int, bytes]:  # fmt: skip
     """Bank 0: sizes of the launch and its parameters; others as in the file."""
-    sizes = np.array([how.threads, 1, 1, how.blocks, 1, 1], np.uint32).tobytes()
-    banks = {0: sizes.ljust(offset, b"\0") + parameters}
+    launch = np.zeros(PARAMETERS[architecture] // 4, np.uint32)
+    launch[:6] = how.threads, 1, 1, how.blocks, 1, 1
+    launch[HAS_CLUSTERS[architecture] // 4] = how.cluster_size > 1
+    banks = {0: launch.tobytes() + how.parameter}
     with cubin.open("rb") as file:
         for section in ELFFile(file).iter_sections():
             kind, _, kernel = section.name.removeprefix(".nv.constant").partition(".")
@@ -112,7 +116,9 @@ def check(case: Case, matrices: np.ndarray, others: np.ndarray, found: np.ndarra
 
 def execute(case: Case, how: Launch, cubin: Path, code: Code, static_shared: int = 0,
             architecture: str = "sm_90") -> list[list[Step]]:  # fmt: skip
-    """What warps of block 0 do: the first, or all where they share a matrix.
+    """What warps of the first block do: the first, or all where they share a matrix.
+
+    Of a cluster, those of its blocks one after the other.
 
     Raises:
         SassError: The model does not know the kernel's code, or errs.
@@ -128,46 +134,68 @@ def execute(case: Case, how: Launch, cubin: Path, code: Code, static_shared: int
     others = other_arguments(case, count)
     shape = (count,) if case.op == "det" else matrices.shape
     results = np.full(shape, np.nan, case.dtype)
-    memory = Memory(static_shared + how.shared_bytes)
-    memory.add("the matrices", MATRICES, matrices)
-    memory.add("the other arguments", OTHERS, others)
-    written = memory.add("the results", RESULTS, results)
-    constants = constant_banks(cubin, code, how.parameter, PARAMETERS[architecture], how)
-    block = [Warp(code, memory, constants, special_registers(w)) for w in range(warps)]
+    memories = [Memory(static_shared + how.shared_bytes, r) for r in range(how.cluster_size)]
+    memories[0].add("the matrices", MATRICES, matrices)
+    memories[0].add("the other arguments", OTHERS, others)
+    written = memories[0].add("the results", RESULTS, results)
+    for memory in memories:
+        memory.regions[1:] = memories[0].regions[1:]
+        memory.of_cluster = [of_block.shared for of_block in memories]
+    constants = constant_banks(cubin, code, how, architecture)
+    blocks = [
+        [Warp(code, memory, constants, special_registers(w, rank)) for w in range(warps)]
+        for rank, memory in enumerate(memories)
+    ]
     with np.errstate(all="ignore"):
-        run_block(block, bind)
+        run_blocks(blocks, bind)
     check(case, matrices, others, written.words.view(case.dtype).reshape(results.shape))
-    return [warp.steps for warp in block]
+    return [warp.steps for block in blocks for warp in block]
 
 
-def special_registers(warp: int) -> dict[str, np.ndarray]:
-    """Those of a warp of block 0, by number."""
+def special_registers(warp: int, block: int = 0) -> dict[str, np.ndarray]:
+    """Those of a warp of the first blocks, whose number is their rank in the cluster."""
     lane = np.arange(LANES, dtype=np.uint32)
     return {
         "SR_TID.X": lane + np.uint32(LANES * warp),
         "SR_LANEID": lane,
         "SR_SWINHI": np.full(1, SHARED_WINDOW, np.uint32),
-        **dict.fromkeys(("SR_CTAID.X", "SR_CgaCtaId", "SR_TID.Y", "SR_TID.Z", "SRZ"),
-                        np.zeros(1, np.uint32)),
-    }  # fmt: skip
+        **dict.fromkeys(("SR_CTAID.X", "SR_CgaCtaId"), np.full(1, block, np.uint32)),
+        **dict.fromkeys(("SR_TID.Y", "SR_TID.Z", "SRZ"), np.zeros(1, np.uint32)),
+    }
 
 
-def run_block(warps: Sequence[Warp], bind: Bind) -> None:
-    """Runs all of them, each to its next barrier in turn.
+def run_blocks(blocks: Sequence[Sequence[Warp]], bind: Bind) -> None:
+    """Runs the warps of a block, or of all blocks of a cluster, each to its next barrier in turn.
 
     Raises:
         SassError: Warps wait for each other for ever.
     """
-    paths = [warp.run(bind) for warp in warps]
+    warps = [(number, warp.run(bind)) for number, block in enumerate(blocks) for warp in block]
     ready = list(range(len(warps)))
-    waiting: dict[int, list[int]] = {}  # by barrier
+    at_block: dict[tuple[int, int], list[int]] = {}  # who waits, by block and barrier
+    at_cluster: list[int] = []
+    arrivals = [0] * len(warps)  # at the barrier of the cluster
     while ready:
         warp = ready.pop()
-        if (arrival := next(paths[warp], None)) is None:
+        block, path = warps[warp]
+        if (barrier := next(path, None)) is None:
             continue
-        here = waiting.setdefault(arrival.barrier, [])
-        here.append(warp)
-        if len(here) == arrival.warps:
-            ready += waiting.pop(arrival.barrier)
-    if waiting:
-        raise SassError(f"warps wait at the barriers {sorted(waiting)} of the block for ever")
+        if isinstance(barrier, Arrival):
+            here = at_block.setdefault((block, barrier.barrier), [])
+            here.append(warp)
+            if len(here) == barrier.warps:
+                ready += at_block.pop((block, barrier.barrier))
+            continue
+        if barrier.waits:
+            at_cluster.append(warp)
+        else:
+            arrivals[warp] += 1
+            ready.append(warp)
+        met = min(arrivals)
+        ready += [w for w in at_cluster if arrivals[w] <= met]
+        at_cluster = [w for w in at_cluster if arrivals[w] > met]
+    if at_cluster:
+        raise SassError("warps wait at the barrier of the cluster for ever")
+    if at_block:
+        barriers = sorted(barrier for _, barrier in at_block)
+        raise SassError(f"warps wait at the barriers {barriers} of the block for ever")

@@ -9,7 +9,7 @@ import numpy as np
 from .disassembly import Instruction, SassError
 from .memory import LANES, Cost
 from .operations import I64, U32, U64, is_predicate, operation, signed, take_results
-from .warp import Arrival, Mask, Operation, Warp
+from .warp import Arrival, ClusterBarrier, Mask, Operation, Warp
 
 
 @operation("SHFL")
@@ -97,6 +97,16 @@ def _block_barrier(instruction: Instruction, warp: Warp) -> Operation:
     return run
 
 
+@operation("UCGABAR_ARV")
+def _arrive_at_cluster(instruction: Instruction, warp: Warp) -> Operation:
+    return lambda mask: ClusterBarrier(waits=False)
+
+
+@operation("UCGABAR_WAIT")
+def _wait_for_cluster(instruction: Instruction, warp: Warp) -> Operation:
+    return lambda mask: ClusterBarrier(waits=True)
+
+
 # ---- memory
 
 
@@ -170,6 +180,7 @@ def _load_constant(instruction: Instruction, warp: Warp) -> Operation:
     return run
 
 
-@operation("NOP", "YIELD", "DEPBAR", "LDGDEPBAR", "MEMBAR", "ERRBAR", "CCTL", "NANOSLEEP")
+@operation("NOP", "YIELD", "DEPBAR", "LDGDEPBAR", "MEMBAR", "ERRBAR", "CGAERRBAR", "CCTL",
+           "NANOSLEEP")  # fmt: skip
 def _nothing(instruction: Instruction, warp: Warp) -> Operation:
     return lambda mask: None

@@ -35,6 +35,7 @@ class _NotedLaunch(ctypes.Structure):
         ("blocks", ctypes.c_int64),
         ("shared_bytes", ctypes.c_int64),
         ("matrices_per_block", ctypes.c_int64),
+        ("cluster_size", ctypes.c_int64),
     )
 
 
@@ -46,6 +47,7 @@ class Launch(NamedTuple):
     blocks: int
     shared_bytes: int  # of a block, asked for at the launch
     matrices_per_block: int
+    cluster_size: int  # blocks that share a matrix
     parameter: bytes  # the Problem
 
 
@@ -81,7 +83,7 @@ def _library() -> ctypes.CDLL:
 
 
 def largest_order(op: str, dtype: str) -> int:
-    """The last order that the classes "thread", "warp" and "block" serve."""
+    """The last order that the classes "thread", "warp", "block" and "cluster" serve."""
     return _library().largest_order(OPERATORS[op], DTYPES.index(dtype))
 
 
@@ -106,5 +108,6 @@ def launch(op: str, dtype: str, n: int, matrices: int = 0, others: int = 0,
         raise SassError(f"{op} {dtype} n={n}: {wrong.decode()}")
     return Launch(
         readable_type(noted.kernel.decode()), noted.threads, noted.blocks, noted.shared_bytes,
-        noted.matrices_per_block, ctypes.string_at(library.problem(), library.problem_bytes()),
+        noted.matrices_per_block, noted.cluster_size,
+        ctypes.string_at(library.problem(), library.problem_bytes()),
     )  # fmt: skip

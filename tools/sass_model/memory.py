@@ -19,8 +19,11 @@ LANES = 32
 BANKS = 32
 # Addresses of shared memory begin behind what the system keeps there.
 SHARED_BASE = 0x400
+# That of the block with rank r in its cluster begins at r << RANK_SHIFT.
+RANK_SHIFT = 24
 # The upper half of a generic address of shared memory; no other memory of the model is there.
 SHARED_WINDOW = 0x7F00
+SECTOR = 32  # bytes that travel together from block to block
 
 
 @dataclasses.dataclass
@@ -45,16 +48,18 @@ class Cost:
 
     wavefronts: int  # of the pipe that all of the SM's memory instructions share
     new_bytes: int  # that have to come from global memory, or go there, for the first time
+    remote_bytes: int = 0  # that come from the shared memory of other blocks of the cluster
 
 
 class Memory:
-    """All regions."""
+    """All regions that a block can reach: its shared memory first."""
 
-    def __init__(self, shared_bytes: int) -> None:
-        self.shared = Region(
-            "shared memory", SHARED_BASE, np.zeros(-(-shared_bytes // 4), np.uint32), False
-        )
+    def __init__(self, shared_bytes: int, rank: int = 0) -> None:
+        base = SHARED_BASE + (rank << RANK_SHIFT)
+        words = np.zeros(-(-shared_bytes // 4), np.uint32)
+        self.shared = Region("shared memory", base, words, False)
         self.regions = [self.shared]
+        self.rank, self.of_cluster = rank, [self.shared]  # by rank
 
     def add(self, name: str, base: int, values: np.ndarray) -> Region:
         """Global memory with these values in it, in their own format."""
@@ -71,6 +76,8 @@ class Memory:
         """
         lanes = np.arange(LANES) if mask is None else np.flatnonzero(mask)
         at = np.broadcast_to(addresses, LANES)[lanes]
+        if int(at[0]) >> 32 == SHARED_WINDOW:
+            return self._access_cluster(at, lanes, size, values)
         region = self._region_of(int(at[0]))
         offsets = at - region.base
         if (at % size).any() or offsets.min() < 0 or offsets.max() + size > 4 * len(region.words):
@@ -94,9 +101,26 @@ class Memory:
         new = 4 * (np.count_nonzero(touched) - before)
         return result, Cost(-(-len(lanes) * size // 128), new)
 
+    def _access_cluster(self, addresses: np.ndarray, lanes: np.ndarray, size: int,
+                        values: np.ndarray | None) -> tuple[np.ndarray, Cost]:  # fmt: skip
+        """Reads shared memory by generic addresses, of any block of the cluster."""
+        if values is not None or len(self.of_cluster) == 1:
+            raise SassError("a generic access to shared memory that is not a read in a cluster")
+        at = addresses & 0xFFFFFFFF
+        ranks, parts = at >> RANK_SHIFT, size // 4
+        if ranks.max() >= len(self.of_cluster):
+            raise SassError(f"the cluster has no block {ranks.max()}")
+        result = np.zeros((parts, LANES), np.uint32)
+        for rank in np.unique(ranks):
+            here, region = ranks == rank, self.of_cluster[rank]
+            index = (at[here] - region.base) // 4 + np.arange(parts)[:, None]
+            if (at[here] % size).any() or index.min() < 0 or index.max() >= len(region.words):
+                raise SassError(f"bad address in the shared memory of block {rank}")
+            result[:, lanes[here]] = region.words[index]
+        sectors = len(np.unique(at[ranks != self.rank] // SECTOR))
+        return result, Cost(-(-len(lanes) * size // 128), 0, SECTOR * sectors)
+
     def _region_of(self, address: int) -> Region:
-        if address >> 32 == SHARED_WINDOW:
-            raise SassError("a generic access to shared memory")
         for region in self.regions:
             if 0 <= address - region.base < 4 * len(region.words):
                 return region

@@ -15,9 +15,11 @@ from .memory import LANES
 from .simulator import blocks_at_once, simulate, trace_of
 
 ARCHITECTURE = "sm_90"
-CLASSES = ("thread", "warp", "block")
+CLASSES = ("thread", "warp", "block", "cluster")
 # What is predicted beside the largest order of every kernel.
 ORDERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 28, 32, 33, 40, 48, 56, 64, 65, 96, 192)
+# Of clusters of 2, 4 and 8 blocks, by the bytes of a number.
+CLUSTER_ORDERS = {4: (288, 384, 512), 8: (208, 288, 392), 16: (144, 208, 288)}
 FEW_ORDERS = (3, 8, 16, 32, 48)  # of complex matrices, and of second derivatives
 # What an H200 has, and reaches in a copy.
 MULTIPROCESSORS, CLOCK, COPY = 132, 1.98e9, 4.244e12
@@ -48,7 +50,7 @@ class Prediction(NamedTuple):
     blocks: int  # on an SM at a time
     instructions: float
     by_pipe: dict[str, float]  # instructions
-    clocks: float  # of an SM
+    clocks: float  # of an SM; of all SMs that a cluster has, added
     busiest: str  # what is used most: a pipe, the issue slots or the memory
     use: float  # of that, from 0 to 1
 
@@ -56,7 +58,7 @@ class Prediction(NamedTuple):
     def picoseconds(self) -> float:
         """Of the whole GPU, after calibration."""
         part = PARTS.get(self.case.dtype, self.case.dtype)
-        is_block = self.kernel.startswith("Block")
+        is_block = self.kernel.startswith(("Block", "Cluster"))
         op = "det" if self.case.op == "det" else "det_backward"
         factor = BLOCK_CALIBRATION if is_block else CALIBRATION[op, part]
         return self.clocks * factor / MULTIPROCESSORS / CLOCK * 1e12
@@ -89,9 +91,11 @@ def cases() -> list[Case]:
             last = {Case(op, dtype, n).launch().kernel: n for n in range(1, largest + 1)}
             is_rare = dtype.startswith("complex") or op.endswith("hvp")
             chosen = FEW_ORDERS if is_rare else ORDERS
-            if dtype.startswith("complex"):
-                last = {kernel: n for kernel, n in last.items() if "Thread" not in kernel}
-            orders = {*last.values(), *(n for n in chosen if n <= largest)}
+            left_out = ("Cluster", "Thread") if dtype.startswith("complex") else ("Cluster",)
+            orders = {n for kernel, n in last.items() if not kernel.startswith(left_out)}
+            orders |= {n for n in chosen if n <= max(orders)}
+            if op == "det":
+                orders |= set(CLUSTER_ORDERS[NUMBER_BYTES[dtype]])
             found += [Case(op, dtype, n) for n in sorted(orders)]
     return found
 
@@ -117,7 +121,8 @@ def _predict(case: Case, unit: Unit, kernel: Kernel, code: Code) -> Prediction:
     steps = execute(case, how, unit.path("cubin"), code, kernel.shared)
     traces = [trace_of(code, of_warp) for of_warp in steps]
     blocks = blocks_at_once(how.threads, kernel.registers, how.shared_bytes + kernel.shared)
-    timing = simulate(traces * (how.threads // LANES // len(traces)), blocks)
+    warps = how.threads // LANES * how.cluster_size
+    timing = simulate(traces * (warps // len(traces)), blocks, how.cluster_size)
     matrices = how.matrices_per_block
     busiest = max(timing.pipe_clocks, key=lambda pipe: timing.pipe_clocks[pipe])
     return Prediction(
@@ -127,7 +132,7 @@ def _predict(case: Case, unit: Unit, kernel: Kernel, code: Code) -> Prediction:
         blocks,
         sum(timing.instructions.values()) / matrices,
         {pipe: count / matrices for pipe, count in timing.instructions.items()},
-        timing.clocks / matrices,
+        timing.clocks * how.cluster_size / matrices,
         busiest,
         timing.pipe_clocks[busiest] / timing.clocks,
     )

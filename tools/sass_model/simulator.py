@@ -12,7 +12,7 @@ import numpy as np
 from .disassembly import Code, SassError
 from .launches import FOLDER, compile_library
 from .memory import Cost
-from .warp import Step
+from .warp import ClusterBarrier, Step
 
 # By opcode. An opcode that is missing here is an error, not a guess.
 PIPES = {
@@ -25,7 +25,7 @@ PIPES = {
     "shared": "SHFL REDUX LDS STS",
     "global": "LDG STG LD ST LDGSTS",
     "system": "LDC S2R S2UR CS2R",
-    "other": "HFMA2 R2UR VOTE NOP YIELD DEPBAR LDGDEPBAR MEMBAR ERRBAR CCTL NANOSLEEP"
+    "other": "HFMA2 R2UR VOTE NOP YIELD DEPBAR LDGDEPBAR MEMBAR ERRBAR CGAERRBAR CCTL NANOSLEEP"
     " BRA EXIT CALL RET BSSY BREAK BSYNC WARPSYNC BAR",
 }
 PIPE_OF = {opcode: pipe for pipe, opcodes in PIPES.items() for opcode in opcodes.split()}
@@ -40,18 +40,24 @@ STEP = np.dtype(
     [
         *((name, np.int32) for name in (
             "pipe", "stall", "write_barrier", "read_barrier", "waits_for", "is_branch",
-            "is_store", "is_shared_load", "has_no_latency", "block_barrier", "arrivals", "padding",
+            "is_store", "is_shared_load", "has_no_latency", "block_barrier", "arrivals",
+            "cluster_barrier",
         )),
         ("wavefronts", np.float64),
         ("global_bytes", np.float64),
+        ("remote_bytes", np.float64),
     ]
 )  # fmt: skip
 
 
-class Timing(NamedTuple):
-    """Of a block in the steady state of an SM."""
+# Values of cluster_barrier.
+ARRIVES, WAITS = 1, 2
 
-    clocks: float
+
+class Timing(NamedTuple):
+    """Of a block in the steady state of an SM, or of a cluster on as many SMs as it has blocks."""
+
+    clocks: float  # of each SM
     pipe_clocks: dict[str, float]  # that each pipe would take if it were never idle
     instructions: dict[str, int]  # of all its warps, by pipe
 
@@ -105,6 +111,9 @@ def trace_of(code: Code, steps: Sequence[Step]) -> np.ndarray:
     for step, (_, effect) in zip(trace, steps, strict=True):
         if isinstance(effect, Cost):
             step["wavefronts"], step["global_bytes"] = effect.wavefronts, effect.new_bytes
+            step["remote_bytes"] = effect.remote_bytes
+        elif isinstance(effect, ClusterBarrier):
+            step["cluster_barrier"] = WAITS if effect.waits else ARRIVES
         elif effect is not None:
             step["block_barrier"], step["arrivals"] = effect.barrier, effect.warps
     return trace
@@ -119,8 +128,10 @@ def blocks_at_once(threads: int, registers: int, shared_bytes: int) -> int:
     return min(by_registers, by_memory, MOST_WARPS // warps, MOST_BLOCKS)
 
 
-def simulate(traces: Sequence[np.ndarray], at_once: int) -> Timing:
+def simulate(traces: Sequence[np.ndarray], at_once: int, cluster_size: int = 1) -> Timing:
     """Blocks of warps with these traces, `at_once` of them at a time on an SM.
+
+    The traces of a cluster are those of its blocks, one after the other.
 
     Raises:
         SassError: Warps wait for each other for ever.
@@ -129,14 +140,16 @@ def simulate(traces: Sequence[np.ndarray], at_once: int) -> Timing:
     pointers = (ctypes.c_void_p * len(traces))(*(trace.ctypes.data for trace in traces))
     lengths = (ctypes.c_int64 * len(traces))(*map(len, traces))
     busy = (ctypes.c_double * len(names))()
+    warps = len(traces) // cluster_size
     library.pipe_clocks(pointers, lengths, len(traces), busy)
     counts = np.bincount(np.concatenate([trace["pipe"] for trace in traces]), minlength=len(names))
-    clocks = library.clocks_per_block(pointers, lengths, len(traces), at_once)
+    clocks = library.clocks_per_block(pointers, lengths, warps, at_once, cluster_size)
     if clocks < 0:
-        raise SassError("warps wait for each other at the barriers of their block for ever")
+        raise SassError("warps wait for each other at barriers for ever")
     used = list(zip(names, busy, counts.tolist(), strict=True))
+    of_pipes = {"issue": counts.sum() / 4, **{name: clocks for name, clocks, _ in used if clocks}}
     return Timing(
         clocks,
-        {"issue": counts.sum() / 4, **{name: clocks for name, clocks, _ in used if clocks}},
+        {name: clocks / cluster_size for name, clocks in of_pipes.items()},
         {name: count for name, _, count in used if count},
     )

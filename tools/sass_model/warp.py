@@ -34,14 +34,21 @@ class Arrival(NamedTuple):
     warps: int  # that have to come
 
 
-Operation = Callable[[Mask], Cost | Arrival | None]
+class ClusterBarrier(NamedTuple):
+    """The barrier of a cluster: the warp arrives, or waits until all have arrived as often."""
+
+    waits: bool
+
+
+Effect = Cost | Arrival | ClusterBarrier | None
+Operation = Callable[[Mask], Effect]
 
 
 class Step(NamedTuple):
     """An instruction that was executed."""
 
     index: int
-    effect: Cost | Arrival | None  # of one that accesses memory, or that is a barrier of the block
+    effect: Effect  # of one that accesses memory, or is a barrier of the block or the cluster
 
 
 class Warp:
@@ -206,8 +213,9 @@ class Warp:
 
     # ---- the path
 
-    def run(self, bind: Callable[[Instruction, Warp], Operation]) -> Iterator[Arrival]:
-        """Executes until all lanes have left; stops at each barrier of the block.
+    def run(self, bind: Callable[[Instruction, Warp], Operation]
+            ) -> Iterator[Arrival | ClusterBarrier]:  # fmt: skip
+        """Executes until all lanes have left; stops at each barrier of the block or the cluster.
 
         Raises:
             SassError: An instruction is not known, or the lanes wait for each other for ever.
@@ -244,7 +252,7 @@ class Warp:
                 effect = operation(takes) if takes is None or takes.any() else None
                 self.steps.append(Step(pc, effect))
                 pc += 1
-                if type(effect) is Arrival:
+                if type(effect) in (Arrival, ClusterBarrier):
                     yield effect
                 if pc == meets:
                     place[active] = pc

@@ -14,7 +14,7 @@ namespace torchdet {
 // launches.py has the same structure.
 struct NotedLaunch {
   const char* kernel;  // its type, as the linker knows it
-  int64_t threads, blocks, shared_bytes, matrices_per_block;
+  int64_t threads, blocks, shared_bytes, matrices_per_block, cluster_size;
 };
 inline NotedLaunch noted_launch;
 inline Problem noted_problem;
@@ -27,8 +27,9 @@ const char* launch(const Problem& problem, unsigned blocks, size_t shared_bytes,
   if constexpr (requires { Kernel::kMatricesPerBlock; }) {  // not where blocks share a matrix
     matrices_per_block = Kernel::kMatricesPerBlock;
   }
-  noted_launch = {typeid(Kernel).name(), Kernel::kThreads, blocks,
-                  static_cast<int64_t>(shared_bytes), matrices_per_block};
+  noted_launch = {
+      typeid(Kernel).name(), Kernel::kThreads,         blocks, static_cast<int64_t>(shared_bytes),
+      matrices_per_block,    cluster_size_of<Kernel>()};
   noted_problem = problem;
   return nullptr;
 }

@@ -12,9 +12,9 @@ using namespace torchdet;
 
 extern "C" {
 
-// The last order that the classes "thread", "warp" and "block" serve.
+// The last order that the classes "thread", "warp", "block" and "cluster" serve.
 int64_t largest_order(int op, int dtype) {
-  return largest_block(static_cast<Op>(op), static_cast<Dtype>(dtype));
+  return largest_cluster(static_cast<Op>(op), static_cast<Dtype>(dtype));
 }
 
 // What a batch of contiguous matrices starts; null, or what went wrong. The addresses are those of
@@ -37,8 +37,16 @@ const char* note_launch(int op, int dtype, int64_t n, int64_t batch, uintptr_t m
     p.other.append(batch, is_hvp ? n * n : 1);
   }
   p.out = p.determinant = reinterpret_cast<void*>(results);
-  const CudaKernel& kernel = cuda_kernels().select_native(p.op, static_cast<Dtype>(dtype), n);
-  const char* const wrong = kernel.launch(p, nullptr);
+  constexpr size_t kSharedBytes = 227 * 1024;  // that a block may ask for on sm_90
+  const Dtype of_numbers = static_cast<Dtype>(dtype);
+  const CudaKernel* const kernel =
+      n <= largest_block(p.op, of_numbers)
+          ? &cuda_kernels().select_native(p.op, of_numbers, n)
+          : cuda_kernels().select_cluster(p.op, of_numbers, n, kSharedBytes);
+  if (kernel == nullptr) {
+    return "no kernel in shared memory serves this order";
+  }
+  const char* const wrong = kernel->launch(p, nullptr);
   *launch = noted_launch;
   return wrong;
 }
