@@ -16,7 +16,7 @@ from tools.sass_model.execution import (
     special_registers,
     usual_matrices,
 )
-from tools.sass_model.memory import SHARED_BASE, Memory, wavefronts
+from tools.sass_model.memory import RANK_SHIFT, SHARED_BASE, Memory, wavefronts
 from tools.sass_model.warp import Arrival, Warp
 
 # ---- machine code
@@ -299,6 +299,59 @@ def test_a_barrier_of_some_warps_does_not_wait_for_the_others():
 def test_warps_that_do_not_meet_are_an_error(lines, message):
     with pytest.raises(SassError, match=message):
         run_warps(2, *lines)
+
+
+# ---- several blocks
+
+
+def run_cluster(*lines: str) -> list[Warp]:
+    """As run(), two blocks of a warp. R0: the lane, R1: the rank, R2: a place for the lane."""
+    code = assemble(*lines, "EXIT")
+    memories = [Memory(4096, rank) for rank in range(2)]
+    warps = []
+    for rank, memory in enumerate(memories):
+        memory.of_cluster = [of_block.shared for of_block in memories]
+        warp = Warp(code, memory, {0: bytes(64)}, special_registers(0, rank))
+        warp.registers[0] = np.arange(32)
+        warp.registers[1] = rank
+        warp.registers[2] = SHARED_BASE + 4 * warp.registers[0] + (rank << RANK_SHIFT)
+        warp.registers[4] = SHARED_BASE + 4 * warp.registers[0] + ((1 - rank) << RANK_SHIFT)
+        warps.append(warp)
+    run_blocks([[warp] for warp in warps], bind)
+    return warps
+
+
+def test_blocks_read_each_others_memory_behind_a_barrier_of_the_cluster():
+    # Block 0 is the first to arrive, and would read zeros if it did not wait for block 1.
+    warps = run_cluster("LEA R3, R1, R0, 0x8", "STS [R2], R3", "UCGABAR_ARV", "UCGABAR_WAIT",
+                        "S2R R5, SR_SWINHI", "LD.E R6, desc[UR4][R4.64]", "UCGABAR_ARV",
+                        "UCGABAR_WAIT")  # fmt: skip
+    for rank, warp in enumerate(warps):
+        assert (warp.registers[6] == ((1 - rank) << 8) + np.arange(32)).all()
+        cost = warp.steps[5].effect
+        assert (cost.new_bytes, cost.remote_bytes) == (0, 128)
+
+
+def test_memory_of_the_own_block_is_not_remote():
+    warps = run_cluster("STS [R2], R0", "MOV R4, R2", "S2R R5, SR_SWINHI",
+                        "LD.E R6, desc[UR4][R4.64]")  # fmt: skip
+    for warp in warps:
+        assert (warp.registers[6] == np.arange(32)).all()
+        assert warp.steps[3].effect.remote_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    (
+        (("ISETP.EQ.AND P0, PT, R1, 0x1, PT", "@P0 UCGABAR_ARV", "UCGABAR_WAIT"), "the cluster"),
+        (("VIADD R4, R4, 0x2000000", "S2R R5, SR_SWINHI", "LD.E R6, desc[UR4][R4.64]"), "no block"),
+        (("VIADD R4, R4, 0x1000", "S2R R5, SR_SWINHI", "LD.E R6, desc[UR4][R4.64]"), "bad address"),
+        (("S2R R5, SR_SWINHI", "ST.E desc[UR4][R4.64], R6"), "not a read"),
+    ),
+)
+def test_what_a_cluster_does_not_do_is_an_error(lines, message):
+    with pytest.raises(SassError, match=message):
+        run_cluster(*lines)
 
 
 def test_results_that_are_wrong_are_found_out():

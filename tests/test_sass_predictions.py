@@ -128,6 +128,44 @@ def test_warps_wait_for_each_other_at_barriers_of_their_block():
         simulator.simulate([barrier(0, 3), barrier(0, 3)], 1)
 
 
+def meeting() -> np.ndarray:
+    """At the barrier of a cluster: arrive and wait."""
+    steps = trace("uniform", 2)
+    steps["cluster_barrier"] = simulator.ARRIVES, simulator.WAITS
+    return steps
+
+
+@needs_compiler
+def test_blocks_of_a_cluster_work_side_by_side_and_wait_for_each_other():
+    work, rest = trace("FMA", 1000, stall=5), trace("FMA", 1)
+    # Each on an SM of its own.
+    both = [np.concatenate([work, meeting(), rest])] * 2
+    timing = simulator.simulate(both, 1, cluster_size=2)
+    assert timing.clocks == pytest.approx(5000 + 180 + 300, rel=0.01)
+    assert timing.pipe_clocks["FMA"] == pytest.approx(1001 / 4)
+    # One works in front of the barrier, the other behind it.
+    apart = [np.concatenate([work, meeting(), rest]), np.concatenate([meeting(), work])]
+    assert simulator.simulate(apart, 1, 2).clocks == pytest.approx(2 * 5000 + 180 + 300, rel=0.01)
+    # What is done between arriving and waiting fills the time.
+    arrive, wait = meeting()[:1], meeting()[1:]
+    filled = [np.concatenate([work, arrive, wait, rest]),
+              np.concatenate([arrive, work, wait, rest])]  # fmt: skip
+    assert simulator.simulate(filled, 1, 2).clocks == pytest.approx(5000 + 180 + 300, rel=0.01)
+    with pytest.raises(SassError, match="for ever"):
+        simulator.simulate([np.concatenate([wait, rest]), np.concatenate([meeting(), rest])], 1, 2)
+
+
+@needs_compiler
+def test_a_cluster_reads_remote_memory_at_the_speed_of_the_network():
+    fields = {"wavefronts": 4, "write_barrier": 0, "waits_for": 1}
+    one = [trace("global", 500, remote_bytes=32, **fields)]
+    assert simulator.simulate(one * 2, 1, 2).clocks == pytest.approx(500 * 182 + 300, rel=0.01)
+    many = [trace("global", 500, remote_bytes=512, **fields)]
+    timing = simulator.simulate(many * 32, 1, 2)
+    assert timing.clocks == pytest.approx(16 * 500 * 512 / 16, rel=0.02)
+    assert timing.pipe_clocks["remote"] == pytest.approx(16 * 500 * 512 / 16)
+
+
 @pytest.mark.parametrize(
     ("threads", "registers", "shared_bytes", "blocks"),
     (

@@ -12,15 +12,16 @@ What it prints are predictions. On an H200 kernels of an earlier commit were mea
 operator and dtype (CALIBRATION in predictions.py), are within 10 % of the 24 times of the class
 warp except one: gradients of order 6 took 1.5 times as long. The model's constants were chosen by
 half of these times. Of the class block no time had a part in the constants; times one factor
-(BLOCK_CALIBRATION) the model is within 12 % of 29 of 30 times, and 28 % above one. Kernels of the
-class thread, which the memory bounds, took 1.0 to 1.4 times the model's clocks: its memory is
-ideal. So the model ranks variants of a kernel, and is right within 15 to 20 %; LIMITS says what it
-leaves out. Each run on a GPU is a reason to calibrate anew.
+(BLOCK_CALIBRATION) the model is within 12 % of 29 of 30 times, and 28 % above one. The class
+cluster, of which nothing is measured yet, takes the same factor. Kernels of the class thread, which
+the memory bounds, took 1.0 to 1.4 times the model's clocks: its memory is ideal. So the model ranks
+variants of a kernel, and is right within 15 to 20 %; LIMITS says what it leaves out. Each run on a
+GPU is a reason to calibrate anew.
 """
 
 LIMITS = (
     "The model knows nothing of: fetching instructions (code beyond 20 to 40 KB is slower), the "
-    "classes cluster and\nlarge, the last blocks of a launch, clocks other than 1.98 GHz, and "
-    "shared memory that the driver does not give\nto blocks. Data that lies in a cache counts as "
-    "read from memory."
+    "class large, the last\nblocks of a launch, multiprocessors that no cluster fits on, clocks "
+    "other than 1.98 GHz, and shared memory that\nthe driver does not give to blocks. Data that "
+    "lies in a cache counts as read from memory."
 )
