@@ -84,13 +84,13 @@ constexpr int cluster_size(int i) {
 // The largest orders of the class "cluster" in 227 KB for each of eight blocks; those of "block"
 // where the operator has no such kernel.
 constexpr int largest_cluster(Op op, Dtype dtype) {
-  constexpr int kDeterminants[kDtypes] = {512, 392, 392, 295};
+  constexpr int kDeterminants[kDtypes] = {512, 393, 393, 296};
   return op == Op::kDet || op == Op::kSlogdet ? kDeterminants[static_cast<int>(dtype)]
                                               : largest_block(op, dtype);
 }
 // Clusters serve batches of this many matrices and more; smaller ones go to "large". A matrix alone
-// leaves all but 2 to 8 multiprocessors idle, and still a cluster is predicted to be done in 60 to
-// 240 us (n = 256 to 512), the time of its pivots one after the other, where LU on the whole device
+// leaves all but 2 to 8 multiprocessors idle, and still a cluster is predicted to be done in 140 to
+// 260 us (n = 288 to 512), the time of its pivots one after the other, where LU on the whole device
 // takes several kernels for each of its panels. And with no crossover by batch, the bits of a
 // matrix do not depend on the size of its batch.
 constexpr int64_t kLeastClusterBatch = 1;

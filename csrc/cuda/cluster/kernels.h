@@ -154,48 +154,59 @@ class ClusterFactors : public ClusterPanels<V, kClusterSize_> {
     TORCHDET_ROLL
     for (int tile = thread_index() / kWarpSize; tile < tiles; tile += kWarps) {
       const int place = begin + tile / right * high + lane / columns * kTileRows;
-      const int word = first + tile % right * wide + lane % columns;
+      const int begin_of_tile = first + tile % right * wide, word = begin_of_tile + lane % columns;
       if (place < n_ && word < last) {
-        update_tile(k, place, word, columns, last);
-      }
-    }
-  }
-  TORCHDET_DEVICE void update_tile(int k, int place, int first_word, int columns, int last_word) {
-    const V* const multipliers_of_panel = multipliers(k);
-    int row[kTileRows];
-    Chunk<V> c[kTileRows][kTileWords];
-    TORCHDET_UNROLL
-    for (int r = 0; r < kTileRows; ++r) {
-      row[r] = row_index_[place + r < n_ ? place + r : place];
-      TORCHDET_UNROLL
-      for (int w = 0; w < kTileWords; ++w) {
-        const int word = first_word + w * columns;
-        if (w == 0 || word < last_word) {
-          c[r][w] = Chunk<V>::load(a_ + row[r] * stride_ + word * kCount);
+        if (begin_of_tile + columns < last) {
+          update_tile<kTileWords>(k, place, word, columns, last);
+        } else {
+          update_tile<1>(k, place, word, columns, last);
         }
       }
     }
+  }
+  // kWords words of a few rows, `columns` apart, as many of them as lie before last_word.
+  template <int kWords>
+  TORCHDET_DEVICE void update_tile(int k, int place, int first_word, int columns, int last_word) {
+    const V* const multipliers_of_panel = multipliers(k);
+    int c_row[kTileRows], l_row[kTileRows];
+    Chunk<V> c[kTileRows][kWords];
+    bool is_there[kWords];
+    int offset[kWords];
+    TORCHDET_UNROLL
+    for (int w = 0; w < kWords; ++w) {
+      const int word = first_word + w * columns;
+      is_there[w] = w == 0 || word < last_word;
+      offset[w] = (is_there[w] ? word : first_word) * kCount;  // else the first once more, unused
+    }
+    TORCHDET_UNROLL
+    for (int r = 0; r < kTileRows; ++r) {
+      const int row = row_index_[place + r < n_ ? place + r : place];
+      c_row[r] = row * stride_;
+      l_row[r] = row * P;
+      TORCHDET_UNROLL
+      for (int w = 0; w < kWords; ++w) {
+        c[r][w] = Chunk<V>::load(a_ + (c_row[r] + offset[w]));
+      }
+    }
+    const int* const pivots = row_index_ + k * P;
     TORCHDET_ROLL
     for (int v = 0; v < kPanelWords; ++v) {
       Chunk<V> l[kTileRows];
       TORCHDET_UNROLL
       for (int r = 0; r < kTileRows; ++r) {
-        l[r] = Chunk<V>::load(multipliers_of_panel + row[r] * P + v * kCount);
+        l[r] = Chunk<V>::load(multipliers_of_panel + (l_row[r] + v * kCount));
       }
       TORCHDET_UNROLL
       for (int e = 0; e < kCount; ++e) {
-        const V* const from = a_ + row_index_[k * P + v * kCount + e] * stride_;
+        const int pivot_row = pivots[v * kCount + e] * stride_;
         TORCHDET_UNROLL
-        for (int w = 0; w < kTileWords; ++w) {
-          const int word = first_word + w * columns;
-          if (w == 0 || word < last_word) {
-            const Chunk<V> u = Chunk<V>::load(from + word * kCount);
+        for (int w = 0; w < kWords; ++w) {
+          const Chunk<V> u = Chunk<V>::load(a_ + (pivot_row + offset[w]));
+          TORCHDET_UNROLL
+          for (int r = 0; r < kTileRows; ++r) {
             TORCHDET_UNROLL
-            for (int r = 0; r < kTileRows; ++r) {
-              TORCHDET_UNROLL
-              for (int x = 0; x < kCount; ++x) {
-                c[r][w].x[x] = fnma(l[r].x[e], u.x[x], c[r][w].x[x]);
-              }
+            for (int x = 0; x < kCount; ++x) {
+              c[r][w].x[x] = fnma(l[r].x[e], u.x[x], c[r][w].x[x]);
             }
           }
         }
@@ -204,10 +215,9 @@ class ClusterFactors : public ClusterPanels<V, kClusterSize_> {
     TORCHDET_UNROLL
     for (int r = 0; r < kTileRows; ++r) {
       TORCHDET_UNROLL
-      for (int w = 0; w < kTileWords; ++w) {
-        const int word = first_word + w * columns;
-        if (place + r < n_ && (w == 0 || word < last_word)) {
-          c[r][w].store(a_ + row[r] * stride_ + word * kCount);
+      for (int w = 0; w < kWords; ++w) {
+        if (place + r < n_ && is_there[w]) {
+          c[r][w].store(a_ + (c_row[r] + offset[w]));
         }
       }
     }
@@ -227,7 +237,7 @@ struct ClusterDeterminants {
   static size_t block_bytes(int64_t n) {
     return n > Matrix::kLargestOrder
                ? std::numeric_limits<size_t>::max()
-               : typename Matrix::Layout(static_cast<int>(n), Matrix::kWarps).bytes;
+               : typename Matrix::Layout(static_cast<int>(n), Matrix::kRowWarps).bytes;
   }
 
   TORCHDET_DEVICE static void run(const Problem& p) {

@@ -36,10 +36,11 @@ struct ClusterLayout {
   size_t multipliers[2], lines, keys, pivots, row_index, sizes, slots, determinant, least_column,
       bytes;
 
-  TORCHDET_ANYWHERE constexpr ClusterLayout(int order, int warps)
-      : ClusterLayout(order, warps, words_of_block(order, 0) | 1) {
+  // row_warps: those that have a row of a panel.
+  TORCHDET_ANYWHERE constexpr ClusterLayout(int order, int row_warps)
+      : ClusterLayout(order, row_warps, words_of_block(order, 0) | 1) {
     if (bytes > kClusterShared) {  // an even number of words between rows: banks conflict more
-      *this = ClusterLayout(order, warps, words_of_block(order, 0));
+      *this = ClusterLayout(order, row_warps, words_of_block(order, 0));
     }
   }
 
@@ -64,17 +65,17 @@ struct ClusterLayout {
   }
 
  private:
-  TORCHDET_ANYWHERE constexpr ClusterLayout(int order, int warps, int words)
+  TORCHDET_ANYWHERE constexpr ClusterLayout(int order, int row_warps, int words)
       : n(order), panels(quotient_up(order, P)), stride(words * kCount), multipliers(), bytes(0) {
     take(size_t(n) * stride * sizeof(V));  // the columns
     multipliers[0] = take(size_t(n) * P * sizeof(V));
     multipliers[1] = take(size_t(n) * P * sizeof(V));
-    lines = take(2 * warps * P * sizeof(V));
-    keys = take(2 * warps * sizeof(int32_t));
-    pivots = take(2 * warps * sizeof(PivotDivisor<V>));
+    lines = take(2 * row_warps * P * sizeof(V));
+    keys = take(2 * row_warps * sizeof(int32_t));
+    pivots = take(2 * row_warps * sizeof(PivotDivisor<V>));
     row_index = take(n * sizeof(int));
     sizes = take(n * sizeof(int32_t));
-    slots = take(2 * warps * Team<kWarpSize>::kSlotBytes);
+    slots = multipliers[1];  // no panel has been factored when the slots are in use
     determinant = take(sizeof(Scaled<V>));
     least_column = take(sizeof(int32_t));
   }

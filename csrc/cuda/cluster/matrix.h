@@ -17,13 +17,14 @@ class ClusterMatrix {
   using Layout = ClusterLayout<V, kClusterSize_>;
   static constexpr int kClusterSize = kClusterSize_;
   static constexpr int P = kClusterPanel<V>, kCount = Chunk<V>::kCount;
-  // A row of the matrix to each thread.
   static constexpr int kLargestOrder = Layout::largest_order();
-  static constexpr int kWarps = quotient_up(kLargestOrder, kWarpSize);
+  // A thread for each row of a panel, and as many warps on each of the four schedulers.
+  static constexpr int kRowWarps = quotient_up(kLargestOrder, kWarpSize);
+  static constexpr int kWarps = quotient_up(kRowWarps, 4) * 4;
   static constexpr int kThreads = kWarps * kWarpSize;
 
   TORCHDET_DEVICE explicit ClusterMatrix(int n)
-      : layout_(n, kWarps),
+      : layout_(n, kRowWarps),
         n_(n),
         stride_(layout_.stride),
         rank_(cluster_rank()),

@@ -21,7 +21,7 @@ class ClusterPanels : public ClusterMatrix<V, kClusterSize_> {
   using Base = ClusterMatrix<V, kClusterSize_>;
   using R = RealOf<V>;
   using I = IntegerOf<V>;
-  using Base::Base, Base::kClusterSize, Base::kCount, Base::kWarps, Base::P, Base::multipliers;
+  using Base::Base, Base::kClusterSize, Base::kCount, Base::kRowWarps, Base::P, Base::multipliers;
 
   // Factors panel k, which this block owns: leaves its multipliers and the rows' order.
   TORCHDET_DEVICE void factor(int k) {
@@ -83,10 +83,10 @@ class ClusterPanels : public ClusterMatrix<V, kClusterSize_> {
     for_steps<0, P, true>([&](auto step) {
       constexpr int s = decltype(step)::value;
       if (s < left) {
-        V* const lines = Base::template at<V>(layout_.lines) + s % 2 * kWarps * P;
-        int32_t* const keys = Base::template at<int32_t>(layout_.keys) + s % 2 * kWarps;
+        V* const lines = Base::template at<V>(layout_.lines) + s % 2 * kRowWarps * P;
+        int32_t* const keys = Base::template at<int32_t>(layout_.keys) + s % 2 * kRowWarps;
         PivotDivisor<V>* const pivots =
-            Base::template at<PivotDivisor<V>>(layout_.pivots) + s % 2 * kWarps;
+            Base::template at<PivotDivisor<V>>(layout_.pivots) + s % 2 * kRowWarps;
         const int32_t own = is_waiting ? place_key<kClusterPlaces>(pivot_size(m[s]), t) : kNoKey;
         Pivot<V, true> candidate(m[s]);
         const int32_t best_of_warp = reduce_maximum_in_warp(own);
