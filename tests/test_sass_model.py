@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 pytest.importorskip("elftools")
 
+from sass import run
 from tools.sass_model.disassembly import SassError, parse
-from tools.sass_model.execution import (
-    Case,
-    bind,
-    check,
-    run_blocks,
-    special_registers,
-    usual_matrices,
-)
-from tools.sass_model.memory import RANK_SHIFT, SHARED_BASE, Memory, wavefronts
-from tools.sass_model.warp import Arrival, Warp
+from tools.sass_model.execution import Case, check, check_lu, usual_matrices
+from tools.sass_model.memory import SHARED_BASE, Memory, wavefronts
 
 # ---- machine code
 
@@ -64,31 +58,6 @@ def test_a_line_that_cannot_be_read_is_an_error():
 
 
 # ---- execution
-
-
-def assemble(*lines: str):
-    """What the lines mean as SASS; a number behind # is an immediate in the encoding."""
-    text, address = ".text.test:\n", 0
-    for line in lines:
-        if line.endswith(":"):
-            text += f"{line}\n"
-            continue
-        words, _, immediate = line.partition("#")
-        low = (int(immediate, 0) if immediate else 0) << 32
-        text += f"\t/*{address:04x}*/ {words.strip()} ; /* 0x{low:016x} */\n\t/* 0x{0:016x} */\n"
-        address += 16
-    return parse(text)["test"]
-
-
-def run(*lines: str, memory: Memory | None = None, **registers) -> Warp:
-    """The warp after these instructions. registers: R2=value of each lane."""
-    special = {"SR_TID.X": np.arange(32, dtype=np.uint32)}
-    warp = Warp(assemble(*lines, "EXIT"), memory or Memory(1024), {0: bytes(64)}, special)
-    for name, values in registers.items():
-        warp.registers[int(name[1:])] = values
-    with np.errstate(all="ignore"):
-        run_blocks([[warp]], bind)
-    return warp
 
 
 def test_a_loop_runs_as_often_as_its_counter_says():
@@ -249,109 +218,27 @@ def test_a_byte_is_stored_beside_others():
     assert (warp.registers[6] == 0x22).all()
 
 
-# ---- several warps
+def test_two_bytes_are_stored_beside_others():
+    memory = Memory(1024)
+    memory.shared.words[:] = 0x44332211
+    warp = run("STS.U16 [R2+0x2], R4", "LDS R5, [R2]", "LDS.U16 R6, [R2]", memory=memory,
+               R2=SHARED_BASE + 4 * np.arange(32), R4=0x1AABB)  # fmt: skip
+    assert (warp.registers[5] == 0xAABB2211).all()
+    assert (warp.registers[6] == 0x2211).all()
 
 
-def run_warps(count: int, *lines: str) -> list[Warp]:
-    """As run(), a block of that many warps. R0: the thread, R1: its place in shared memory."""
-    code, memory = assemble(*lines, "EXIT"), Memory(4096)
-    sizes = np.array([32 * count], np.uint32).tobytes().ljust(64, b"\0")
-    warps = [Warp(code, memory, {0: sizes}, special_registers(w)) for w in range(count)]
-    for warp in warps:
-        warp.registers[0] = warp.special["SR_TID.X"]
-        warp.registers[1] = SHARED_BASE + 4 * warp.registers[0]
-    run_blocks([warps], bind)
-    return warps
+def test_what_lies_in_the_cache_costs_the_same_each_time():
+    memory = Memory(1024)
+    memory.add("the matrices", 0x1000, np.arange(64, dtype=np.float32), is_cached=True)
+    at = 0x1000 + 4 * np.arange(32)
+    warp = run("LDG.E R4, desc[UR4][R2.64]", "LDG.E R5, desc[UR4][R2.64+0x4]",
+               "STG.E desc[UR4][R2.64], R5", memory=memory, R2=at, R3=0)  # fmt: skip
+    costs = [(step.effect.new_bytes, step.effect.cached_bytes) for step in warp.steps[:3]]
+    assert costs == [(0, 128), (0, 160), (0, 128)]  # in sectors of 32 bytes
+    assert (warp.registers[5].view(np.float32) == np.arange(1, 33)).all()
 
 
-def arrivals(warp: Warp) -> list[tuple[int, int]]:
-    return [step.effect for step in warp.steps if isinstance(step.effect, Arrival)]
-
-
-def test_what_a_warp_writes_before_a_barrier_others_read_behind_it():
-    # Each thread reads what the next warp has written, the last warp what the first has.
-    warps = run_warps(3, "STS [R1], R0", "BAR.SYNC.DEFER_BLOCKING 0x0",
-                      "ISETP.GE.AND P0, PT, R0, 0x40, PT", "MOV R2, 0x80", "@P0 MOV R2, -0x100",
-                      "IADD3 R1, R1, R2, RZ", "LDS R3, [R1]")  # fmt: skip
-    for w, warp in enumerate(warps):
-        assert (warp.registers[3] == (w + 1) % 3 * 32 + np.arange(32)).all()
-        assert arrivals(warp) == [(0, 3)]
-
-
-def test_a_barrier_of_some_warps_does_not_wait_for_the_others():
-    # Warps 0 and 1 meet at barrier 1, then all three at barrier 0.
-    warps = run_warps(3, "ISETP.GE.AND P0, PT, R0, 0x40, PT", "MOV R2, 0x40",
-                      "@!P0 BAR.SYNC.DEFER_BLOCKING 0x1, R2", "BAR.SYNC.DEFER_BLOCKING 0x0",
-                      "VIADD R3, R0, 0x1")  # fmt: skip
-    assert [arrivals(warp) for warp in warps] == [[(1, 2), (0, 3)]] * 2 + [[(0, 3)]]
-    assert all((warp.registers[3] == warp.registers[0] + 1).all() for warp in warps)
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    (
-        (("BAR.SYNC 0x1, 0x60",), r"barriers \[1\] of the block for ever"),
-        (("ISETP.GE.AND P0, PT, R0, 0x20, PT", "@P0 BAR.SYNC 0x0"), r"barriers \[0\]"),
-        (("ISETP.EQ.AND P0, PT, R0, 0x1, PT", "@P0 BAR.SYNC 0x0"), "have parted"),
-        (("BAR.SYNC 0x1, 0x30",), "part of a warp"),
-    ),
-)
-def test_warps_that_do_not_meet_are_an_error(lines, message):
-    with pytest.raises(SassError, match=message):
-        run_warps(2, *lines)
-
-
-# ---- several blocks
-
-
-def run_cluster(*lines: str) -> list[Warp]:
-    """As run(), two blocks of a warp. R0: the lane, R1: the rank, R2: a place for the lane."""
-    code = assemble(*lines, "EXIT")
-    memories = [Memory(4096, rank) for rank in range(2)]
-    warps = []
-    for rank, memory in enumerate(memories):
-        memory.of_cluster = [of_block.shared for of_block in memories]
-        warp = Warp(code, memory, {0: bytes(64)}, special_registers(0, rank))
-        warp.registers[0] = np.arange(32)
-        warp.registers[1] = rank
-        warp.registers[2] = SHARED_BASE + 4 * warp.registers[0] + (rank << RANK_SHIFT)
-        warp.registers[4] = SHARED_BASE + 4 * warp.registers[0] + ((1 - rank) << RANK_SHIFT)
-        warps.append(warp)
-    run_blocks([[warp] for warp in warps], bind)
-    return warps
-
-
-def test_blocks_read_each_others_memory_behind_a_barrier_of_the_cluster():
-    # Block 0 is the first to arrive, and would read zeros if it did not wait for block 1.
-    warps = run_cluster("LEA R3, R1, R0, 0x8", "STS [R2], R3", "UCGABAR_ARV", "UCGABAR_WAIT",
-                        "S2R R5, SR_SWINHI", "LD.E R6, desc[UR4][R4.64]", "UCGABAR_ARV",
-                        "UCGABAR_WAIT")  # fmt: skip
-    for rank, warp in enumerate(warps):
-        assert (warp.registers[6] == ((1 - rank) << 8) + np.arange(32)).all()
-        cost = warp.steps[5].effect
-        assert (cost.new_bytes, cost.remote_bytes) == (0, 128)
-
-
-def test_memory_of_the_own_block_is_not_remote():
-    warps = run_cluster("STS [R2], R0", "MOV R4, R2", "S2R R5, SR_SWINHI",
-                        "LD.E R6, desc[UR4][R4.64]")  # fmt: skip
-    for warp in warps:
-        assert (warp.registers[6] == np.arange(32)).all()
-        assert warp.steps[3].effect.remote_bytes == 0
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    (
-        (("ISETP.EQ.AND P0, PT, R1, 0x1, PT", "@P0 UCGABAR_ARV", "UCGABAR_WAIT"), "the cluster"),
-        (("VIADD R4, R4, 0x2000000", "S2R R5, SR_SWINHI", "LD.E R6, desc[UR4][R4.64]"), "no block"),
-        (("VIADD R4, R4, 0x1000", "S2R R5, SR_SWINHI", "LD.E R6, desc[UR4][R4.64]"), "bad address"),
-        (("S2R R5, SR_SWINHI", "ST.E desc[UR4][R4.64], R6"), "not a read"),
-    ),
-)
-def test_what_a_cluster_does_not_do_is_an_error(lines, message):
-    with pytest.raises(SassError, match=message):
-        run_cluster(*lines)
+# ---- results
 
 
 def test_results_that_are_wrong_are_found_out():
@@ -363,3 +250,16 @@ def test_results_that_are_wrong_are_found_out():
     for wrong in (exact * (1, 1, 1, 1.001), exact * (1, 1, 1, np.nan)):
         with pytest.raises(SassError, match="err by"):
             check(case, matrices, gradients, wrong)
+
+
+def test_an_lu_that_is_wrong_is_found_out():
+    case = Case("lu", "float64", 6)
+    (columns,) = usual_matrices(case, 1)
+    lu, exchanges = scipy.linalg.lu_factor(columns.T)
+    check_lu(case, columns, lu.T, exchanges + 1)
+    wrong = lu.copy()
+    wrong[4, 2] += 1e-6
+    with pytest.raises(SassError, match="errs"):
+        check_lu(case, columns, wrong.T, exchanges + 1)
+    with pytest.raises(SassError, match="errs"):
+        check_lu(case, columns, lu.T, np.arange(6) + 1)

@@ -18,7 +18,7 @@ from elftools.elf.elffile import ELFFile
 
 from . import comparisons, floating_point, integers, lanes  # noqa: F401 (fill the table)
 from .disassembly import Code, SassError
-from .launches import Launch, launch
+from .launches import LU, Launch, launch
 from .memory import LANES, SHARED_WINDOW, Memory
 from .operations import Bind, bind
 from .warp import Arrival, Step, Warp
@@ -45,7 +45,7 @@ class Case(NamedTuple):
 
     def launch(self) -> Launch:
         """Of the kernel that serves it."""
-        others = OTHERS if self.op != "det" else 0
+        others = OTHERS if self.op not in ("det", LU) else 0
         return launch(self.op, self.dtype, self.n, MATRICES, others, RESULTS)
 
 
@@ -114,6 +114,21 @@ def check(case: Case, matrices: np.ndarray, others: np.ndarray, found: np.ndarra
         raise SassError(f"{case.name}: run by the model, the kernel's results err by {error:.1e}")
 
 
+def check_lu(case: Case, columns: np.ndarray, factors: np.ndarray, exchanges: np.ndarray) -> None:
+    """P A = L U, of the transpose of a matrix: columns lie one after the other.
+
+    Raises:
+        SassError: The instructions do not compute what they should: the model errs.
+    """
+    lu, permuted = factors.T.astype(np.complex128), columns.T.copy()
+    for k, other in enumerate(exchanges - 1):  # LAPACK's, from 1 on
+        permuted[[k, other]] = permuted[[other, k]]
+    product = (np.tril(lu, -1) + np.eye(case.n)) @ np.triu(lu)
+    error = abs(product - permuted).max()
+    if not error <= 64 * case.n * EPSILON[case.dtype]:
+        raise SassError(f"{case.name}: run by the model, L U errs by {error:.1e}")
+
+
 def execute(case: Case, how: Launch, cubin: Path, code: Code, static_shared: int = 0,
             architecture: str = "sm_90") -> list[list[Step]]:  # fmt: skip
     """What warps of the first block do: the first, or all where they share a matrix.
@@ -134,8 +149,10 @@ def execute(case: Case, how: Launch, cubin: Path, code: Code, static_shared: int
     others = other_arguments(case, count)
     shape = (count,) if case.op == "det" else matrices.shape
     results = np.full(shape, np.nan, case.dtype)
+    if case.op == LU:
+        results = np.zeros((count, case.n), np.int32)
     memories = [Memory(static_shared + how.shared_bytes, r) for r in range(how.cluster_size)]
-    memories[0].add("the matrices", MATRICES, matrices)
+    factors = memories[0].add("the matrices", MATRICES, matrices.copy(), case.op == LU)
     memories[0].add("the other arguments", OTHERS, others)
     written = memories[0].add("the results", RESULTS, results)
     for memory in memories:
@@ -148,7 +165,13 @@ def execute(case: Case, how: Launch, cubin: Path, code: Code, static_shared: int
     ]
     with np.errstate(all="ignore"):
         run_blocks(blocks, bind)
-    check(case, matrices, others, written.words.view(case.dtype).reshape(results.shape))
+    found = written.words.view(results.dtype).reshape(results.shape)
+    if case.op == LU:
+        check_lu(
+            case, matrices[0], factors.words.view(case.dtype).reshape(case.n, case.n), found[0]
+        )
+    else:
+        check(case, matrices, others, found)
     return [warp.steps for block in blocks for warp in block]
 
 

@@ -111,9 +111,9 @@ def _wait_for_cluster(instruction: Instruction, warp: Warp) -> Operation:
 
 
 def _size(modifiers: Sequence[str]) -> int:
-    if not {"S8", "U16", "S16"}.isdisjoint(modifiers):
-        raise SassError("an access to two bytes, or to a signed one")
-    sizes = {"U8": 1, "64": 8, "128": 16}
+    if not {"S8", "S16"}.isdisjoint(modifiers):
+        raise SassError("an access to signed bytes")
+    sizes = {"U8": 1, "U16": 2, "64": 8, "128": 16}
     return next((sizes[name] for name in modifiers if name in sizes), 4)
 
 

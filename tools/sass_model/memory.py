@@ -23,7 +23,7 @@ SHARED_BASE = 0x400
 RANK_SHIFT = 24
 # The upper half of a generic address of shared memory; no other memory of the model is there.
 SHARED_WINDOW = 0x7F00
-SECTOR = 32  # bytes that travel together from block to block
+SECTOR = 32  # bytes that travel together from block to block, and from the L2 cache
 
 
 @dataclasses.dataclass
@@ -34,6 +34,7 @@ class Region:
     base: int
     words: np.ndarray  # uint32
     is_global: bool
+    is_cached: bool = False  # all of it is in the L2 cache, and stays there
     read: np.ndarray = dataclasses.field(init=False)
     written: np.ndarray = dataclasses.field(init=False)
 
@@ -48,7 +49,8 @@ class Cost:
 
     wavefronts: int  # of the pipe that all of the SM's memory instructions share
     new_bytes: int  # that have to come from global memory, or go there, for the first time
-    remote_bytes: int = 0  # that come from the shared memory of other blocks of the cluster
+    remote_bytes: int = 0  # of the shared memory of other blocks of the cluster
+    cached_bytes: int = 0  # of the L2 cache
 
 
 class Memory:
@@ -61,9 +63,10 @@ class Memory:
         self.regions = [self.shared]
         self.rank, self.of_cluster = rank, [self.shared]  # by rank
 
-    def add(self, name: str, base: int, values: np.ndarray) -> Region:
+    def add(self, name: str, base: int, values: np.ndarray, is_cached: bool = False) -> Region:
         """Global memory with these values in it, in their own format."""
-        region = Region(name, base, np.ascontiguousarray(values).reshape(-1).view(np.uint32), True)
+        words = np.ascontiguousarray(values).reshape(-1).view(np.uint32)
+        region = Region(name, base, words, True, is_cached)
         self.regions.append(region)
         return region
 
@@ -79,52 +82,57 @@ class Memory:
         if int(at[0]) >> 32 == SHARED_WINDOW:
             return self._access_cluster(at, lanes, size, values)
         region = self._region_of(int(at[0]))
-        offsets = at - region.base
-        if (at % size).any() or offsets.min() < 0 or offsets.max() + size > 4 * len(region.words):
-            raise SassError(f"bad address in {region.name}: {[hex(a) for a in at]}, {size} bytes")
-        parts = max(size // 4, 1)
-        index = offsets // 4 + np.arange(parts)[:, None]
-        result = np.zeros((parts, LANES), np.uint32)
-        cells, place = region.words, index
-        if size == 1:
-            cells, place = region.words.view(np.uint8), offsets[None]
-        if values is None:
-            result[:, lanes] = cells[place]
-            touched = region.read
-        else:
-            cells[place] = np.broadcast_to(values, (parts, LANES))[:, lanes]
-            touched = region.written
+        result = np.zeros((max(size // 4, 1), LANES), np.uint32)
+        result[:, lanes] = _move(region, at, lanes, size, values)
         if not region.is_global:
-            return result, Cost(wavefronts(at, lanes, size), 0)
+            return result, Cost(wavefronts(at - region.base, lanes, size), 0)
+        clocks = -(-len(lanes) * size // 128)
+        if region.is_cached:
+            return result, Cost(clocks, 0, cached_bytes=_sector_bytes(at))
+        touched = region.read if values is None else region.written
         before = np.count_nonzero(touched)
-        touched[index] = True
-        new = 4 * (np.count_nonzero(touched) - before)
-        return result, Cost(-(-len(lanes) * size // 128), new)
+        touched[(at - region.base) // 4 + np.arange(max(size // 4, 1))[:, None]] = True
+        return result, Cost(clocks, 4 * (np.count_nonzero(touched) - before))
 
     def _access_cluster(self, addresses: np.ndarray, lanes: np.ndarray, size: int,
                         values: np.ndarray | None) -> tuple[np.ndarray, Cost]:  # fmt: skip
-        """Reads shared memory by generic addresses, of any block of the cluster."""
-        if values is not None or len(self.of_cluster) == 1:
-            raise SassError("a generic access to shared memory that is not a read in a cluster")
+        """Shared memory by generic addresses, of any block of the cluster."""
+        if len(self.of_cluster) == 1:
+            raise SassError("a generic access to shared memory, where there is no cluster")
         at = addresses & 0xFFFFFFFF
-        ranks, parts = at >> RANK_SHIFT, size // 4
+        ranks = at >> RANK_SHIFT
         if ranks.max() >= len(self.of_cluster):
             raise SassError(f"the cluster has no block {ranks.max()}")
-        result = np.zeros((parts, LANES), np.uint32)
+        result = np.zeros((max(size // 4, 1), LANES), np.uint32)
         for rank in np.unique(ranks):
-            here, region = ranks == rank, self.of_cluster[rank]
-            index = (at[here] - region.base) // 4 + np.arange(parts)[:, None]
-            if (at[here] % size).any() or index.min() < 0 or index.max() >= len(region.words):
-                raise SassError(f"bad address in the shared memory of block {rank}")
-            result[:, lanes[here]] = region.words[index]
-        sectors = len(np.unique(at[ranks != self.rank] // SECTOR))
-        return result, Cost(-(-len(lanes) * size // 128), 0, SECTOR * sectors)
+            here = ranks == rank
+            words = _move(self.of_cluster[rank], at[here], lanes[here], size, values)
+            result[:, lanes[here]] = words
+        remote = _sector_bytes(at[ranks != self.rank])
+        return result, Cost(-(-len(lanes) * size // 128), 0, remote)
 
     def _region_of(self, address: int) -> Region:
         for region in self.regions:
             if 0 <= address - region.base < 4 * len(region.words):
                 return region
         raise SassError(f"nothing is at address {address:#x}")
+
+
+def _move(region: Region, at: np.ndarray, lanes: np.ndarray, size: int,
+          values: np.ndarray | None) -> np.ndarray:  # fmt: skip
+    """What these lanes read or write: (words, lanes)."""
+    offsets = at - region.base
+    if (at % size).any() or offsets.min() < 0 or offsets.max() + size > 4 * len(region.words):
+        raise SassError(f"bad address in {region.name}: {[hex(a) for a in at]}, {size} bytes")
+    cells = region.words.view({1: np.uint8, 2: np.uint16}.get(size, np.uint32))
+    index = offsets // cells.itemsize + np.arange(max(size // 4, 1))[:, None]
+    if values is not None:
+        cells[index] = np.broadcast_to(values, (len(index), LANES))[:, lanes]
+    return cells[index]
+
+
+def _sector_bytes(at: np.ndarray) -> int:
+    return SECTOR * len(np.unique(at // SECTOR))
 
 
 def wavefronts(addresses: np.ndarray, lanes: np.ndarray, size: int) -> int:

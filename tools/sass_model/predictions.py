@@ -10,16 +10,17 @@ from tools.cuda_objects import Kernel, Unit, bring_up_to_date, compiler, readabl
 
 from .disassembly import Code, SassError, disassemble
 from .execution import Case, execute
-from .launches import DTYPES, OPERATORS, largest_order
+from .launches import DTYPES, LU, OPERATORS, largest_order
 from .memory import LANES
 from .simulator import blocks_at_once, simulate, trace_of
 
 ARCHITECTURE = "sm_90"
-CLASSES = ("thread", "warp", "block", "cluster")
+CLASSES = ("thread", "warp", "block", "cluster", "lu")
 # What is predicted beside the largest order of every kernel.
 ORDERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 28, 32, 33, 40, 48, 56, 64, 65, 96, 192)
 # Of clusters of 2, 4 and 8 blocks; those of 8 take a minute. All have the same source.
 CLUSTER_ORDERS = {"float32": (288, 384, 512), "float64": (208,)}
+LU_ORDERS = {"float32": (256, 288, 384, 512)}
 FEW_ORDERS = (3, 8, 16, 32, 48)  # of complex matrices, and of second derivatives
 # What an H200 has, and reaches in a copy.
 MULTIPROCESSORS, CLOCK, COPY = 132, 1.98e9, 4.244e12
@@ -67,7 +68,7 @@ class Prediction(NamedTuple):
     def share_of_copy(self) -> float:
         """The time in which a copy would read and write as many bytes, relative to the kernel's."""
         entries = self.case.n**2
-        kinds = {"det": entries + 1, "det_backward": 2 * entries + 1}
+        kinds = {"det": entries + 1, "det_backward": 2 * entries + 1, LU: 2 * entries}
         numbers = kinds.get(self.case.op, 3 * entries)
         return numbers * NUMBER_BYTES[self.case.dtype] / COPY / (self.picoseconds * 1e-12)
 
@@ -96,7 +97,7 @@ def cases() -> list[Case]:
             orders |= {n for n in chosen if n <= max(orders)}
             orders |= {n for n in CLUSTER_ORDERS.get(dtype, ()) if n <= largest}
             found += [Case(op, dtype, n) for n in sorted(orders)]
-    return found
+    return found + [Case(LU, dtype, n) for dtype, orders in LU_ORDERS.items() for n in orders]
 
 
 def predict_kernel(wanted: Sequence[Case], unit: Unit, kernel: Kernel) -> list[Prediction]:

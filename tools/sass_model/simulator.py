@@ -46,6 +46,7 @@ STEP = np.dtype(
         ("wavefronts", np.float64),
         ("global_bytes", np.float64),
         ("remote_bytes", np.float64),
+        ("cached_bytes", np.float64),
     ]
 )  # fmt: skip
 
@@ -112,6 +113,7 @@ def trace_of(code: Code, steps: Sequence[Step]) -> np.ndarray:
         if isinstance(effect, Cost):
             step["wavefronts"], step["global_bytes"] = effect.wavefronts, effect.new_bytes
             step["remote_bytes"] = effect.remote_bytes
+            step["cached_bytes"] = effect.cached_bytes
         elif isinstance(effect, ClusterBarrier):
             step["cluster_barrier"] = WAITS if effect.waits else ARRIVES
         elif effect is not None:

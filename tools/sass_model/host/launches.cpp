@@ -17,12 +17,16 @@ int64_t largest_order(int op, int dtype) {
   return largest_cluster(static_cast<Op>(op), static_cast<Dtype>(dtype));
 }
 
+// What launches.py has in place of an operator: the LU with which the class "large" begins, where a
+// batch fills an H200.
+constexpr int kLu = -1, kMultiprocessors = 132;
+
 // What a batch of contiguous matrices starts; null, or what went wrong. The addresses are those of
 // an imagined memory. others: gradients or directions, 0 for none.
 const char* note_launch(int op, int dtype, int64_t n, int64_t batch, uintptr_t matrices,
                         uintptr_t others, uintptr_t results, NotedLaunch* launch) {
   Problem p;
-  p.op = static_cast<Op>(op);
+  p.op = op == kLu ? Op::kDet : static_cast<Op>(op);
   p.n = n;
   p.batch = batch;
   p.A.data = reinterpret_cast<const void*>(matrices);
@@ -39,12 +43,17 @@ const char* note_launch(int op, int dtype, int64_t n, int64_t batch, uintptr_t m
   p.out = p.determinant = reinterpret_cast<void*>(results);
   constexpr size_t kSharedBytes = 227 * 1024;  // that a block may ask for on sm_90
   const Dtype of_numbers = static_cast<Dtype>(dtype);
+  p.large.factors = reinterpret_cast<void*>(matrices);
+  p.large.pivots = reinterpret_cast<int32_t*>(results);
+  const CudaKernelTable& table = cuda_kernels();
   const CudaKernel* const kernel =
-      n <= largest_block(p.op, of_numbers)
-          ? &cuda_kernels().select_native(p.op, of_numbers, n)
-          : cuda_kernels().select_cluster(p.op, of_numbers, n, kSharedBytes);
+      op == kLu
+          ? table.large[dtype].select_lu(n, batch, {kSharedBytes, kMultiprocessors, true, nullptr})
+      : n <= largest_block(p.op, of_numbers)
+          ? &table.select_native(p.op, of_numbers, n)
+          : table.select_cluster(p.op, of_numbers, n, kSharedBytes);
   if (kernel == nullptr) {
-    return "no kernel in shared memory serves this order";
+    return "no kernel of the project serves this order";
   }
   const char* const wrong = kernel->launch(p, nullptr);
   *launch = noted_launch;

@@ -25,11 +25,14 @@ enum Pipe {
   kSystem,   // constants with an address in a register, special registers
   kUniform,  // the uniform data path
   kOther,    // branches, barriers, moves by HFMA2: an issue slot and nothing else
-  kRemote,   // between the SMs of a cluster: of accesses that are issued as those of global memory
+  // Of accesses that are issued as those of global memory:
+  kRemote,  // between the SMs of a cluster
+  kCache,   // the L2 cache
   kPipes
 };
-constexpr const char* kPipeNames[kPipes] = {
-    "FMA", "IMAD", "ALU", "FP64", "XU", "shared", "global", "system", "uniform", "other", "remote"};
+constexpr const char* kPipeNames[kPipes] = {"FMA",     "IMAD",   "ALU",    "FP64",
+                                            "XU",      "shared", "global", "system",
+                                            "uniform", "other",  "remote", "L2"};
 
 constexpr int kSchedulers = 4, kBarriers = 6, kNowhere = -1;
 constexpr double kHalfRate = 2, kXuClocks = 8;  // between instructions of a scheduler
@@ -45,6 +48,8 @@ constexpr double kGlobalBytesPerClock = 16.2;  // an SM's part of what a copy re
 // and Dissecting the Nvidia Hopper GPU Architecture, arXiv:2402.13499). A barrier of the cluster is
 // taken for such a way there: nothing is known of its time.
 constexpr double kRemoteLatency = 180, kRemoteBytesPerClock = 16, kClusterBarrierClocks = 180;
+// The L2 cache, where all data of a kernel lies there: an SM's part of 5.5 TB/s.
+constexpr double kCacheLatency = 280, kCacheBytesPerClock = 21;
 constexpr double kBranchClocks = 8;
 // From the last warp that comes to a barrier of the block to the next instructions.
 constexpr double kBlockBarrierClocks = 20;
@@ -71,6 +76,7 @@ struct Step {
   double wavefronts;                // clocks of the shared pipe
   double global_bytes;              // of the memory's
   double remote_bytes;              // of other SMs' shared memory
+  double cached_bytes;              // of the L2 cache
 };
 
 int pipe_count() {
@@ -104,6 +110,7 @@ void add_clocks(const Step& step, double* clocks) {
       clocks[kShared] += step.wavefronts;
       clocks[kGlobal] += step.global_bytes / kGlobalBytesPerClock;
       clocks[kRemote] += step.remote_bytes / kRemoteBytesPerClock;
+      clocks[kCache] += step.cached_bytes / kCacheBytesPerClock;
       break;
     default:
       break;
@@ -141,7 +148,7 @@ double clocks_per_block(const Step* const* traces, const int64_t* lengths, int w
   };
   struct Multiprocessor {
     std::array<Scheduler, kSchedulers> schedulers{};
-    double shared_free = 0, memory_free = 0, remote_free = 0;
+    double shared_free = 0, memory_free = 0, remote_free = 0, cache_free = 0;
   };
   // Of the warps that are on an SM, and on all of them.
   const int warps = blocks_at_once * warps_per_block, all_warps = warps * cluster_size;
@@ -231,7 +238,11 @@ double clocks_per_block(const Step* const* traces, const int64_t* lengths, int w
         if (step.remote_bytes > 0) {
           sm.remote_free =
               std::max(sm.remote_free, clock) + step.remote_bytes / kRemoteBytesPerClock;
-          return sm.remote_free - clock + kRemoteLatency;
+          return step.is_store ? kStoreLatency : sm.remote_free - clock + kRemoteLatency;
+        }
+        if (step.cached_bytes > 0) {
+          sm.cache_free = std::max(sm.cache_free, clock) + step.cached_bytes / kCacheBytesPerClock;
+          return step.is_store ? kStoreLatency : sm.cache_free - clock + kCacheLatency;
         }
         sm.memory_free = std::max(sm.memory_free, clock) + step.global_bytes / kGlobalBytesPerClock;
         return step.is_store
