@@ -209,22 +209,17 @@ def test_lanes_that_take_no_part_cost_nothing():
     assert wavefronts(np.array([3, 130]), np.array([0, 1]), 1) == 2  # words of one bank
 
 
-def test_a_byte_is_stored_beside_others():
+@pytest.mark.parametrize(
+    ("size", "stored", "others", "first"),
+    (("U8", 0xAA, 0x44AA2211, 0x11), ("U16", 0xAABB, 0xAABB2211, 0x2211)),
+)
+def test_less_than_a_word_is_stored_beside_others(size, stored, others, first):
     memory = Memory(1024)
     memory.shared.words[:] = 0x44332211
-    warp = run("STS.U8 [R2+0x2], R4", "LDS R5, [R2]", "LDS.U8 R6, [R2+0x1]", memory=memory,
-               R2=SHARED_BASE + 4 * np.arange(32), R4=0x1AA)  # fmt: skip
-    assert (warp.registers[5] == 0x44AA2211).all()
-    assert (warp.registers[6] == 0x22).all()
-
-
-def test_two_bytes_are_stored_beside_others():
-    memory = Memory(1024)
-    memory.shared.words[:] = 0x44332211
-    warp = run("STS.U16 [R2+0x2], R4", "LDS R5, [R2]", "LDS.U16 R6, [R2]", memory=memory,
-               R2=SHARED_BASE + 4 * np.arange(32), R4=0x1AABB)  # fmt: skip
-    assert (warp.registers[5] == 0xAABB2211).all()
-    assert (warp.registers[6] == 0x2211).all()
+    warp = run(f"STS.{size} [R2+0x2], R4", "LDS R5, [R2]", f"LDS.{size} R6, [R2]", memory=memory,
+               R2=SHARED_BASE + 4 * np.arange(32), R4=0x10000 + stored)  # fmt: skip
+    assert (warp.registers[5] == others).all()
+    assert (warp.registers[6] == first).all()
 
 
 def test_what_lies_in_the_cache_costs_the_same_each_time():
