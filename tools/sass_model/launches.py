@@ -23,8 +23,8 @@ FOLDER = Path(__file__).parent
 BUILD = ROOT / "build/sass_model"
 # As csrc/problem.h counts them.
 OPERATORS = {"det": 0, "det_backward": 3, "det_hvp": 5, "slogdet_hvp": 9}
-LU = "lu"  # in place, with which the class "large" begins; in host/launches.cpp it is NO_OPERATOR
-NO_OPERATOR = -1
+LU = "lu"  # no operator, but what the class "large" begins with: kLu of host/launches.cpp
+NUMBERS = {**OPERATORS, LU: -1}
 DTYPES = ("float32", "float64", "complex64", "complex128")
 # Far more than one wave of blocks.
 BATCH = 1 << 20
@@ -105,8 +105,7 @@ def launch(op: str, dtype: str, n: int, matrices: int = 0, others: int = 0,
     """
     library, noted = _library(), _NotedLaunch()
     integers = [ctypes.c_int64(x) for x in (n, BATCH, matrices, others, results)]
-    number = NO_OPERATOR if op == LU else OPERATORS[op]
-    wrong = library.note_launch(number, DTYPES.index(dtype), *integers, ctypes.byref(noted))
+    wrong = library.note_launch(NUMBERS[op], DTYPES.index(dtype), *integers, ctypes.byref(noted))
     if wrong:
         raise SassError(f"{op} {dtype} n={n}: {wrong.decode()}")
     return Launch(

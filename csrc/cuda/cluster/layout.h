@@ -75,7 +75,7 @@ struct ClusterLayout {
     pivots = take(2 * row_warps * sizeof(PivotDivisor<V>));
     row_index = take(n * sizeof(int));
     sizes = take(n * sizeof(int32_t));
-    slots = multipliers[1];  // no panel has been factored when the slots are in use
+    slots = multipliers[1];  // in use before the second panel is, and no larger from n = 16 on
     determinant = take(sizeof(Scaled<V>));
     least_column = take(sizeof(int32_t));
   }

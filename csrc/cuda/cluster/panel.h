@@ -1,4 +1,4 @@
-// The panels of a cluster's LU: columns of up to kThreads rows, factored by all warps of one block.
+// The panels of a cluster's LU: factored by the warps of one block that have a row of them.
 //
 // Each thread holds a row of the panel in registers. The search for a pivot takes one barrier:
 // every warp finds its own best row and publishes it, with its key and the reciprocal of its entry,

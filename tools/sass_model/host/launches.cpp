@@ -41,10 +41,10 @@ const char* note_launch(int op, int dtype, int64_t n, int64_t batch, uintptr_t m
     p.other.append(batch, is_hvp ? n * n : 1);
   }
   p.out = p.determinant = reinterpret_cast<void*>(results);
-  constexpr size_t kSharedBytes = 227 * 1024;  // that a block may ask for on sm_90
-  const Dtype of_numbers = static_cast<Dtype>(dtype);
   p.large.factors = reinterpret_cast<void*>(matrices);
   p.large.pivots = reinterpret_cast<int32_t*>(results);
+  constexpr size_t kSharedBytes = 227 * 1024;  // that a block may ask for on sm_90
+  const Dtype of_numbers = static_cast<Dtype>(dtype);
   const CudaKernelTable& table = cuda_kernels();
   const CudaKernel* const kernel =
       op == kLu
